@@ -1,1 +1,15 @@
-//! Under construction.
+//! The language of losses, its gradients, and the CUDA that computes them.
+//!
+//! ```text
+//! ProgramBuilder ──▶ Program ──▶ Lowered ──▶ Plan ──▶ CUDA source
+//!    (ir, valid)       (ir)       (diff)     (plan,     (cuda, kernels/)
+//!                                            schedule)
+//! ```
+//!
+//! Everything here is pure: no I/O, no GPU, no unsafe code. A [`ir::Program`] that exists is valid; every later stage
+//! relies on it and cannot fail on the program itself, only on a problem or a schedule that does not fit it.
+
+pub mod diff;
+pub mod ir;
+pub mod problem;
+pub mod schedule;

@@ -1,0 +1,159 @@
+//! What a plan is specialised on besides the program: shapes, types, filter, wanted gradients.
+
+use crate::ir::InputId;
+use serde::{Deserialize, Serialize};
+
+/// The type of hidden states and classifier, or of a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// IEEE single precision; products are true fp32, never tf32.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl DType {
+    /// Size of an element in bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 | DType::Bf16 => 2,
+        }
+    }
+
+    /// `f32`, `f16`, `bf16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+        }
+    }
+}
+
+/// The type of targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexType {
+    /// 32-bit.
+    I32,
+    /// 64-bit.
+    I64,
+}
+
+/// How the softmax part of the gradient is thinned.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// Not at all.
+    Exact,
+    /// Tiles in which every probability is below `eps` and no target falls are skipped. Biased.
+    Blocks {
+        /// The threshold.
+        eps: f32,
+    },
+    /// Systematic sampling with the step `eps` times the normaliser: unbiased.
+    Sampled {
+        /// The step, relative to a token's normaliser.
+        eps: f32,
+        /// The most entries kept, as a mean over each group of 16 tokens.
+        max_entries: u32,
+    },
+}
+
+impl Filter {
+    /// The sampled filter's default: 2^-10, 384 entries a token.
+    pub const SAMPLED: Filter = Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 384 };
+}
+
+/// How a gradient of hidden states or classifier is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GradientOutput {
+    /// The inputs' own type, or F32.
+    pub dtype: DType,
+    /// Added to what the buffer holds, instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// Whether tokens may be ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ignored {
+    /// Every token counts; a target equal to the ignored index is out of range.
+    None,
+    /// Tokens whose target is the ignored index count for nothing and cost next to nothing.
+    Possible,
+}
+
+/// A matrix's layout in memory: row-major, inner stride 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Layout {
+    /// Distance between rows, in elements.
+    pub row_stride: usize,
+    /// Alignment of the first element that every call keeps, in bytes.
+    pub align: usize,
+}
+
+/// What a plan is made for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// N, the number of tokens.
+    pub tokens: usize,
+    /// D, the hidden size.
+    pub hidden: usize,
+    /// V, the vocabulary's size.
+    pub vocab: usize,
+    /// Type of hidden states and classifier.
+    pub dtype: DType,
+    /// Type of the targets.
+    pub index: IndexType,
+    /// The filter.
+    pub filter: Filter,
+    /// Whether tokens may be ignored.
+    pub ignored: Ignored,
+    /// dE, if wanted. Its rows are contiguous.
+    pub hidden_gradient: Option<GradientOutput>,
+    /// dC, if wanted. Its rows are contiguous.
+    pub classifier_gradient: Option<GradientOutput>,
+    /// Row, Col and Scalar inputs whose gradients (f32, overwritten) are wanted.
+    pub input_gradients: Vec<InputId>,
+    /// Layout of the hidden states, [N, D].
+    pub hidden_layout: Layout,
+    /// Layout of the classifier, [V, D].
+    pub classifier_layout: Layout,
+    /// The most bytes of workspace (peak) that the plan may ask for.
+    pub workspace_limit: Option<u64>,
+}
+
+impl Problem {
+    /// Contiguous inputs of this shape, targets i32, `Exact`, tokens possibly ignored, both gradients overwritten in the inputs' type.
+    pub fn new(tokens: usize, hidden: usize, vocab: usize, dtype: DType) -> Problem {
+        let gradient = Some(GradientOutput { dtype, accumulate: false });
+        let layout = Layout { row_stride: hidden, align: 16 };
+        Problem {
+            tokens,
+            hidden,
+            vocab,
+            dtype,
+            index: IndexType::I32,
+            filter: Filter::Exact,
+            ignored: Ignored::Possible,
+            hidden_gradient: gradient,
+            classifier_gradient: gradient,
+            input_gradients: Vec::new(),
+            hidden_layout: layout,
+            classifier_layout: layout,
+            workspace_limit: None,
+        }
+    }
+
+    /// Whether any gradient is wanted.
+    pub fn wants_gradients(&self) -> bool {
+        self.hidden_gradient.is_some()
+            || self.classifier_gradient.is_some()
+            || !self.input_gradients.is_empty()
+    }
+}

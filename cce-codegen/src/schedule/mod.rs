@@ -1,0 +1,70 @@
+//! How a plan computes: plain data, the only thing that the tuner varies.
+
+use serde::{Deserialize, Serialize};
+
+/// A kernel family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// mma.sync on tensor cores: sm_80 and up, bf16 and f16, any shape.
+    Mma,
+    /// FFMA: every GPU, every type, true fp32.
+    Simt,
+}
+
+/// A tile of a matrix product, and how a thread block computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tile {
+    /// Rows of the tile.
+    pub m: u32,
+    /// Columns of the tile.
+    pub n: u32,
+    /// Depth of one stage, in elements.
+    pub k: u32,
+    /// Stages of the shared-memory ring.
+    pub stages: u32,
+    /// Warps along the rows.
+    pub warps_m: u32,
+    /// Warps along the columns.
+    pub warps_n: u32,
+}
+
+/// A schedule for a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GpuSchedule {
+    /// The kernel family.
+    pub family: Family,
+    /// Tile of the logits in the forward pass: tokens x vocabulary.
+    pub logits: Tile,
+    /// Parts of the vocabulary that the forward pass walks independently for one row block.
+    pub splits: u32,
+    /// Tile of the logits in the backward pass: tokens x vocabulary.
+    pub logits_gradient: Tile,
+    /// Tile of dC: vocabulary x hidden.
+    pub classifier_gradient: Tile,
+    /// Tile of dE: tokens x hidden.
+    pub hidden_gradient: Tile,
+    /// Vocabulary entries of one backward chunk.
+    pub chunk: u32,
+    /// Row blocks that walk the same columns at the same time, so that both stay in L2.
+    pub group: u32,
+}
+
+/// A schedule for the CPU device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CpuSchedule {
+    /// Tokens of one block, whose logits are in memory at once.
+    pub token_block: u32,
+    /// Columns that one pass over a token's logits takes at a time, for the first-level cache.
+    pub strip: u32,
+}
+
+/// A schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// For a GPU.
+    Gpu(GpuSchedule),
+    /// For the CPU device.
+    Cpu(CpuSchedule),
+}
