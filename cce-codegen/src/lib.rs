@@ -13,3 +13,4 @@ pub mod diff;
 pub mod ir;
 pub mod problem;
 pub mod schedule;
+pub mod valid;

@@ -21,6 +21,7 @@ mod graph;
 mod number;
 mod ops;
 mod program;
+pub mod text;
 
 pub use graph::Graph;
 pub use number::Number;
