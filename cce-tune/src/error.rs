@@ -1,0 +1,94 @@
+//! What can go wrong while tuning, in words that say what to do.
+
+use std::path::PathBuf;
+
+/// The error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A data file is no safetensors file, or a damaged one.
+    #[error(
+        "{path} is no safetensors file or a damaged one: {reason}; write it again with safetensors' `save_file`",
+        path = path.display()
+    )]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+    /// A data file lacks a tensor.
+    #[error("{path} has no tensor {name}; it has {}; {help}", present.join(", "), path = path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor, or the tensors one of which is needed.
+        name: String,
+        /// The tensors that are there.
+        present: Vec<String>,
+        /// What to do.
+        help: &'static str,
+    },
+    /// A tensor has the wrong element type.
+    #[error("tensor {name} of {path}: expected {expected}, found {found}; {help}", path = path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The types that are taken.
+        expected: &'static str,
+        /// The type found.
+        found: String,
+        /// What to do.
+        help: &'static str,
+    },
+    /// A tensor has the wrong shape.
+    #[error("tensor {name} of {path}: expected shape {expected}, found {found:?}; {help}", path = path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape needed, in the problem's letters and numbers.
+        expected: String,
+        /// The shape found.
+        found: Vec<usize>,
+        /// What to do.
+        help: &'static str,
+    },
+    /// An index in a data file points outside.
+    #[error(
+        "tensor {name} of {path}: element {at} is {found}, expected {expected}; \
+         check that the file's targets belong to its classifier",
+        path = path.display()
+    )]
+    IndexOutside {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Which element.
+        at: usize,
+        /// Its value.
+        found: i64,
+        /// What it may be.
+        expected: String,
+    },
+}
