@@ -1,0 +1,311 @@
+//! The one error type of this crate.
+//!
+//! Every message says what was expected, what was found and, where there is something to do about it, what
+//! to do. An error is a value that a caller can match on; a message is for a person. Invariant: nothing in
+//! this crate reports a failure in any other way, and nothing hides one.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::driver::DriverError;
+
+/// Everything that can go wrong between a program and its results.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A buffer or slice holds another number of elements than the problem needs.
+    #[error("{what} holds {found} elements, expected {expected}")]
+    WrongSize {
+        /// Which input, output or workspace.
+        what: String,
+        /// Elements needed.
+        expected: usize,
+        /// Elements given.
+        found: usize,
+    },
+
+    /// A tensor's dimensions or strides do not fit the problem.
+    #[error("{what} has shape {found}, expected {expected}")]
+    WrongShape {
+        /// Which tensor.
+        what: String,
+        /// The shape needed, as a person writes it: `[N 8192, D 2304]`.
+        expected: String,
+        /// The shape given.
+        found: String,
+    },
+
+    /// A tensor's element type is not the one that the plan was built for.
+    #[error("{what} is {found}, but the plan was built for {expected}: convert it, or build another plan")]
+    WrongDtype {
+        /// Which tensor.
+        what: String,
+        /// The type the plan was built for.
+        expected: String,
+        /// The type given.
+        found: String,
+    },
+
+    /// A pointer or a row stride is less aligned than the problem stated.
+    #[error(
+        "{what} is at {address:#x}, which is not a multiple of the {required} bytes that the problem stated: \
+         state a smaller alignment when the plan is built, or align it"
+    )]
+    Alignment {
+        /// Which pointer or stride.
+        what: String,
+        /// The address, or the stride in bytes.
+        address: u64,
+        /// The alignment stated by the problem, in bytes.
+        required: u64,
+    },
+
+    /// Something lives on another device than the call runs on.
+    #[error(
+        "{what} lives on {found}, but this call runs on {expected}: move it, or use a plan of its device"
+    )]
+    DeviceMismatch {
+        /// Which buffer, stream or plan.
+        what: String,
+        /// The device of the call.
+        expected: String,
+        /// The device that owns the thing.
+        found: String,
+    },
+
+    /// There is no working CUDA driver on this machine.
+    #[error("no CUDA driver: {reason}")]
+    NoDriver {
+        /// What was looked for, what was found, what to do.
+        reason: String,
+    },
+
+    /// The CUDA driver is older than this crate can use.
+    #[error(
+        "the CUDA driver is too old: it supports CUDA {found}, and CUDA {needed} is needed{detail}: \
+         install a newer NVIDIA driver",
+        detail = missing.as_ref().map(|name| format!(" (it lacks {name})")).unwrap_or_default()
+    )]
+    DriverTooOld {
+        /// The CUDA version that the driver supports, `12.2`.
+        found: String,
+        /// The smallest version that is enough.
+        needed: String,
+        /// The entry point that is missing, if that is how it was noticed.
+        missing: Option<String>,
+    },
+
+    /// A device index beyond the devices that the driver shows.
+    #[error(
+        "there is no CUDA device {index}: the driver shows {count}{hint}",
+        hint = if *count == 0 { " (is CUDA_VISIBLE_DEVICES empty?)".to_owned() }
+               else { format!(", numbered from 0 to {}", count - 1) }
+    )]
+    NoSuchDevice {
+        /// The index asked for.
+        index: usize,
+        /// How many devices there are.
+        count: usize,
+    },
+
+    /// The device has no room for an allocation.
+    #[error(
+        "out of device memory: {what} needs {}, and {} of the device's {} are free: \
+         give the plan a smaller workspace budget, or free memory", bytes(*asked), bytes(*free), bytes(*total)
+    )]
+    OutOfMemory {
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes free when the request failed.
+        free: u64,
+        /// Bytes the device has.
+        total: u64,
+    },
+
+    /// A workspace or a budget that no plan of this problem fits in.
+    #[error(
+        "the workspace is too small: {given} bytes were given, and the smallest that can do is \
+         {smallest} bytes"
+    )]
+    WorkspaceTooSmall {
+        /// Bytes given or allowed.
+        given: u64,
+        /// The fewest bytes with which the problem can be computed.
+        smallest: u64,
+    },
+
+    /// A target that names no vocabulary entry, found by a checked call.
+    #[error(
+        "target {target} of row {row} is out of range: expected 0 to {}, or the ignore index",
+        vocab.saturating_sub(1)
+    )]
+    TargetOutOfRange {
+        /// The first such row.
+        row: usize,
+        /// Its target.
+        target: i64,
+        /// Vocabulary entries.
+        vocab: usize,
+    },
+
+    /// An explicit filter that the program, the family or the device does not allow.
+    #[error("the filter {filter} is not allowed here: {reason}")]
+    FilterNotAllowed {
+        /// The filter asked for.
+        filter: String,
+        /// Why not, and which one is.
+        reason: String,
+    },
+
+    /// No usable NVRTC was found.
+    #[error(
+        "no usable NVRTC (libnvrtc) was found; tried:{}\ninstall the CUDA toolkit or \
+         `pip install nvidia-cuda-nvrtc`, or set CCE_NVRTC_PATH to the library or its folder",
+        list(tried)
+    )]
+    NvrtcNotFound {
+        /// Each place that was tried and what came of it, in order.
+        tried: Vec<String>,
+    },
+
+    /// `CCE_NVRTC_PATH` is set, and what it names does not work.
+    #[error(
+        "CCE_NVRTC_PATH is {}, which does not work; tried:{}\ncorrect it or unset it",
+        path.display(), list(tried)
+    )]
+    NvrtcPathUnusable {
+        /// The variable's value.
+        path: PathBuf,
+        /// Each file that was tried and what came of it, in order.
+        tried: Vec<String>,
+    },
+
+    /// NVRTC itself failed, as opposed to the source that it was given.
+    #[error("NVRTC {version}: {call}: {reason}")]
+    Nvrtc {
+        /// The entry point.
+        call: &'static str,
+        /// What came of it.
+        reason: String,
+        /// NVRTC's version.
+        version: String,
+    },
+
+    /// NVRTC cannot compile for the GPU at hand.
+    #[error(
+        "NVRTC {version} cannot compile for {arch}, only for {supported}: \
+         install a newer NVRTC (`pip install -U nvidia-cuda-nvrtc`) or point CCE_NVRTC_PATH at one"
+    )]
+    ArchNotSupported {
+        /// The architecture asked for, `sm_120`.
+        arch: String,
+        /// NVRTC's version.
+        version: String,
+        /// What it can compile for.
+        supported: String,
+    },
+
+    /// NVRTC refused an emitted kernel. This is a defect of the emission, never of the user's numbers.
+    #[error(
+        "the kernel {kernel} of the loss `{loss}` does not compile for {arch}\n{excerpt}\n\
+         compiler's log:\n{log}"
+    )]
+    Compile {
+        /// The loss that the source was emitted for.
+        loss: String,
+        /// The emitted source's name.
+        kernel: String,
+        /// The architecture compiled for.
+        arch: String,
+        /// The emitted lines the compiler complains about, numbered.
+        excerpt: String,
+        /// The compiler's whole log.
+        log: String,
+    },
+
+    /// A launch that cannot work, refused before it reached the device, or refused by the driver.
+    #[error("kernel {kernel}: {reason}")]
+    Launch {
+        /// The kernel's name.
+        kernel: String,
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// A call of the CUDA driver failed.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+
+    /// A file or a folder could not be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was being done: `read`, `write`, `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Io`] about `path`; `action` is a verb that fits after "cannot".
+    pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// True when the device's context is beyond use: every later call on it in this process fails too.
+    pub fn is_sticky(&self) -> bool {
+        matches!(self, Self::Driver(error) if error.is_sticky())
+    }
+}
+
+/// A byte count as a person reads it, exact below 1 KiB: `512 bytes`, `1.50 GiB`.
+fn bytes(count: u64) -> impl fmt::Display {
+    const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    for (unit, shift) in UNITS {
+        if count >> shift != 0 {
+            return format!("{:.2} {unit}", count as f64 / (1u64 << shift) as f64);
+        }
+    }
+    format!("{count} bytes")
+}
+
+fn list(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  - {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_memory_names_the_sizes_asked_and_free() {
+        let error = Error::OutOfMemory {
+            what: "the workspace".into(),
+            asked: 3 << 30,
+            free: 1 << 20,
+            total: 80 << 30,
+        };
+        let message = error.to_string();
+        assert!(message.contains("3.00 GiB") && message.contains("1.00 MiB"), "{message}");
+        assert!(message.contains("80.00 GiB"), "{message}");
+    }
+
+    #[test]
+    fn small_byte_counts_stay_exact() {
+        assert_eq!(bytes(1023).to_string(), "1023 bytes");
+        assert_eq!(bytes(1536).to_string(), "1.50 KiB");
+    }
+
+    #[test]
+    fn a_missing_device_says_how_many_there_are() {
+        assert!(Error::NoSuchDevice { index: 3, count: 2 }.to_string().contains("from 0 to 1"));
+        assert!(Error::NoSuchDevice { index: 0, count: 0 }.to_string().contains("CUDA_VISIBLE_DEVICES"));
+    }
+}
