@@ -10,6 +10,7 @@
 //! relies on it and cannot fail on the program itself, only on a problem or a schedule that does not fit it.
 
 pub mod diff;
+pub mod interp;
 pub mod ir;
 pub mod problem;
 pub mod schedule;

@@ -10,10 +10,34 @@
 //! input. Derivatives with respect to Row and Scalar inputs are Row values (expectations that the forward accumulates).
 //! Upstream gradients enter as [`Node::Upstream`] leaves.
 
-use crate::ir::{ExprId, Graph, InputId, Program};
+//!
+//! ```text
+//! Program ── canonical ──▶ outputs over stats ── gradient ──▶ Parts ── hoist ──▶ what a vocabulary loop reads
+//!            (simplify, terms)                   (derivative)
+//! ```
+
+mod canonical;
+mod derivative;
+mod gradient;
+mod hoist;
+mod rank_one;
+mod simplify;
+#[cfg(test)]
+pub(crate) mod sketch;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+pub use derivative::{binary_domain, unary_domain};
+pub use hoist::{Hoisted, hoist};
+pub use rank_one::{NotRankOne, RankOne, uniform_factors};
+
+use crate::ir::{ExprId, Graph, InputId, InputKind, Node, Program};
+use gradient::Gradients;
+use simplify::Algebra;
 
 /// The gradient normal form for one variable (the raw logit, or a Col input).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     /// `A`: the softmax part's factor. Kind up to Logit. `None` where it is zero.
     pub softmax: Option<ExprId>,
@@ -62,6 +86,87 @@ pub struct Wanted {
 
 /// Lowers a program. Cannot fail: a program is valid, and inputs that are not Row, Col or Scalar are ignored in `wanted`.
 pub fn lower(program: &Program, wanted: &Wanted) -> Lowered {
-    let _ = (program, wanted);
-    unimplemented!()
+    let mut graph = program.graph();
+    let roots: Vec<ExprId> = program.outputs().iter().map(|output| output.expr).collect();
+    let outputs = canonical::canonicalise(&mut graph, &roots);
+    let softmax = graph.reachable(&outputs).into_iter().find_map(|id| match graph.get(id) {
+        Node::Lse(z) | Node::Nll(z) | Node::Expect { z, .. } => Some(z),
+        _ => None,
+    });
+
+    let mut lowered = Lowered {
+        graph: Graph::default(),
+        softmax,
+        stats: Vec::new(),
+        outputs,
+        logit: Parts::default(),
+        cols: Vec::new(),
+        rows: Vec::new(),
+        scalars: Vec::new(),
+    };
+    differentiate(&mut graph, program, wanted, &mut lowered);
+    lowered.compact(&graph);
+    lowered
+}
+
+fn differentiate(graph: &mut Graph, program: &Program, wanted: &Wanted, lowered: &mut Lowered) {
+    let mut algebra = Algebra::for_derivatives(graph);
+    let mut outputs = Vec::new();
+    for (index, (output, &expr)) in program.outputs().iter().zip(&lowered.outputs).enumerate() {
+        if output.differentiable {
+            outputs.push((expr, algebra.graph.node(Node::Upstream(index as u16))));
+        }
+    }
+    let gradients = Gradients::new(&mut algebra, outputs);
+    if wanted.logit
+        && let Some(logit) = algebra.graph.input_of_kind(InputKind::Logit)
+    {
+        lowered.logit = gradients.parts(&mut algebra, logit, program.has_target());
+    }
+    for &input in &wanted.inputs {
+        let Some(kind) = program.inputs().get(input.index()).map(|input| input.kind) else { continue };
+        match kind {
+            InputKind::Col => {
+                lowered.cols.push((input, gradients.parts(&mut algebra, input, program.has_target())));
+            }
+            InputKind::Row => lowered.rows.push((input, gradients.of_row_value(&mut algebra, input))),
+            InputKind::Scalar => lowered.scalars.push((input, gradients.of_row_value(&mut algebra, input))),
+            InputKind::Logit | InputKind::Target => {}
+        }
+    }
+}
+
+impl Lowered {
+    /// Every expression, in a fixed order.
+    fn expressions(&mut self) -> Vec<&mut ExprId> {
+        let mut all: Vec<&mut ExprId> = self.outputs.iter_mut().chain(&mut self.softmax).collect();
+        all.extend(self.logit.expressions());
+        all.extend(self.cols.iter_mut().flat_map(|(_, parts)| parts.expressions()));
+        all.extend(self.rows.iter_mut().chain(&mut self.scalars).map(|entry| &mut entry.1));
+        all
+    }
+
+    /// Copies what is needed into a new arena, and lists the stats in its order.
+    fn compact(&mut self, full: &Graph) {
+        let roots: Vec<ExprId> = self.expressions().into_iter().map(|expr| *expr).collect();
+        let mut graph = Graph::new(full.inputs().to_vec());
+        let mut new = vec![ExprId(0); full.nodes().len()];
+        for id in full.reachable(&roots) {
+            new[id.index()] = graph.node(full.get(id).map_operands(|operand| new[operand.index()]));
+            if gradient::is_stat(&full.get(id)) {
+                self.stats.push(new[id.index()]);
+            }
+        }
+        for expr in self.expressions() {
+            *expr = new[expr.index()];
+        }
+        self.graph = graph;
+    }
+}
+
+impl Parts {
+    fn expressions(&mut self) -> impl Iterator<Item = &mut ExprId> {
+        let Parts { softmax, target, uniform, softmax_at_target, target_rest } = self;
+        [softmax, target, uniform, softmax_at_target, target_rest].into_iter().flatten()
+    }
 }
