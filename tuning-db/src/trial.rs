@@ -1,0 +1,385 @@
+//! One trial: a configuration that was considered, and everything that is known about it.
+//!
+//! Every trial is kept, failures with their reason too: the search learns from them, and a person can ask
+//! why a configuration did not win.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::key::{Key, Shape};
+use crate::provenance::{Generation, Provenance};
+
+/// The layout of [`Record`] and [`Trial`] that this version writes and reads.
+pub const RECORD_SCHEMA: u32 = 1;
+
+/// A trial with the key it belongs to: the unit of the log, of merging and of export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Record {
+    /// Layout of this structure: [`RECORD_SCHEMA`].
+    pub schema: u32,
+    /// What the trial was for.
+    pub key: Key,
+    /// The trial.
+    pub trial: Trial,
+}
+
+impl Record {
+    /// Puts a trial under its key.
+    #[must_use]
+    pub fn new(key: Key, trial: Trial) -> Self {
+        Self { schema: RECORD_SCHEMA, key, trial }
+    }
+}
+
+/// A configuration that was considered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Trial {
+    /// What was tried.
+    pub config: Config,
+    /// The exact shape it was tried on.
+    pub shape: Shape,
+    /// How it ended.
+    pub status: Status,
+    /// Every timed run, in ms, in the order taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<f64>,
+    /// Median of the samples, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median: Option<f64>,
+    /// Interquartile range of the samples, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<f64>,
+    /// What the compiled kernels use, when they were compiled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Relative error of the gradients against the reference, ||difference|| / ||reference||, the worst
+    /// of them. May be infinite or NaN for a wrong result.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "any_float")]
+    pub gradient_error: Option<f64>,
+    /// Clocks right before the samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks_before: Option<Clocks>,
+    /// Clocks right after the samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks_after: Option<Clocks>,
+    /// What generated the code: compared at selection.
+    pub generation: Generation,
+    /// Who measured, when and with what: recorded, compared, warned about.
+    pub provenance: Provenance,
+}
+
+impl Trial {
+    /// A correct candidate with its timed runs in ms.
+    ///
+    /// # Errors
+    /// When there is no sample, or one that is not a positive finite time.
+    pub fn measured(
+        config: Config,
+        shape: Shape,
+        samples: Vec<f64>,
+        generation: Generation,
+        provenance: Provenance,
+    ) -> Result<Self> {
+        if samples.is_empty() {
+            return Err(Error::Invalid {
+                what: "samples of a measured trial",
+                expected: "at least one",
+                found: "none".to_owned(),
+            });
+        }
+        let mut trial = Self::bare(config, shape, Status::Ok, generation, provenance);
+        trial.median = Some(quantile(&samples, 0.5));
+        trial.spread = Some(quantile(&samples, 0.75) - quantile(&samples, 0.25));
+        trial.samples = samples;
+        trial.check()?;
+        Ok(trial)
+    }
+
+    /// A candidate that was dropped, with the reason in `status`.
+    #[must_use]
+    pub fn dropped(
+        config: Config,
+        shape: Shape,
+        status: Status,
+        generation: Generation,
+        provenance: Provenance,
+    ) -> Self {
+        Self::bare(config, shape, status, generation, provenance)
+    }
+
+    fn bare(
+        config: Config,
+        shape: Shape,
+        status: Status,
+        generation: Generation,
+        provenance: Provenance,
+    ) -> Self {
+        Self {
+            config,
+            shape,
+            status,
+            samples: Vec::new(),
+            median: None,
+            spread: None,
+            resources: None,
+            gradient_error: None,
+            clocks_before: None,
+            clocks_after: None,
+            generation,
+            provenance,
+        }
+    }
+
+    /// Adds what the compiled kernels use.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = Some(resources);
+        self
+    }
+
+    /// Adds the worst relative error of the gradients.
+    #[must_use]
+    pub fn with_gradient_error(mut self, error: f64) -> Self {
+        self.gradient_error = Some(error);
+        self
+    }
+
+    /// Adds the clocks before and after the samples.
+    #[must_use]
+    pub fn with_clocks(mut self, before: Option<Clocks>, after: Option<Clocks>) -> Self {
+        self.clocks_before = before;
+        self.clocks_after = after;
+        self
+    }
+
+    /// The median of a trial that ended well; `None` for every other.
+    #[must_use]
+    pub fn time(&self) -> Option<f64> {
+        self.median.filter(|ms| self.status == Status::Ok && ms.is_finite() && *ms > 0.0)
+    }
+
+    /// JSON has no NaN: a time that is none must not reach the log, where it would be read back as nothing.
+    pub(crate) fn check(&self) -> Result<()> {
+        let times = self.samples.iter().chain(&self.median);
+        if let Some(bad) = times.copied().find(|ms| !ms.is_finite() || *ms <= 0.0) {
+            return Err(Error::Invalid {
+                what: "time of a trial",
+                expected: "a positive finite number of ms",
+                found: bad.to_string(),
+            });
+        }
+        if let Some(bad) = self.spread.filter(|ms| !ms.is_finite() || *ms < 0.0) {
+            return Err(Error::Invalid {
+                what: "spread of a trial",
+                expected: "a finite number of ms, 0 or more",
+                found: bad.to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// How a trial ended, with the reason in the words to be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "reason", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Status {
+    /// It broke a constraint of the schedule and was not generated.
+    Constraint(String),
+    /// It did not compile.
+    Compile(String),
+    /// It spilled, or needs more registers or shared memory than there are.
+    Resources(String),
+    /// The launch failed.
+    Launch(String),
+    /// It did not finish in time.
+    Timeout(String),
+    /// It ran and its result was wrong.
+    Wrong(String),
+    /// It ran, was right, and was timed.
+    Ok,
+}
+
+impl Status {
+    /// Why it was dropped; empty for [`Status::Ok`].
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Constraint(why)
+            | Self::Compile(why)
+            | Self::Resources(why)
+            | Self::Launch(why)
+            | Self::Timeout(why)
+            | Self::Wrong(why) => why,
+            Self::Ok => "",
+        }
+    }
+
+    /// The name in tables and JSON.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Constraint(_) => "constraint",
+            Self::Compile(_) => "compile",
+            Self::Resources(_) => "resources",
+            Self::Launch(_) => "launch",
+            Self::Timeout(_) => "timeout",
+            Self::Wrong(_) => "wrong",
+            Self::Ok => "ok",
+        }
+    }
+}
+
+/// What compiled kernels use; the maximum over the kernels of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Resources {
+    /// Registers a thread.
+    pub registers: u32,
+    /// Bytes spilled to local memory a thread.
+    pub spill_bytes: u32,
+    /// Shared memory a block, in bytes.
+    pub shared_bytes: u64,
+}
+
+/// State of a device's clocks; what is unknown is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Clocks {
+    /// SM (or core) clock, in MHz.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core_mhz: Option<u32>,
+    /// Memory clock, in MHz.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mhz: Option<u32>,
+    /// Power drawn, in mW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_mw: Option<u32>,
+    /// Temperature, in degrees Celsius.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub celsius: Option<i32>,
+    /// Throttle reasons, as NVML's bit mask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle_reasons: Option<u64>,
+}
+
+impl Clocks {
+    /// Core and memory clock in MHz.
+    #[must_use]
+    pub fn new(core_mhz: Option<u32>, memory_mhz: Option<u32>) -> Self {
+        Self { core_mhz, memory_mhz, ..Self::default() }
+    }
+
+    /// Adds power in mW, temperature in degrees Celsius and NVML's throttle reasons.
+    #[must_use]
+    pub fn with_state(
+        mut self,
+        power_mw: Option<u32>,
+        celsius: Option<i32>,
+        throttle_reasons: Option<u64>,
+    ) -> Self {
+        self.power_mw = power_mw;
+        self.celsius = celsius;
+        self.throttle_reasons = throttle_reasons;
+        self
+    }
+}
+
+/// Linear interpolation between the closest ranks (Hyndman and Fan 1996, definition 7).
+fn quantile(samples: &[f64], q: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let position = q * (sorted.len().saturating_sub(1)) as f64;
+    let below = position.floor();
+    let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+    let low = at(below as usize);
+    let high = at((below as usize + 1).min(sorted.len().saturating_sub(1)));
+    low + (high - low) * (position - below)
+}
+
+/// An optional float that survives JSON when it is infinite or NaN, as the word.
+mod any_float {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Number(f64),
+        Word(String),
+    }
+
+    #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value
+            .map(|v| if v.is_finite() { Form::Number(v) } else { Form::Word(v.to_string()) })
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        Ok(match Option::<Form>::deserialize(deserializer)? {
+            None => None,
+            Some(Form::Number(v)) => Some(v),
+            Some(Form::Word(word)) => Some(word.parse().map_err(de::Error::custom)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_and_spread_interpolate_between_ranks() {
+        assert_eq!(quantile(&[3.0], 0.5), 3.0);
+        assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 0.5), 2.5);
+        assert_eq!(quantile(&[5.0, 1.0, 2.0, 4.0, 3.0], 0.25), 2.0);
+        assert_eq!(quantile(&[5.0, 1.0, 2.0, 4.0, 3.0], 0.75), 4.0);
+    }
+
+    #[test]
+    fn a_status_is_written_as_its_name_and_its_reason() {
+        let text = |s: &Status| serde_json::to_string(s).unwrap();
+        assert_eq!(
+            text(&Status::Wrong("dE off by 3e-1".into())),
+            r#"{"is":"wrong","reason":"dE off by 3e-1"}"#
+        );
+        assert_eq!(text(&Status::Ok), r#"{"is":"ok"}"#);
+        for status in [Status::Timeout("2 s".into()), Status::Ok] {
+            assert_eq!(serde_json::from_str::<Status>(&text(&status)).unwrap(), status);
+        }
+    }
+
+    #[test]
+    fn an_infinite_gradient_error_survives_json() {
+        let generation = Generation::new("1", "s");
+        let config = Config::new(serde_json::json!({"a": 1}));
+        for error in [0.1 + 0.2, f64::INFINITY, f64::NEG_INFINITY, 5e-324] {
+            let trial = Trial::dropped(
+                config.clone(),
+                Shape::new(1, 2, 3),
+                Status::Wrong("x".into()),
+                generation.clone(),
+                Provenance::new("h", 0),
+            )
+            .with_gradient_error(error);
+            let text = serde_json::to_string(&trial).unwrap();
+            assert_eq!(serde_json::from_str::<Trial>(&text).unwrap(), trial, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_that_are_none_are_refused() {
+        for samples in [vec![], vec![f64::NAN], vec![1.0, f64::INFINITY], vec![0.0], vec![-1.0]] {
+            let made = Trial::measured(
+                Config::new(serde_json::json!({})),
+                Shape::new(1, 2, 3),
+                samples.clone(),
+                Generation::new("1", "s"),
+                Provenance::new("h", 0),
+            );
+            assert!(made.is_err(), "{samples:?}");
+        }
+    }
+}

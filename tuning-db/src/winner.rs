@@ -1,0 +1,204 @@
+//! From all trials of a key to its few best: the only part of the database that readers need.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::hash::ConfigHash;
+use crate::key::{Key, Shape};
+use crate::provenance::{Generation, Provenance};
+use crate::trial::{Resources, Status, Trial};
+
+/// How many configurations are kept a key and generation. A caller validates the first against the actual
+/// call and takes the next when it does not fit; after eight, the default schedule is as good a guess.
+pub const WINNERS_KEPT: usize = 8;
+
+/// How many generations of a key are kept, the newest first. Older ones remain in the log.
+pub const GENERATIONS_KEPT: usize = 3;
+
+/// A configuration worth launching.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Winner {
+    /// What to launch.
+    pub config: Config,
+    /// The exact shape it was measured on.
+    pub shape: Shape,
+    /// Median time, in ms.
+    pub median: f64,
+    /// Interquartile range, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<f64>,
+    /// What its kernels use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Worst relative error of its gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_error: Option<f64>,
+    /// What generated it.
+    pub generation: Generation,
+    /// Who measured it, when and with what.
+    pub provenance: Provenance,
+}
+
+impl Winner {
+    /// The winner's view of a trial that ended well; `None` for every other.
+    #[must_use]
+    pub fn of(trial: &Trial) -> Option<Self> {
+        Some(Self {
+            config: trial.config.clone(),
+            shape: trial.shape,
+            median: trial.time()?,
+            spread: trial.spread,
+            resources: trial.resources,
+            gradient_error: trial.gradient_error.filter(|e| e.is_finite()),
+            generation: trial.generation.clone(),
+            provenance: trial.provenance.clone(),
+        })
+    }
+
+    /// Faster first; between equals the steadier, then the configuration's hash, so that every machine
+    /// orders the same records the same way.
+    fn rank(&self, other: &Self) -> std::cmp::Ordering {
+        let spread = |w: &Self| w.spread.unwrap_or(f64::INFINITY);
+        self.median
+            .total_cmp(&other.median)
+            .then(spread(self).total_cmp(&spread(other)))
+            .then(self.config.hash().cmp(&other.config.hash()))
+    }
+}
+
+/// The best of one key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct KeyWinners {
+    /// What they are winners for.
+    pub key: Key,
+    /// Grouped by generation, the newest first; fastest first within one.
+    pub winners: Vec<Winner>,
+}
+
+impl KeyWinners {
+    /// Winners for a key, ordered and cut as the database keeps them.
+    #[must_use]
+    pub fn new(key: Key, winners: Vec<Winner>) -> Self {
+        Self { key, winners: best(winners) }
+    }
+
+    /// Chooses from all trials of a key.
+    ///
+    /// On one host, the newest trial of a configuration replaces its earlier ones: it is a correction, and
+    /// a configuration that turned out wrong loses its place. Between hosts the better record wins, but a
+    /// wrong result anywhere disqualifies: a race that shows on one machine is a race.
+    #[must_use]
+    pub fn choose<'a>(key: Key, trials: impl IntoIterator<Item = &'a Trial>) -> Self {
+        let mut newest: BTreeMap<(ConfigHash, &Generation, &str), &Trial> = BTreeMap::new();
+        for trial in trials {
+            let slot = (trial.config.hash(), &trial.generation, trial.provenance.host.as_str());
+            newest
+                .entry(slot)
+                .and_modify(|known| {
+                    if supersedes(trial, known) {
+                        *known = trial;
+                    }
+                })
+                .or_insert(trial);
+        }
+        let wrong: Vec<_> = newest
+            .iter()
+            .filter(|(_, trial)| matches!(trial.status, Status::Wrong(_)))
+            .map(|((config, generation, _), _)| (*config, *generation))
+            .collect();
+        let winners = newest
+            .iter()
+            .filter(|((config, generation, _), _)| wrong.binary_search(&(*config, *generation)).is_err())
+            .filter_map(|(_, trial)| Winner::of(trial))
+            .collect();
+        Self::new(key, winners)
+    }
+}
+
+/// Newer, or, in the same millisecond, the one that is not a success, or the slower: whatever the order of
+/// arrival, the same trial stays.
+fn supersedes(trial: &Trial, known: &Trial) -> bool {
+    let age = |t: &Trial| (t.provenance.unix_ms, t.time().is_none());
+    let time = |t: &Trial| t.time().unwrap_or(f64::INFINITY);
+    age(trial).cmp(&age(known)).then(time(trial).total_cmp(&time(known))).is_gt()
+}
+
+fn best(mut winners: Vec<Winner>) -> Vec<Winner> {
+    winners.sort_by(Winner::rank);
+    let mut generations: BTreeMap<Generation, (u64, Vec<Winner>)> = BTreeMap::new();
+    for winner in winners {
+        let (newest, kept) = generations.entry(winner.generation.clone()).or_default();
+        *newest = (*newest).max(winner.provenance.unix_ms);
+        if kept.len() < WINNERS_KEPT && kept.iter().all(|k| k.config.hash() != winner.config.hash()) {
+            kept.push(winner);
+        }
+    }
+    let mut generations: Vec<_> = generations.into_iter().collect();
+    generations.sort_by(|(a, (age_a, _)), (b, (age_b, _))| age_b.cmp(age_a).then(a.cmp(b)));
+    generations.into_iter().take(GENERATIONS_KEPT).flat_map(|(_, (_, kept))| kept).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    fn medians(winners: &[Winner]) -> Vec<f64> {
+        winners.iter().map(|w| w.median).collect()
+    }
+
+    #[test]
+    fn the_fastest_come_first_and_only_a_few_are_kept() {
+        let trials: Vec<_> = (0..20).rev().map(|i| sample::trial(i, 1.0 + f64::from(i))).collect();
+        let chosen = KeyWinners::choose(sample::key(), &trials);
+        assert_eq!(medians(&chosen.winners), (0..8).map(|i| 1.0 + f64::from(i)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_newer_measurement_replaces_an_older_one_of_the_same_host_even_when_slower() {
+        let old = sample::trial(1, 1.0);
+        let mut new = sample::trial(1, 2.0);
+        new.provenance.unix_ms += 1;
+        for order in [[&old, &new], [&new, &old]] {
+            assert_eq!(medians(&KeyWinners::choose(sample::key(), order).winners), [2.0]);
+        }
+    }
+
+    #[test]
+    fn between_hosts_the_better_record_wins_and_keeps_its_provenance() {
+        let mine = sample::trial(1, 2.0);
+        let mut theirs = sample::trial(1, 1.5);
+        theirs.provenance.host = "other".into();
+        let chosen = KeyWinners::choose(sample::key(), [&mine, &theirs]);
+        assert_eq!(medians(&chosen.winners), [1.5]);
+        assert_eq!(chosen.winners[0].provenance.host, "other");
+    }
+
+    #[test]
+    fn a_wrong_result_on_any_host_disqualifies() {
+        let fast = sample::trial(1, 1.0);
+        let slow = sample::trial(2, 9.0);
+        let mut wrong = sample::trial(1, 1.0);
+        wrong.status = Status::Wrong("dC differs".into());
+        wrong.provenance.host = "other".into();
+        assert_eq!(medians(&KeyWinners::choose(sample::key(), [&fast, &slow, &wrong]).winners), [9.0]);
+    }
+
+    #[test]
+    fn every_generation_keeps_its_own_winners_and_the_oldest_generation_goes() {
+        let mut trials = Vec::new();
+        for age in 0..4 {
+            let mut trial = sample::trial(age, 1.0 + f64::from(age));
+            trial.generation.codegen = format!("v{age}");
+            trial.provenance.unix_ms = 1000 + u64::from(age);
+            trials.push(trial);
+        }
+        let chosen = KeyWinners::choose(sample::key(), &trials);
+        let versions: Vec<_> = chosen.winners.iter().map(|w| w.generation.codegen.as_str()).collect();
+        assert_eq!(versions, ["v3", "v2", "v1"]);
+    }
+}

@@ -1,0 +1,272 @@
+//! Selection: grades, their order, validation, warnings, profiles.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use cce_tuning_db::{
+    Database, Device, Eps, Filter, Generation, Grade, Indexing, Key, MemoryClass, Problem, Profile,
+    Provenance, Record, Request, Shape, Source, Status, Trial, Warning, Winners,
+};
+use common::{config, folder, generation, key, measured, provenance};
+
+fn request(key: Key) -> Request {
+    Request::new(key, generation())
+}
+
+fn stored(records: &[Record]) -> (tempfile::TempDir, Winners) {
+    let folder = folder();
+    let mut database = Database::open(folder.path()).unwrap();
+    database.append(records).unwrap();
+    assert_eq!(database.close().unwrap(), Indexing::Done { repairs: vec![] });
+    let winners = Winners::open(folder.path());
+    assert_eq!(winners.take_warnings(), []);
+    (folder, winners)
+}
+
+fn tiles(winners: &Winners, request: &Request) -> Vec<u64> {
+    winners
+        .select(request)
+        .candidates
+        .iter()
+        .map(|c| c.winner.config.value()["tile"].as_u64().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_fastest_correct_trial_is_selected_as_exact() {
+    let slow = measured(1, 3.0);
+    let fast = measured(2, 1.0);
+    let wrong =
+        Trial::dropped(config(3), fast.shape, Status::Wrong("off".into()), generation(), provenance(0));
+    let records: Vec<_> = [slow, fast, wrong].into_iter().map(|t| Record::new(key(), t)).collect();
+    let (_folder, winners) = stored(&records);
+    let selection = winners.select(&request(key()));
+    assert_eq!(tiles(&winners, &request(key())), [2, 1]);
+    assert_eq!(selection.candidates[0].grade, Grade::Exact);
+    assert_eq!(selection.candidates[0].source, Source::Database);
+    assert_eq!(selection.warnings, []);
+}
+
+#[test]
+fn a_winner_that_does_not_fit_the_call_gives_way_to_the_next_and_then_to_the_default() {
+    let (_folder, winners) =
+        stored(&[Record::new(key(), measured(1, 1.0)), Record::new(key(), measured(2, 2.0))]);
+    let selection = winners.select(&request(key()));
+    let choice = selection.choose(|c| {
+        if c.winner.config.value()["tile"] == 2 { Ok("second") } else { Err("needs 16-byte rows".to_owned()) }
+    });
+    assert_eq!(choice.grade, Grade::Exact);
+    assert_eq!(choice.chosen.unwrap().1, "second");
+    assert_eq!(choice.rejected.len(), 1);
+    assert_eq!(choice.rejected[0].reason, "needs 16-byte rows");
+    let none = selection.choose(|_| Err::<(), _>("no".to_owned()));
+    assert_eq!((none.grade, none.chosen, none.rejected.len()), (Grade::Default, None, 2));
+}
+
+#[test]
+fn a_winner_of_another_generation_is_stale_used_and_warned_about_once() {
+    let (_folder, winners) = stored(&[Record::new(key(), measured(1, 1.0))]);
+    for now in [Generation::new("2", "s1"), Generation::new("codegen 1", "space 2")] {
+        let winners = &winners;
+        let asked = Request::new(key(), now);
+        let selection = winners.select(&asked);
+        assert_eq!(selection.candidates[0].grade, Grade::Stale);
+        assert!(matches!(&selection.warnings[..], [Warning::Stale { source: Source::Database, .. }]));
+        assert_eq!(winners.select(&asked).warnings, []);
+    }
+}
+
+#[test]
+fn fresh_winners_go_before_faster_stale_ones() {
+    let mut old = measured(1, 0.5);
+    old.generation = Generation::new("0", "s1");
+    let (_folder, winners) = stored(&[Record::new(key(), old), Record::new(key(), measured(2, 1.0))]);
+    let grades: Vec<_> = winners.select(&request(key())).candidates.into_iter().map(|c| c.grade).collect();
+    assert_eq!(grades, [Grade::Exact, Grade::Stale]);
+}
+
+fn key_of(shape: Shape) -> Key {
+    let mut key = key();
+    key.problem = Problem::new(shape).with_gradients(key.problem.gradients);
+    key
+}
+
+fn measured_at(tile: u32, shape: Shape) -> Record {
+    let trial = Trial::measured(config(tile), shape, vec![1.0], generation(), provenance(0)).unwrap();
+    Record::new(key_of(shape), trial)
+}
+
+#[test]
+fn an_unseen_shape_takes_the_nearest_within_the_snap_limit() {
+    let near = measured_at(1, Shape::new(4000, 2304, 256_000));
+    let nearer = measured_at(2, Shape::new(8192, 2304, 128_000));
+    let far = measured_at(3, Shape::new(8192, 2304, 8_000));
+    let (_folder, winners) = stored(&[near, nearer, far]);
+    let asked = request(key_of(Shape::new(8192, 2304, 200_000)));
+    assert_eq!(tiles(&winners, &asked), [2, 1], "the far one is beyond the snap limit");
+    let first = winners.select(&asked).candidates.remove(0);
+    assert_eq!(first.grade, Grade::NearShape { from: Shape::new(8192, 2304, 128_000) });
+    assert_eq!(tiles(&winners, &asked.clone().with_snap_limit(6.0)), [2, 1, 3]);
+    assert_eq!(tiles(&winners, &asked.with_snap_limit(0.0)), [0_u64; 0]);
+}
+
+#[test]
+fn tokens_of_one_bucket_are_the_same_key_but_other_hidden_sizes_are_not() {
+    let (_folder, winners) = stored(&[measured_at(1, Shape::new(8000, 2304, 256_000))]);
+    let grade = |shape| winners.select(&request(key_of(shape))).candidates.first().map(|c| c.grade.clone());
+    assert_eq!(grade(Shape::new(8192, 2304, 256_000)), Some(Grade::Exact));
+    let from = Shape::new(8000, 2304, 256_000);
+    assert_eq!(grade(Shape::new(8192, 2048, 256_000)), Some(Grade::NearShape { from }));
+}
+
+#[test]
+fn another_gpu_of_the_same_architecture_comes_after_everything_of_this_one() {
+    let h200 = Device::gpu("NVIDIA H200", (9, 0), 132, 232_448, 62_914_560);
+    let a100 = Device::gpu("NVIDIA A100", (8, 0), 108, 166_912, 41_943_040);
+    let cpu = Device::cpu("some cpu", 8);
+    let on = |tile, device: &Device| Record::new(key().with_device(device.clone()), measured(tile, 1.0));
+    let near = measured_at(4, Shape::new(4096, 2304, 256_000));
+    let (_folder, winners) = stored(&[on(1, &a100), on(2, &h200), on(3, &cpu), near]);
+    let selection = winners.select(&request(key()));
+    assert_eq!(tiles(&winners, &request(key())), [4, 2, 1], "a CPU's winner means nothing to a GPU");
+    assert_eq!(selection.candidates[1].grade, Grade::OtherGpu { from: h200 });
+    assert_eq!(selection.candidates[2].grade, Grade::OtherGpu { from: a100 });
+}
+
+#[test]
+fn program_objective_dtype_filter_and_gradients_are_never_crossed() {
+    use cce_tuning_db::{Dtype, Gradients, Objective, ProgramHash};
+    let (_folder, winners) = stored(&[Record::new(key(), measured(1, 1.0))]);
+    let eps = Eps::power_of_two(-10).unwrap();
+    let mut others = vec![
+        key().with_objective(Objective::LossAndGradients),
+        key().with_dtype(Dtype::F32),
+        key().with_filter(Filter::Sampled { eps, max_entries: 384 }),
+        key().with_filter(Filter::Blocks { eps }),
+    ];
+    let mut program = key();
+    program.program = ProgramHash::of(b"another loss");
+    let mut gradients = key();
+    gradients.problem = gradients.problem.with_gradients(Gradients::new(true, false));
+    others.extend([program, gradients]);
+    for other in others {
+        assert_eq!(tiles(&winners, &request(other.clone())), [0_u64; 0], "{other:?}");
+    }
+}
+
+#[test]
+fn other_memory_classes_and_flags_are_near_with_the_tighter_class_first() {
+    let tight = key().with_memory(MemoryClass::of_limit(Some(1 << 30)));
+    let loose = key().with_memory(MemoryClass::Unlimited);
+    let (_folder, winners) =
+        stored(&[Record::new(loose, measured(1, 1.0)), Record::new(tight, measured(2, 2.0))]);
+    let asked = key().with_memory(MemoryClass::of_limit(Some(3 << 30)));
+    assert_eq!(tiles(&winners, &request(asked.clone())), [2, 1]);
+    assert!(matches!(winners.select(&request(asked)).candidates[0].grade, Grade::NearShape { .. }));
+    let mut ignored = key();
+    ignored.problem = ignored.problem.with_ignored(true);
+    assert_eq!(tiles(&winners, &request(ignored)), [1, 2]);
+}
+
+#[test]
+fn other_drivers_and_compilers_are_remarked_on_once() {
+    let mut trial = measured(1, 1.0);
+    trial.provenance = trial.provenance.with_driver("570.1").with_nvrtc("12.9");
+    let (_folder, winners) = stored(&[Record::new(key(), trial)]);
+    let now = Provenance::new("elsewhere", 5).with_driver("580.2").with_nvrtc("12.9");
+    let asked = request(key()).with_provenance(now);
+    let warnings = winners.select(&asked).warnings;
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["the winner in the tuning database was measured with another setup: driver 570.1 then, 580.2 now"]
+    );
+    assert_eq!(winners.select(&asked).warnings, []);
+}
+
+fn profile(tile: u32, ms: f64, made_by: &Generation) -> Profile {
+    let mut trial = measured(tile, ms);
+    trial.generation = made_by.clone();
+    let winners = cce_tuning_db::KeyWinners::choose(key(), &[trial]);
+    Profile::new("h100", provenance(0), vec![winners])
+}
+
+#[test]
+fn a_profile_is_the_lowest_layer_but_its_exact_winner_beats_a_stale_one() {
+    let (folder, winners) = stored(&[Record::new(key(), measured(1, 2.0))]);
+    let winners = winners.with_profile(profile(2, 1.0, &generation()));
+    assert_eq!(tiles(&winners, &request(key())), [1, 2], "what was measured here comes first");
+    let next = Generation::new("2", "s1");
+    let winners = Winners::open(folder.path()).with_profile(profile(2, 9.0, &next));
+    assert_eq!(tiles(&winners, &Request::new(key(), next)), [2, 1]);
+}
+
+#[test]
+fn a_stale_profile_is_used_with_one_warning() {
+    let winners = Winners::empty().with_profile(profile(1, 1.0, &Generation::new("0", "s0")));
+    let first = winners.select(&request(key()));
+    assert_eq!(first.candidates[0].grade, Grade::Stale);
+    assert_eq!(first.warnings.len(), 1);
+    assert!(first.warnings[0].to_string().contains("profile h100"), "{}", first.warnings[0]);
+    assert_eq!(winners.select(&request(key())).warnings, []);
+}
+
+#[test]
+fn a_profile_file_survives_a_round_trip_and_one_bad_entry_costs_only_itself() {
+    let folder = folder();
+    let path = folder.path().join("h100.json");
+    let made = profile(1, 1.0, &generation());
+    made.write(&path).unwrap();
+    assert_eq!(Profile::read(&path).unwrap(), (made.clone(), vec![]));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut bad = json["entries"][0].clone();
+    bad["key"]["dtype"] = "int3".into();
+    let mut later = json["entries"][0].clone();
+    later["key"]["schema"] = 2.into();
+    json["entries"].as_array_mut().unwrap().extend([bad, later]);
+    std::fs::write(&path, json.to_string()).unwrap();
+    let winners = Winners::empty().with_profile_file(&path);
+    let selection = winners.select(&request(key()));
+    assert_eq!(selection.candidates.len(), 1);
+    let said: Vec<_> = selection.warnings.iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("int3") && said[1].contains("schema 2"), "{said:?}");
+}
+
+#[test]
+fn profiles_that_are_no_profiles_warn_and_select_nothing() {
+    let folder = folder();
+    let path = folder.path().join("bad.json");
+    for text in [
+        "",
+        "{",
+        "[]",
+        r#"{"schema": 9, "name": "x", "provenance": {"host": "h", "unix_ms": 0}, "entries": []}"#,
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let winners = Winners::empty().with_profile_file(&path);
+        let selection = winners.select(&request(key()));
+        assert_eq!((selection.candidates.len(), selection.warnings.len()), (0, 1), "{text}");
+    }
+    let missing = Winners::empty().with_profile_file(&folder.path().join("none.json"));
+    assert_eq!(missing.take_warnings().len(), 1);
+}
+
+#[test]
+fn merged_profiles_keep_the_better_record_with_its_provenance() {
+    let mut other = profile(1, 1.0, &generation());
+    other.entries[0].winners[0].provenance.host = "faster".into();
+    let merged =
+        profile(1, 2.0, &generation()).merged_with(other).merged_with(profile(2, 3.0, &generation()));
+    let winners = &merged.entries[0].winners;
+    assert_eq!(merged.entries.len(), 1);
+    assert_eq!(winners.iter().map(|w| w.median).collect::<Vec<_>>(), [1.0, 3.0]);
+    assert_eq!(winners[0].provenance.host, "faster");
+}
+
+#[test]
+fn a_folder_that_does_not_exist_selects_nothing_and_says_nothing() {
+    let folder = folder();
+    let winners = Winners::open(&folder.path().join("none"));
+    assert_eq!(winners.select(&request(key())), cce_tuning_db::Selection::default());
+}
