@@ -24,11 +24,7 @@ enum Binding {
 impl<'a> Printer<'a> {
     /// A printer that names the expressions for which `name` returns one.
     pub fn new(graph: &'a Graph, name: &'a dyn Fn(ExprId) -> Option<String>) -> Printer<'a> {
-        Printer {
-            graph,
-            name,
-            depth: 64,
-        }
+        Printer { graph, name, depth: 64 }
     }
 
     /// The same, with `...` below this many levels.
@@ -90,22 +86,12 @@ impl<'a> Printer<'a> {
             Node::Binary(op, a, b) => {
                 // The right operand of `-` and `/` needs parentheses at equal binding; of `+` and `*` too, since
                 // floating-point operations do not associate and the text is to say what is computed.
-                let right = if binding == Binding::Sum {
-                    Binding::Product
-                } else {
-                    Binding::Negation
-                };
+                let right = if binding == Binding::Sum { Binding::Product } else { Binding::Negation };
                 self.write(text, a, binding, depth);
                 text.push_str(&format!(" {} ", op.name()));
                 self.write(text, b, right, depth);
             }
-            Node::Select {
-                cmp,
-                lhs,
-                rhs,
-                then,
-                otherwise,
-            } => {
+            Node::Select { cmp, lhs, rhs, then, otherwise } => {
                 text.push_str("if ");
                 self.write(text, lhs, Binding::Sum, depth);
                 text.push_str(&format!(" {} ", cmp.name()));

@@ -120,11 +120,7 @@ impl ProgramBuilder {
         let before = |found: &dyn Fn(&Input) -> bool| self.graph.inputs().iter().position(found);
         if let Some(at) = before(&|input| input.name == name) {
             let error = Diagnostic::new(site, format!("two inputs are named `{name}`"));
-            self.report(
-                error
-                    .related(Some(self.input_sites[at]))
-                    .help("give each input a name of its own"),
-            );
+            self.report(error.related(Some(self.input_sites[at])).help("give each input a name of its own"));
             return self.poison();
         }
         if matches!(kind, InputKind::Logit | InputKind::Target)
@@ -137,23 +133,16 @@ impl ProgramBuilder {
                     "a loss has one Logit, the product of hidden states and classifier; \
                      use `{first}`, or make `{name}` a Row, Col or Scalar"
                 ),
-                _ => format!(
-                    "a loss has one Target; a second number a token is a Row: `{name}: Row`"
-                ),
+                _ => format!("a loss has one Target; a second number a token is a Row: `{name}: Row`"),
             };
-            let error = Diagnostic::new(
-                site,
-                format!("`{name}` is a second {kind_name}; `{first}` is the first"),
-            );
+            let error =
+                Diagnostic::new(site, format!("`{name}` is a second {kind_name}; `{first}` is the first"));
             self.report(error.related(Some(self.input_sites[at])).help(help));
             let poison = self.poison();
             self.bind(name, poison);
             return poison;
         }
-        self.graph.push_input(Input {
-            name: name.to_owned().into(),
-            kind,
-        });
+        self.graph.push_input(Input { name: name.to_owned().into(), kind });
         self.input_sites.push(site);
         self.mentioned.push(false);
         let what = match kind {
@@ -169,8 +158,7 @@ impl ProgramBuilder {
     pub fn bind(&mut self, name: &str, value: Value) {
         if let What::Expr(id) = self.known(value).what {
             // An expression that loses its name to another is written out in messages from here on.
-            self.named
-                .retain(|&other, taken| other == id || taken != name);
+            self.named.retain(|&other, taken| other == id || taken != name);
             if !matches!(self.graph.get(id), Node::Input(_) | Node::Const(_)) {
                 self.named.entry(id).or_insert_with(|| name.to_owned());
             }
@@ -202,14 +190,11 @@ impl ProgramBuilder {
                 error.help = Some(match nearest {
                     Some(near) => format!("did you mean `{near}`?"),
                     None if functions::named(name).is_some() => {
-                        format!(
-                            "`{name}` is a function: call it, as in `{}`",
-                            functions::usage(name)
-                        )
+                        format!("`{name}` is a function: call it, as in `{}`", functions::usage(name))
                     }
-                    None => format!(
-                        "bind it with `let {name} = ...;`, or make it an input: `{name}: Scalar`"
-                    ),
+                    None => {
+                        format!("bind it with `let {name} = ...;`, or make it an input: `{name}: Scalar`")
+                    }
                 });
                 self.report(error);
                 self.poison()
@@ -219,28 +204,18 @@ impl ProgramBuilder {
 
     /// Like [`ProgramBuilder::lookup`], for a name that stands where a Target is needed.
     pub fn lookup_target(&mut self, site: Site, name: &str) -> Value {
-        let missing =
-            self.find(name).is_none() && self.graph.input_of_kind(InputKind::Target).is_none();
+        let missing = self.find(name).is_none() && self.graph.input_of_kind(InputKind::Target).is_none();
         if missing {
-            let message =
-                format!("there is no value named `{name}`, and the loss has no Target to read at");
-            self.report(
-                Diagnostic::new(site, message).help(format!("add `{name}: Target` to the inputs")),
-            );
+            let message = format!("there is no value named `{name}`, and the loss has no Target to read at");
+            self.report(Diagnostic::new(site, message).help(format!("add `{name}: Target` to the inputs")));
             return self.poison();
         }
         self.lookup(site, name)
     }
 
     fn find(&self, name: &str) -> Option<Value> {
-        let mut bound = self
-            .scopes
-            .iter()
-            .rev()
-            .flat_map(|scope| scope.iter().rev());
-        bound
-            .find(|(other, _)| other == name)
-            .map(|&(_, value)| value)
+        let mut bound = self.scopes.iter().rev().flat_map(|scope| scope.iter().rev());
+        bound.find(|(other, _)| other == name).map(|&(_, value)| value)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -258,18 +233,13 @@ impl ProgramBuilder {
             }
             What::Poison => {}
         }
-        self.push(Known {
-            what,
-            site,
-            name: Some(name.to_owned()),
-        })
+        self.push(Known { what, site, name: Some(name.to_owned()) })
     }
 
     /// A literal; finite.
     pub fn constant(&mut self, site: Site, value: f64) -> Value {
         if !value.is_finite() {
-            let error =
-                Diagnostic::new(site, format!("the literal {value} is not a finite number"));
+            let error = Diagnostic::new(site, format!("the literal {value} is not a finite number"));
             self.report(error.help("write a number that an f64 can hold"));
             return self.poison();
         }
@@ -322,22 +292,10 @@ impl ProgramBuilder {
         then: Value,
         otherwise: Value,
     ) -> Value {
-        match (
-            self.number(lhs),
-            self.number(rhs),
-            self.number(then),
-            self.number(otherwise),
-        ) {
-            (Some(lhs), Some(rhs), Some(then), Some(otherwise)) => self.expr(
-                site,
-                Node::Select {
-                    cmp,
-                    lhs,
-                    rhs,
-                    then,
-                    otherwise,
-                },
-            ),
+        match (self.number(lhs), self.number(rhs), self.number(then), self.number(otherwise)) {
+            (Some(lhs), Some(rhs), Some(then), Some(otherwise)) => {
+                self.expr(site, Node::Select { cmp, lhs, rhs, then, otherwise })
+            }
             _ => self.poison(),
         }
     }
@@ -350,11 +308,9 @@ impl ProgramBuilder {
         let found = self.graph.kind(id);
         if found.join(kind) != kind {
             let described = self.describe(value);
-            let message = format!("{described} is a {}, not a {}", found.name(), kind.name());
-            let help = format!(
-                "write `{}`, or leave the kind out: it is inferred",
-                found.name()
-            );
+            let message =
+                format!("{described} is a {}{}, not a {}", found.name(), self.kinds(value), kind.name());
+            let help = format!("write `{}`, or leave the kind out: it is inferred", found.name());
             self.report(Diagnostic::new(site, message).help(help));
         }
         value
@@ -364,8 +320,8 @@ impl ProgramBuilder {
     pub fn output(&mut self, site: Site, name: &str, value: Value) {
         self.check_name(site, "an output", name);
         if let Some((first, ..)) = self.outputs.iter().find(|(_, other, _)| other == name) {
-            let error = Diagnostic::new(site, format!("two outputs are named `{name}`"))
-                .related(Some(*first));
+            let error =
+                Diagnostic::new(site, format!("two outputs are named `{name}`")).related(Some(*first));
             self.report(error.help("give each output a name of its own"));
             return;
         }
@@ -379,6 +335,11 @@ impl ProgramBuilder {
         let mut error = Diagnostic::new(site, message);
         error.help = help.map(str::to_owned);
         self.report(error);
+        self.poison()
+    }
+
+    /// A value that stands where a mistake is that has been reported already: nothing that uses it is reported.
+    pub fn poisoned(&mut self) -> Value {
         self.poison()
     }
 
@@ -407,32 +368,17 @@ impl ProgramBuilder {
     }
 
     fn value(&mut self, what: What, site: Site) -> Value {
-        self.push(Known {
-            what,
-            site,
-            name: None,
-        })
+        self.push(Known { what, site, name: None })
     }
 
     fn push(&mut self, known: Known) -> Value {
         self.values.push(known);
-        Value {
-            builder: self.id,
-            at: (self.values.len() - 1) as u32,
-        }
+        Value { builder: self.id, at: (self.values.len() - 1) as u32 }
     }
 
     pub(super) fn known(&self, value: Value) -> Known {
-        let own = if value.builder == self.id {
-            self.values.get(value.at as usize)
-        } else {
-            None
-        };
-        own.cloned().unwrap_or(Known {
-            what: What::Poison,
-            site: self.site,
-            name: None,
-        })
+        let own = if value.builder == self.id { self.values.get(value.at as usize) } else { None };
+        own.cloned().unwrap_or(Known { what: What::Poison, site: self.site, name: None })
     }
 
     /// The expression of an operand; reports a Target and a handle of another builder.
@@ -454,8 +400,7 @@ impl ProgramBuilder {
             What::Target(input) => {
                 self.mentioned[input.index()] = true;
                 let name = &self.graph.inputs()[input.index()].name;
-                let message =
-                    format!("`{name}` is a Target, an index into the vocabulary, not a number");
+                let message = format!("`{name}` is a Target, an index into the vocabulary, not a number");
                 let help = format!("read a value at it: `at(..., {name})`");
                 self.report(Diagnostic::new(known.site, message).help(help));
                 None
@@ -474,11 +419,35 @@ impl ProgramBuilder {
         }
     }
 
+    /// The kinds of the names in an expression that has none itself: ` (x: Logit, w: Row)`, or nothing.
+    pub(super) fn kinds(&self, value: Value) -> String {
+        let Known { what: What::Expr(root), name: None, .. } = self.known(value) else {
+            return String::new();
+        };
+        let name = |id: ExprId| match self.graph.get(id) {
+            Node::Input(input) => Some(&*self.graph.inputs()[input.index()].name),
+            _ => self.named.get(&id).map(String::as_str),
+        };
+        if name(root).is_some() {
+            return String::new();
+        }
+        let (mut stack, mut seen, mut names) = (vec![root], Vec::new(), Vec::new());
+        while let Some(id) = stack.pop() {
+            if seen.contains(&id) || names.len() == 8 {
+                continue;
+            }
+            seen.push(id);
+            match name(id) {
+                Some(name) => names.push(format!("{name}: {}", self.graph.kind(id).name())),
+                None => stack.extend(self.graph.get(id).operands().collect::<Vec<_>>().into_iter().rev()),
+            }
+        }
+        if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
+    }
+
     /// An expression of this graph, or of one that continues it, in the user's names.
     pub(super) fn text(&self, graph: &Graph, id: ExprId) -> String {
-        Printer::new(graph, &|id| self.named.get(&id).cloned())
-            .depth(8)
-            .expr(id)
+        Printer::new(graph, &|id| self.named.get(&id).cloned()).depth(8).expr(id)
     }
 
     /// Names go into emitted source as they are.
@@ -487,8 +456,7 @@ impl ProgramBuilder {
         let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         if name.len() > 64 || !starts || !name.chars().all(ascii) {
             let message = format!("`{name}` cannot be the name of {what}");
-            let help =
-                "use up to 64 ASCII letters, digits and underscores, not beginning with a digit";
+            let help = "use up to 64 ASCII letters, digits and underscores, not beginning with a digit";
             self.report(Diagnostic::new(site, message).help(help));
         }
     }

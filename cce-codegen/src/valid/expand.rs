@@ -53,10 +53,7 @@ fn expand(graph: &mut Graph, reduction: Reduction, f: ExprId, depth: usize) -> O
             Some(graph.unary(UnaryOp::Neg, a))
         }
         (Node::Binary(op @ (BinaryOp::Add | BinaryOp::Sub), a, b), true) => {
-            let (a, b) = (
-                expand(graph, reduction, a, depth)?,
-                expand(graph, reduction, b, depth)?,
-            );
+            let (a, b) = (expand(graph, reduction, a, depth)?, expand(graph, reduction, b, depth)?);
             Some(graph.binary(op, a, b))
         }
         (Node::Binary(BinaryOp::Mul, a, b), true) if !varies(graph, a) => {
@@ -71,43 +68,20 @@ fn expand(graph: &mut Graph, reduction: Reduction, f: ExprId, depth: usize) -> O
             let distributed = distribute(graph, op, a, b)?;
             expand(graph, reduction, distributed, depth)
         }
-        (
-            Node::Select {
-                cmp,
-                lhs,
-                rhs,
-                then,
-                otherwise,
-            },
-            true,
-        ) if !varies(graph, lhs) && !varies(graph, rhs) => {
+        (Node::Select { cmp, lhs, rhs, then, otherwise }, true)
+            if !varies(graph, lhs) && !varies(graph, rhs) =>
+        {
             let then = expand(graph, reduction, then, depth)?;
             let otherwise = expand(graph, reduction, otherwise, depth)?;
-            Some(graph.node(Node::Select {
-                cmp,
-                lhs,
-                rhs,
-                then,
-                otherwise,
-            }))
+            Some(graph.node(Node::Select { cmp, lhs, rhs, then, otherwise }))
         }
-        (Node::Binary(op @ (BinaryOp::Add | BinaryOp::Sub), a, shift), false)
-            if !varies(graph, shift) =>
-        {
+        (Node::Binary(op @ (BinaryOp::Add | BinaryOp::Sub), a, shift), false) if !varies(graph, shift) => {
             let a = expand(graph, reduction, a, depth)?;
-            Some(if reduction == Reduction::Argmax {
-                a
-            } else {
-                graph.binary(op, a, shift)
-            })
+            Some(if reduction == Reduction::Argmax { a } else { graph.binary(op, a, shift) })
         }
         (Node::Binary(BinaryOp::Add, shift, b), false) if !varies(graph, shift) => {
             let b = expand(graph, reduction, b, depth)?;
-            Some(if reduction == Reduction::Argmax {
-                b
-            } else {
-                graph.binary(BinaryOp::Add, shift, b)
-            })
+            Some(if reduction == Reduction::Argmax { b } else { graph.binary(BinaryOp::Add, shift, b) })
         }
         _ => None,
     }

@@ -23,9 +23,7 @@ impl ProgramBuilder {
         self.check_inputs();
         if self.outputs.is_empty() {
             let error = Diagnostic::new(self.site, format!("`{}` has no output", self.name));
-            self.report(
-                error.help("end with an expression for the loss, or with a struct of outputs"),
-            );
+            self.report(error.help("end with an expression for the loss, or with a struct of outputs"));
         }
         self.check_use(&outputs);
         let gradients = carries_gradient(&self.graph);
@@ -40,15 +38,17 @@ impl ProgramBuilder {
             );
             self.report(Diagnostic::new(self.site, message).help(help));
         }
+        if outputs.len() < self.outputs.len() && self.diagnostics.is_empty() {
+            self.report(
+                Diagnostic::new(self.site, "an output has no value")
+                    .help("report the mistake that it stands for"),
+            );
+        }
         if !self.diagnostics.is_empty() {
             return Err(self.diagnostics);
         }
         let (nodes, position) = canonical(&self.graph, &outputs);
-        let named = self
-            .outputs
-            .into_iter()
-            .map(|(_, name, _)| name)
-            .zip(outputs);
+        let named = self.outputs.into_iter().map(|(_, name, _)| name).zip(outputs);
         let outputs: Vec<Output> = named
             .map(|(name, id)| Output {
                 name: name.into(),
@@ -67,10 +67,7 @@ impl ProgramBuilder {
 
     fn check_inputs(&mut self) {
         if self.graph.input_of_kind(InputKind::Logit).is_none() {
-            let error = Diagnostic::new(
-                self.site,
-                format!("`{}` has no Logit among its inputs", self.name),
-            );
+            let error = Diagnostic::new(self.site, format!("`{}` has no Logit among its inputs", self.name));
             self.report(error.help("add the product of hidden states and classifier: `x: Logit`"));
         }
     }
@@ -84,9 +81,7 @@ impl ProgramBuilder {
             for id in self.graph.reachable(outputs) {
                 match self.graph.get(id) {
                     Node::Input(input) => used[input.index()] = true,
-                    Node::At(_) => target
-                        .into_iter()
-                        .for_each(|input| used[input.index()] = true),
+                    Node::At(_) => target.into_iter().for_each(|input| used[input.index()] = true),
                     _ => {}
                 }
             }
@@ -101,10 +96,9 @@ impl ProgramBuilder {
                 InputKind::Logit => {
                     "a loss reads its Logit through `lse`, `at`, `mean` or `expect`".to_owned()
                 }
-                InputKind::Target => format!(
-                    "read a value at it, as in `at(z, {})`, or remove it",
-                    input.name
-                ),
+                InputKind::Target => {
+                    format!("read a value at it, as in `at(z, {})`, or remove it", input.name)
+                }
                 _ => "use it, or remove it".to_owned(),
             };
             self.report(Diagnostic::new(self.input_sites[at], message).help(help));
@@ -145,9 +139,7 @@ fn carries_gradient(graph: &Graph) -> Vec<bool> {
         let here = match *node {
             Node::Const(_) | Node::Max(_) | Node::Argmax(_) => false,
             Node::Input(_) => true,
-            Node::Select {
-                then, otherwise, ..
-            } => of(then) || of(otherwise),
+            Node::Select { then, otherwise, .. } => of(then) || of(otherwise),
             _ => node.operands().any(of),
         };
         carries.push(here);
@@ -169,11 +161,7 @@ fn canonical(graph: &Graph, outputs: &[ExprId]) -> (Vec<Node>, Vec<ExprId>) {
             stack.pop();
         } else if pending.is_empty() {
             position[id.index()] = ExprId(nodes.len() as u32);
-            nodes.push(
-                graph
-                    .get(id)
-                    .map_operands(|operand| position[operand.index()]),
-            );
+            nodes.push(graph.get(id).map_operands(|operand| position[operand.index()]));
             stack.pop();
         } else {
             pending.reverse();

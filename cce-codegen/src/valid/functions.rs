@@ -29,119 +29,44 @@ enum What {
     Argmax,
 }
 
-const fn function(
-    name: &'static str,
-    usage: &'static str,
-    meaning: &'static str,
-    what: What,
-) -> Function {
-    Function {
-        name,
-        usage,
-        meaning,
-        what,
-    }
+const fn function(name: &'static str, usage: &'static str, meaning: &'static str, what: What) -> Function {
+    Function { name, usage, meaning, what }
 }
 
 /// All functions of the language: those on values of any kind first, then the reductions over the vocabulary.
 pub const FUNCTIONS: &[Function] = &[
-    function(
-        "exp",
-        "exp(a)",
-        "e to the power a",
-        What::Unary(UnaryOp::Exp),
-    ),
-    function(
-        "expm1",
-        "expm1(a)",
-        "exp(a) - 1, exact near 0",
-        What::Unary(UnaryOp::Expm1),
-    ),
-    function(
-        "ln",
-        "ln(a)",
-        "the natural logarithm",
-        What::Unary(UnaryOp::Ln),
-    ),
-    function(
-        "log1p",
-        "log1p(a)",
-        "ln(1 + a), exact near 0",
-        What::Unary(UnaryOp::Log1p),
-    ),
-    function(
-        "tanh",
-        "tanh(a)",
-        "the hyperbolic tangent",
-        What::Unary(UnaryOp::Tanh),
-    ),
-    function(
-        "sigmoid",
-        "sigmoid(a)",
-        "1 / (1 + exp(-a))",
-        What::Unary(UnaryOp::Sigmoid),
-    ),
+    function("exp", "exp(a)", "e to the power a", What::Unary(UnaryOp::Exp)),
+    function("expm1", "expm1(a)", "exp(a) - 1, exact near 0", What::Unary(UnaryOp::Expm1)),
+    function("ln", "ln(a)", "the natural logarithm", What::Unary(UnaryOp::Ln)),
+    function("log1p", "log1p(a)", "ln(1 + a), exact near 0", What::Unary(UnaryOp::Log1p)),
+    function("tanh", "tanh(a)", "the hyperbolic tangent", What::Unary(UnaryOp::Tanh)),
+    function("sigmoid", "sigmoid(a)", "1 / (1 + exp(-a))", What::Unary(UnaryOp::Sigmoid)),
     function(
         "log_sigmoid",
         "log_sigmoid(a)",
         "ln(sigmoid(a)) without overflow",
         What::Unary(UnaryOp::LogSigmoid),
     ),
-    function(
-        "softplus",
-        "softplus(a)",
-        "ln(1 + exp(a)) without overflow",
-        What::Unary(UnaryOp::Softplus),
-    ),
-    function(
-        "sqrt",
-        "sqrt(a)",
-        "the square root",
-        What::Unary(UnaryOp::Sqrt),
-    ),
-    function(
-        "abs",
-        "abs(a)",
-        "the absolute value; its gradient at 0 is 0",
-        What::Unary(UnaryOp::Abs),
-    ),
+    function("softplus", "softplus(a)", "ln(1 + exp(a)) without overflow", What::Unary(UnaryOp::Softplus)),
+    function("sqrt", "sqrt(a)", "the square root", What::Unary(UnaryOp::Sqrt)),
+    function("abs", "abs(a)", "the absolute value; its gradient at 0 is 0", What::Unary(UnaryOp::Abs)),
     function(
         "pow",
         "pow(a, b)",
         "a to the power b, any real b; a is not negative",
         What::Binary(BinaryOp::Pow),
     ),
-    function(
-        "min",
-        "min(a, b)",
-        "the smaller of two; the first at ties",
-        What::Binary(BinaryOp::Min),
-    ),
+    function("min", "min(a, b)", "the smaller of two; the first at ties", What::Binary(BinaryOp::Min)),
     function(
         "max",
         "max(a, b)",
         "the larger of two, the first at ties; of one Logit or Col, `max(z)`, the largest over the vocabulary, without a gradient",
         What::Max,
     ),
-    function(
-        "lse",
-        "lse(z)",
-        "the logarithm of the sum of exp(z) over the vocabulary",
-        What::Lse,
-    ),
+    function("lse", "lse(z)", "the logarithm of the sum of exp(z) over the vocabulary", What::Lse),
     function("at", "at(z, y)", "the value at the target", What::At),
-    function(
-        "mean",
-        "mean(z)",
-        "the mean over the vocabulary",
-        What::Mean,
-    ),
-    function(
-        "expect",
-        "expect(z, f)",
-        "the sum of softmax(z) * f over the vocabulary",
-        What::Expect,
-    ),
+    function("mean", "mean(z)", "the mean over the vocabulary", What::Mean),
+    function("expect", "expect(z, f)", "the sum of softmax(z) * f over the vocabulary", What::Expect),
     function(
         "argmax",
         "argmax(z)",
@@ -152,28 +77,16 @@ pub const FUNCTIONS: &[Function] = &[
 
 /// What other libraries call these things, and how to write them here.
 const ELSEWHERE: &[(&[&str], &str)] = &[
-    (
-        &["log", "log_e", "loge"],
-        "the natural logarithm is `ln(a)`",
-    ),
+    (&["log", "log_e", "loge"], "the natural logarithm is `ln(a)`"),
     (&["log2", "log10"], "write `ln(a) / ln(2.0)`, or with 10.0"),
     (&["exp2"], "write `exp(a * ln(2.0))`"),
-    (
-        &["logsumexp", "log_sum_exp", "logaddexp", "log_partition"],
-        "write `lse(z)`",
-    ),
+    (&["logsumexp", "log_sum_exp", "logaddexp", "log_partition"], "write `lse(z)`"),
     (
         &["softmax"],
         "the softmax's expectation of f is `expect(z, f)`; its logarithm at the target is `at(z, y) - lse(z)`",
     ),
-    (
-        &["log_softmax", "logsoftmax", "log_prob", "logprob"],
-        "write `at(z, y) - lse(z)`",
-    ),
-    (
-        &["cross_entropy", "nll", "nll_loss"],
-        "write `lse(z) - at(z, y)`",
-    ),
+    (&["log_softmax", "logsoftmax", "log_prob", "logprob"], "write `at(z, y) - lse(z)`"),
+    (&["cross_entropy", "nll", "nll_loss"], "write `lse(z) - at(z, y)`"),
     (&["entropy"], "write `lse(z) - expect(z, z)`"),
     (
         &["sum", "reduce_sum"],
@@ -181,14 +94,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (&["average", "avg"], "write `mean(z)`"),
     (
-        &[
-            "gather",
-            "index",
-            "index_select",
-            "take",
-            "pick",
-            "select_target",
-        ],
+        &["gather", "index", "index_select", "take", "pick", "select_target"],
         "read a value at the target with `at(z, y)`",
     ),
     (&["expectation"], "write `expect(z, f)`"),
@@ -204,14 +110,8 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["fabs"], "write `abs(a)`"),
     (&["maximum", "fmax"], "write `max(a, b)`"),
     (&["minimum", "fmin"], "write `min(a, b)`"),
-    (
-        &["where", "select", "cond", "ifelse"],
-        "write `if a < b { ... } else { ... }`",
-    ),
-    (
-        &["sign", "signum"],
-        "write `if a < 0.0 { -1.0 } else { 1.0 }`",
-    ),
+    (&["where", "select", "cond", "ifelse"], "write `if a < b { ... } else { ... }`"),
+    (&["sign", "signum"], "write `if a < 0.0 { -1.0 } else { 1.0 }`"),
     (&["softcap", "soft_cap"], "write `cap * tanh(z / cap)`"),
 ];
 
@@ -226,10 +126,7 @@ pub(super) fn usage(name: &str) -> &str {
 }
 
 /// The candidate that `name` is most likely a misspelling of: at most a third of its letters differ.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = name.chars().count().div_ceil(3);
     let near = candidates.map(|candidate| (edits(name, candidate), candidate));
     near.filter(|&(edits, _)| edits <= allowed)
@@ -277,9 +174,7 @@ impl ProgramBuilder {
     }
 
     fn unknown_function(&mut self, site: Site, name: &str) -> Value {
-        let elsewhere = ELSEWHERE
-            .iter()
-            .find(|(names, _)| names.contains(&name.to_lowercase().as_str()));
+        let elsewhere = ELSEWHERE.iter().find(|(names, _)| names.contains(&name.to_lowercase().as_str()));
         let near = nearest(name, FUNCTIONS.iter().map(|function| function.name));
         let help = match (elsewhere, near) {
             (Some((_, help)), _) => (*help).to_owned(),
@@ -289,9 +184,7 @@ impl ProgramBuilder {
                 format!("the functions are {}", all.join(", "))
             }
         };
-        self.report(
-            Diagnostic::new(site, format!("there is no function `{name}` in a loss")).help(help),
-        );
+        self.report(Diagnostic::new(site, format!("there is no function `{name}` in a loss")).help(help));
         self.poison()
     }
 
@@ -307,27 +200,17 @@ impl ProgramBuilder {
             many => format!("{many} are"),
         };
         let help = match (function.what, arguments) {
-            (What::At, &[z]) => format!(
-                "write `at({}, y)`, where `y: Target` is an input",
-                self.bare(z)
-            ),
-            (What::Expect, &[f]) => format!(
-                "write `expect(z, {})`: first the softmax's logits",
-                self.bare(f)
-            ),
+            (What::At, &[z]) => format!("write `at({}, y)`, where `y: Target` is an input", self.bare(z)),
+            (What::Expect, &[f]) => {
+                format!("write `expect(z, {})`: first the softmax's logits", self.bare(f))
+            }
             (What::Binary(BinaryOp::Min), &[z])
                 if self.kind(z).is_some_and(|kind| kind.varies_over_vocab()) =>
             {
-                format!(
-                    "the smallest value over the vocabulary is `-max(-{})`",
-                    self.bare(z)
-                )
+                format!("the smallest value over the vocabulary is `-max(-{})`", self.bare(z))
             }
             (What::Binary(BinaryOp::Min) | What::Max, &[_, _, _, ..]) => {
-                format!(
-                    "nest the calls: `{name}(a, {name}(b, c))`",
-                    name = function.name
-                )
+                format!("nest the calls: `{name}(a, {name}(b, c))`", name = function.name)
             }
             _ => format!("write `{}`", function.usage),
         };

@@ -60,12 +60,7 @@ impl fmt::Display for Diagnostic {
 
 impl Diagnostic {
     pub(crate) fn new(site: Site, message: impl Into<String>) -> Diagnostic {
-        Diagnostic {
-            site,
-            related: None,
-            message: message.into(),
-            help: None,
-        }
+        Diagnostic { site, related: None, message: message.into(), help: None }
     }
 
     #[must_use]

@@ -40,10 +40,7 @@ impl Reduction {
 
     /// Whether the reduction of a constant is that constant.
     pub(super) const fn averages(self) -> bool {
-        matches!(
-            self,
-            Reduction::At | Reduction::Mean | Reduction::Expect { .. }
-        )
+        matches!(self, Reduction::At | Reduction::Mean | Reduction::Expect { .. })
     }
 }
 
@@ -62,19 +59,12 @@ impl ProgramBuilder {
     /// `at(f, y)`: a Logit or Col value read at the target.
     pub fn at(&mut self, site: Site, f: Value, y: Value) -> Value {
         let target = self.known(y);
-        let swapped = matches!(self.known(f).what, What::Target(_))
-            && !matches!(target.what, What::Target(_));
+        let swapped =
+            matches!(self.known(f).what, What::Target(_)) && !matches!(target.what, What::Target(_));
         if swapped {
             let text = (self.describe(y), self.describe(f));
-            let message = format!(
-                "the arguments of `at` are swapped: {} is the Target",
-                text.1
-            );
-            let help = format!(
-                "write `at({}, {})`",
-                text.0.trim_matches('`'),
-                text.1.trim_matches('`')
-            );
+            let message = format!("the arguments of `at` are swapped: {} is the Target", text.1);
+            let help = format!("write `at({}, {})`", text.0.trim_matches('`'), text.1.trim_matches('`'));
             self.mention_all(&[f, y]);
             self.report(Diagnostic::new(site, message).help(help));
             return self.poison();
@@ -88,15 +78,12 @@ impl ProgramBuilder {
             What::Expr(id) => {
                 self.mention_all(&[y]);
                 let described = self.describe(y);
-                let message = format!(
-                    "`at` reads at a Target, and {described} is a {}",
-                    self.graph.kind(id).name()
-                );
+                let message =
+                    format!("`at` reads at a Target, and {described} is a {}", self.graph.kind(id).name());
                 let help = match self.graph.input_of_kind(InputKind::Target) {
-                    Some(input) => format!(
-                        "the loss's Target is `{}`",
-                        self.graph.inputs()[input.index()].name
-                    ),
+                    Some(input) => {
+                        format!("the loss's Target is `{}`", self.graph.inputs()[input.index()].name)
+                    }
                     None => "add `y: Target` to the inputs, and read at `y`".to_owned(),
                 };
                 self.report(Diagnostic::new(target.site, message).help(help));
@@ -117,9 +104,8 @@ impl ProgramBuilder {
     /// `expect(z, f)`: the sum of `softmax(z) * f` over the vocabulary.
     pub fn expect(&mut self, site: Site, z: Value, f: Value) -> Value {
         // The logits of the softmax obey the rules of `lse`.
-        let logits = self
-            .argument(site, Reduction::Lse, z)
-            .filter(|&id| self.is_softmax(site, z, id, "expect"));
+        let logits =
+            self.argument(site, Reduction::Lse, z).filter(|&id| self.is_softmax(site, z, id, "expect"));
         match logits {
             Some(z) => self.reduce(site, Reduction::Expect { z }, f),
             None => {
@@ -153,31 +139,19 @@ impl ProgramBuilder {
         let described = self.describe(f);
         let name = reduction.name();
         if !kind.varies_over_vocab() {
-            let each = if kind == Kind::Row {
-                "one value a token"
-            } else {
-                "one value"
+            let each = if kind == Kind::Row { "one value a token" } else { "one value" };
+            let nothing = match reduction {
+                Reduction::At => "there is nothing to read at a target".to_owned(),
+                Reduction::Expect { .. } => "there is no vocabulary to take the expectation over".to_owned(),
+                _ => format!("there is no vocabulary to take the {name} over"),
             };
-            let message = format!(
-                "{described} is a {}, {each}: there is no vocabulary to take the {name} over",
-                kind.name()
-            );
-            let message = match reduction {
-                Reduction::At => format!(
-                    "{described} is a {}, {each}: there is nothing to read at a target",
-                    kind.name()
-                ),
-                _ => message
-                    .replace("the at over", "over")
-                    .replace("the expect over", "the expectation over"),
-            };
+            let message = format!("{described} is a {}, {each}{}: {nothing}", kind.name(), self.kinds(f));
             let help = match reduction {
                 Reduction::At | Reduction::Mean | Reduction::Expect { .. } => {
                     format!("write {described} alone, or reduce a Logit or Col")
                 }
                 Reduction::Max => {
-                    "reduce a Logit or Col, or write `max(a, b)` for the larger of two values"
-                        .to_owned()
+                    "reduce a Logit or Col, or write `max(a, b)` for the larger of two values".to_owned()
                 }
                 Reduction::Lse | Reduction::Argmax => "reduce a Logit".to_owned(),
             };
@@ -187,10 +161,8 @@ impl ProgramBuilder {
         let Some(inner) = inner_reduction(&self.graph, id) else {
             return Some(id);
         };
-        let message = format!(
-            "`{}` is a reduction inside the argument of `{name}`",
-            self.text(&self.graph, inner)
-        );
+        let message =
+            format!("`{}` is a reduction inside the argument of `{name}`", self.text(&self.graph, inner));
         let help = self.without_nesting(reduction, id);
         let related = self.first_sites.get(&inner).copied();
         self.report(Diagnostic::new(site, message).help(help).related(related));
@@ -201,10 +173,7 @@ impl ProgramBuilder {
     fn without_nesting(&self, reduction: Reduction, f: ExprId) -> String {
         let mut scratch = self.graph.clone();
         if let Some(expanded) = expand::expanded(&mut scratch, reduction, f) {
-            return format!(
-                "write `{}`, which is the same",
-                self.text(&scratch, expanded)
-            );
+            return format!("write `{}`, which is the same", self.text(&scratch, expanded));
         }
         match expand::probability(&self.graph, f) {
             Some(z) => {
@@ -226,9 +195,9 @@ impl ProgramBuilder {
             let logit = self.graph.input_of_kind(InputKind::Logit);
             let logit = logit.map(|input| self.graph.inputs()[input.index()].name.clone());
             let message = match &logit {
-                Some(logit) => format!(
-                    "{described} does not depend on the logit `{logit}`, so it has no softmax"
-                ),
+                Some(logit) => {
+                    format!("{described} does not depend on the logit `{logit}`, so it has no softmax")
+                }
                 None => format!("{described} does not depend on a Logit, so it has no softmax"),
             };
             let help = match (name, logit) {
@@ -255,11 +224,7 @@ impl ProgramBuilder {
                 );
                 let help = "a loss has one softmax, so that one pass over the vocabulary computes it: \
                             use the same logits in every `lse` and `expect`, or write two losses";
-                self.report(
-                    Diagnostic::new(site, message)
-                        .help(help)
-                        .related(Some(first_site)),
-                );
+                self.report(Diagnostic::new(site, message).help(help).related(Some(first_site)));
                 false
             }
         }
@@ -278,24 +243,20 @@ impl ProgramBuilder {
             _ => "one value for every token and vocabulary entry",
         };
         let message = format!(
-            "the output `{name}` needs a Row, one value a token, and {described} is a {}, {each}",
-            kind.name()
+            "the output `{name}` needs a Row, one value a token, and {described} is a {}, {each}{}",
+            kind.name(),
+            self.kinds(value)
         );
         let bare = described.trim_matches('`');
         let target = self.graph.input_of_kind(InputKind::Target);
-        let target = target.map_or("y".into(), |input| {
-            self.graph.inputs()[input.index()].name.clone()
-        });
+        let target = target.map_or("y".into(), |input| self.graph.inputs()[input.index()].name.clone());
         let mut scratch = self.graph.clone();
         let at = match inner_reduction(&self.graph, id) {
             Some(_) => expand::expanded(&mut scratch, Reduction::At, id),
             None => None,
         };
         let help = match at {
-            Some(at) => format!(
-                "read the logits at the target: `{}`",
-                self.text(&scratch, at)
-            ),
+            Some(at) => format!("read the logits at the target: `{}`", self.text(&scratch, at)),
             None if kind == Kind::Col => format!(
                 "reduce it over the vocabulary: `at({bare}, {target})`, `mean({bare})` or `expect(z, {bare})`"
             ),
@@ -324,20 +285,13 @@ impl ProgramBuilder {
 
 /// A reduction that `id` contains, the last one written.
 pub(super) fn inner_reduction(graph: &Graph, id: ExprId) -> Option<ExprId> {
-    graph
-        .reachable(&[id])
-        .into_iter()
-        .rev()
-        .find(|&id| graph.get(id).is_reduction())
+    graph.reachable(&[id]).into_iter().rev().find(|&id| graph.get(id).is_reduction())
 }
 
 fn depends_on_logit(graph: &Graph, id: ExprId) -> bool {
     let logit = graph.input_of_kind(InputKind::Logit);
-    graph
-        .reachable(&[id])
-        .into_iter()
-        .any(|id| match graph.get(id) {
-            Node::Input(input) => Some(input) == logit,
-            _ => false,
-        })
+    graph.reachable(&[id]).into_iter().any(|id| match graph.get(id) {
+        Node::Input(input) => Some(input) == logit,
+        _ => false,
+    })
 }

@@ -6,9 +6,7 @@ use crate::ir::{BinaryOp, Cmp, InputKind, Kind, Node, Program, UnaryOp};
 const HERE: Site = Site(0);
 
 /// A program over x: Logit, y: Target, w: Row, b: Col, s: Scalar; built by `body`, whose value is the output `loss`.
-fn build(
-    body: impl FnOnce(&mut ProgramBuilder, [Value; 5]) -> Value,
-) -> Result<Program, Vec<Diagnostic>> {
+fn build(body: impl FnOnce(&mut ProgramBuilder, [Value; 5]) -> Value) -> Result<Program, Vec<Diagnostic>> {
     let mut builder = ProgramBuilder::new(HERE, "test");
     let x = builder.input(Site(1), "x", InputKind::Logit);
     let y = builder.input(Site(2), "y", InputKind::Target);
@@ -31,10 +29,7 @@ fn build(
 fn mistake(body: impl FnOnce(&mut ProgramBuilder, [Value; 5]) -> Value) -> (String, String) {
     let errors = build(body).unwrap_err();
     assert_eq!(errors.len(), 1, "{errors:#?}");
-    (
-        errors[0].message.clone(),
-        errors[0].help.clone().unwrap_or_default(),
-    )
+    (errors[0].message.clone(), errors[0].help.clone().unwrap_or_default())
 }
 
 #[test]
@@ -46,14 +41,7 @@ fn a_shared_subexpression_is_one_node() {
         b.sub(HERE, square, at)
     });
     let program = program.unwrap();
-    assert_eq!(
-        program
-            .nodes()
-            .iter()
-            .filter(|node| matches!(node, Node::Lse(_)))
-            .count(),
-        1
-    );
+    assert_eq!(program.nodes().iter().filter(|node| matches!(node, Node::Lse(_))).count(), 1);
     assert!(program.outputs().iter().all(|output| output.differentiable));
 }
 
@@ -93,12 +81,9 @@ fn a_logit_is_no_output_and_the_hint_lists_the_reductions() {
     let (message, help) = mistake(|b, [x, _, w, ..]| b.mul(HERE, x, w));
     assert_eq!(
         message,
-        "the output `loss` needs a Row, one value a token, and `x * w` is a Logit, one value for every token and vocabulary entry"
+        "the output `loss` needs a Row, one value a token, and `x * w` is a Logit, one value for every token and vocabulary entry (x: Logit, w: Row)"
     );
-    assert!(
-        help.contains("`at(x * w, y)`") && help.contains("`mean(x * w)`"),
-        "{help}"
-    );
+    assert!(help.contains("`at(x * w, y)`") && help.contains("`mean(x * w)`"), "{help}");
 }
 
 #[test]
@@ -113,10 +98,7 @@ fn a_loss_that_forgets_at_is_shown_where_it_goes() {
 #[test]
 fn a_row_cannot_be_reduced() {
     let (message, help) = mistake(|b, [_, _, w, ..]| b.mean(HERE, w));
-    assert_eq!(
-        message,
-        "`w` is a Row, one value a token: there is no vocabulary to take the mean over"
-    );
+    assert_eq!(message, "`w` is a Row, one value a token: there is no vocabulary to take the mean over");
     assert_eq!(help, "write `w` alone, or reduce a Logit or Col");
 }
 
@@ -127,10 +109,7 @@ fn a_reduction_inside_a_mean_is_expanded() {
         let shifted = b.sub(HERE, x, l);
         b.mean(HERE, shifted)
     });
-    assert_eq!(
-        message,
-        "`lse(x)` is a reduction inside the argument of `mean`"
-    );
+    assert_eq!(message, "`lse(x)` is a reduction inside the argument of `mean`");
     assert_eq!(help, "write `mean(x) - lse(x)`, which is the same");
 }
 
@@ -169,23 +148,14 @@ fn two_softmaxes_are_refused_and_both_places_named() {
     });
     let errors = errors.unwrap_err();
     assert_eq!(errors.len(), 1);
-    assert_eq!(
-        (errors[0].site, errors[0].related),
-        (Site(11), Some(Site(10)))
-    );
-    assert_eq!(
-        errors[0].message,
-        "two softmaxes in one loss: over `x + b` here, over `x` before"
-    );
+    assert_eq!((errors[0].site, errors[0].related), (Site(11), Some(Site(10))));
+    assert_eq!(errors[0].message, "two softmaxes in one loss: over `x + b` here, over `x` before");
 }
 
 #[test]
 fn a_softmax_needs_the_logit() {
     let (message, help) = mistake(|b, [_, _, _, bias, _]| b.lse(HERE, bias));
-    assert_eq!(
-        message,
-        "`b` does not depend on the logit `x`, so it has no softmax"
-    );
+    assert_eq!(message, "`b` does not depend on the logit `x`, so it has no softmax");
     assert_eq!(help, "take the lse of a value made from `x`");
     let (_, help) = mistake(|b, [x, _, _, bias, _]| b.expect(HERE, bias, x));
     assert_eq!(help, "the softmax's logits come first: `expect(x, ...)`");
@@ -194,10 +164,7 @@ fn a_softmax_needs_the_logit() {
 #[test]
 fn a_target_is_not_a_number() {
     let (message, help) = mistake(|b, [_, y, w, ..]| b.add(HERE, y, w));
-    assert_eq!(
-        message,
-        "`y` is a Target, an index into the vocabulary, not a number"
-    );
+    assert_eq!(message, "`y` is a Target, an index into the vocabulary, not a number");
     assert_eq!(help, "read a value at it: `at(..., y)`");
 }
 
@@ -265,43 +232,28 @@ fn all_mistakes_are_reported_and_none_twice() {
         let sum = b.add(HERE, sum, mean);
         b.add(HERE, sum, max)
     });
-    let sites: Vec<_> = errors
-        .unwrap_err()
-        .into_iter()
-        .map(|error| error.site.0)
-        .collect();
+    let sites: Vec<_> = errors.unwrap_err().into_iter().map(|error| error.site.0).collect();
     assert_eq!(sites, [2, 7, 3]);
 }
 
 #[test]
 fn a_loss_without_gradient_is_refused_and_another_output_is_not() {
     let (message, _) = mistake(|b, [x, ..]| b.argmax(HERE, x));
-    assert!(
-        message.starts_with("`loss` is not differentiable"),
-        "{message}"
-    );
+    assert!(message.starts_with("`loss` is not differentiable"), "{message}");
     let program = build(|b, [x, ..]| {
         let argmax = b.argmax(HERE, x);
         b.output(HERE, "guess", argmax);
         b.lse(HERE, x)
     });
     let program = program.unwrap();
-    let guess = program
-        .outputs()
-        .iter()
-        .find(|output| output.name == "guess")
-        .unwrap();
+    let guess = program.outputs().iter().find(|output| output.name == "guess").unwrap();
     assert!(!guess.differentiable);
 }
 
 #[test]
 fn a_comparison_alone_carries_no_gradient() {
     let (message, _) = mistake(|b, [x, y, w, ..]| {
-        let (at, one, zero) = (
-            b.at(HERE, x, y),
-            b.constant(HERE, 1.0),
-            b.constant(HERE, 0.0),
-        );
+        let (at, one, zero) = (b.at(HERE, x, y), b.constant(HERE, 1.0), b.constant(HERE, 0.0));
         b.select(HERE, (Cmp::Lt, at, w), one, zero)
     });
     assert!(message.contains("a comparison"), "{message}");
@@ -324,16 +276,10 @@ fn an_input_that_only_an_unused_value_reads_is_unused() {
     b.mul(HERE, l, w);
     b.output(HERE, "loss", l);
     let errors = b.finish().unwrap_err();
-    let messages: Vec<_> = errors
-        .iter()
-        .map(|error| (error.site.0, error.message.as_str()))
-        .collect();
+    let messages: Vec<_> = errors.iter().map(|error| (error.site.0, error.message.as_str())).collect();
     assert_eq!(
         messages,
-        [
-            (2, "no output depends on the input `w`"),
-            (3, "no output depends on the input `y`")
-        ]
+        [(2, "no output depends on the input `w`"), (3, "no output depends on the input `y`")]
     );
 }
 
@@ -341,13 +287,7 @@ fn an_input_that_only_an_unused_value_reads_is_unused() {
 fn a_program_without_inputs_and_outputs_says_both() {
     let errors = ProgramBuilder::new(HERE, "empty").finish().unwrap_err();
     let messages: Vec<_> = errors.into_iter().map(|error| error.message).collect();
-    assert_eq!(
-        messages,
-        [
-            "`empty` has no Logit among its inputs",
-            "`empty` has no output"
-        ]
-    );
+    assert_eq!(messages, ["`empty` has no Logit among its inputs", "`empty` has no output"]);
 }
 
 #[test]
@@ -361,10 +301,7 @@ fn names_are_unique_and_ascii() {
     b.output(Site(5), "loss", l);
     b.output(Site(6), "loss", l);
     let errors = b.finish().unwrap_err();
-    let messages: Vec<_> = errors
-        .iter()
-        .map(|error| (error.site.0, error.message.as_str()))
-        .collect();
+    let messages: Vec<_> = errors.iter().map(|error| (error.site.0, error.message.as_str())).collect();
     assert_eq!(
         messages[..4],
         [
@@ -401,10 +338,7 @@ fn names_of_a_closed_scope_are_gone() {
         b.lookup(HERE, "inner")
     });
     assert_eq!(message, "there is no value named `inner`");
-    assert_eq!(
-        help,
-        "bind it with `let inner = ...;`, or make it an input: `inner: Scalar`"
-    );
+    assert_eq!(help, "bind it with `let inner = ...;`, or make it an input: `inner: Scalar`");
 }
 
 #[test]
@@ -426,10 +360,7 @@ fn a_missing_target_is_asked_for() {
     b.output(HERE, "loss", at);
     let errors = b.finish().unwrap_err();
     assert_eq!(errors.len(), 1);
-    assert_eq!(
-        errors[0].help.as_deref(),
-        Some("add `y: Target` to the inputs")
-    );
+    assert_eq!(errors[0].help.as_deref(), Some("add `y: Target` to the inputs"));
 }
 
 #[test]
