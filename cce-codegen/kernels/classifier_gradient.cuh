@@ -1,0 +1,27 @@
+// Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.
+
+// gradient: G [tokens, PITCH]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
+extern "C" __global__ void __launch_bounds__(THREADS) classifier_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ hidden,
+        const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out,
+        int tokens, int first, int width, int group) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    int rows = PACKED ? *count : tokens;
+    int blocks = ceil_div(width, TILE_M), tiles = ceil_div(HIDDEN, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
+    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
+    int row0 = (first_block + place % grouped) * TILE_M, tile = place / grouped;
+
+    MnMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, width, rows, 0);
+    MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
+    float factor = SCALED ? scale[1] : 1.0f;
+    walk(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {
+            int row = row0 + acc_row(r);
+            if (row >= width) continue;
+            Out* to = out + (u64)(first + row) * HIDDEN;
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c += 2)
+                store2(to, tile * TILE_N + acc_col(c), acc[r][c] * factor, acc[r][c + 1] * factor, ACCUMULATE);
+        }
+    });
+}

@@ -1,0 +1,39 @@
+// Backward, third product: dE += G C of one chunk. Sums between chunks are fp32 (`sums`, or the output itself where that is fp32);
+// the last chunk rounds once.
+
+// gradient: G [tokens, PITCH]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
+extern "C" __global__ void __launch_bounds__(THREADS) hidden_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ classifier,
+        const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, float* __restrict__ sums, Out* __restrict__ out,
+        int tokens, int first, int width, int group, int is_first, int is_last) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    int rows = PACKED ? *count : tokens;
+    int blocks = ceil_div(tokens, TILE_M), tiles = ceil_div(HIDDEN, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
+    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
+    int row0 = (first_block + place % grouped) * TILE_M, tile = place / grouped;
+    if (row0 >= rows) return;
+
+    KMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, rows, width, 0);
+    MnMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
+    b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, HIDDEN, width, 0);
+    float factor = SCALED ? scale[1] : 1.0f;
+    walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {
+            int row = row0 + acc_row(r);
+            if (row >= rows) continue;
+            Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+            float* sum = sums + (u64)row * HIDDEN;
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c += 2) {
+                int col = tile * TILE_N + acc_col(c);
+                float g0 = acc[r][c] * factor, g1 = acc[r][c + 1] * factor;
+                if (OUT_IS_SUM) store2(to, col, g0, g1, ACCUMULATE || !is_first);
+                else {
+                    if (!is_first) { if (col < HIDDEN) g0 += sum[col]; if (col + 1 < HIDDEN) g1 += sum[col + 1]; }
+                    if (is_last) store2(to, col, g0, g1, ACCUMULATE);
+                    else { if (col < HIDDEN) sum[col] = g0; if (col + 1 < HIDDEN) sum[col + 1] = g1; }
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,95 @@
+// Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
+// Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
+
+// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
+extern "C" __global__ void __launch_bounds__(THREADS) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+        const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
+        const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
+        int tokens, int first, int width, int group) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    int* token_of = (int*)(shared + RING_BYTES);
+    int* target_of = token_of + TILE_M;
+    int rows = PACKED ? *count : tokens;
+    int blocks = ceil_div(tokens, TILE_M), tiles = ceil_div(width, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
+    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
+    int block = first_block + place % grouped, tile = place / grouped, row0 = block * TILE_M;
+    if (row0 >= rows) return;
+
+    for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
+        int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
+        token_of[i] = token;
+#ifdef HAS_TARGET
+        Index y = token >= 0 ? targets[token] : (Index)-1;
+        target_of[i] = y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+        target_of[i] = -1;
+#endif
+    }
+    __syncthreads();
+
+    KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
+    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
+    b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, width, HIDDEN, 0);
+    float factor = SCALED ? *scale : 1.0f;
+    walk(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+#if COL_GRADIENTS > 0
+        float sums[COL_GRADIENTS][ACC_COLS] = {};
+#endif
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {
+            int token = token_of[acc_row(r)], y = target_of[acc_row(r)];
+            if (token < 0) continue;
+            Coefs row = coefs_of(coefs, token, tokens);
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c += 2) {
+                float g[2] = {};
+                #pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    int local = tile * TILE_N + acc_col(c + i), col = first + local;
+                    if (local >= width) continue;
+                    ColIn column = col_in(values, col);
+                    float p = probability(acc[r][c + i], row, column, values);
+                    g[i] = logit_gradient(acc[r][c + i], p, col == y, row, column, values);
+#if COL_GRADIENTS > 0
+                    float parts[COL_GRADIENTS];
+                    col_gradients(parts, acc[r][c + i], p, col == y, row, column, values);
+                    #pragma unroll
+                    for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
+#endif
+                }
+                if (STORE_GRADIENT) {
+                    // Each row has PITCH elements, an even number: both fit even where the second column is behind the last.
+                    int local = tile * TILE_N + acc_col(c);
+                    if (local < width) {
+                        Elem* to = gradient + (u64)(row0 + acc_row(r)) * PITCH + local;
+#ifdef DTYPE_F32
+                        to[0] = g[0]; to[1] = g[1];
+#else
+                        *(u32*)to = narrow2(g[0] * factor, g[1] * factor);
+#endif
+                    }
+                }
+            }
+        }
+#if COL_GRADIENTS > 0
+        __syncthreads();
+        float* exchange = (float*)shared;                     // [COL_WARPS][COL_GRADIENTS][TILE_N]
+        #pragma unroll
+        for (int k = 0; k < COL_GRADIENTS; k++)
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c++) {
+                float sum = sums[k][c];
+                #pragma unroll
+                for (int mask = ROW_LANES; mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+                if (lane_id() < ROW_LANES) exchange[(col_warp() * COL_GRADIENTS + k) * TILE_N + acc_col(c)] = sum;
+            }
+        __syncthreads();
+        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
+            int local = tile * TILE_N + i % TILE_N;
+            float sum = 0.0f;
+            for (int w = 0; w < COL_WARPS; w++) sum += exchange[w * COL_GRADIENTS * TILE_N + i];
+            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = sum;
+        }
+#endif
+    });
+}

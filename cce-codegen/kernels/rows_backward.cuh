@@ -1,0 +1,84 @@
+// Kernels over tokens that surround the backward pass: coefficients of the gradient, sums of input gradients.
+
+// Upstream gradients of the outputs: a value a token, or one for all (times the reduction's factor), or none.
+struct Upstream {
+    const float* rows;
+    ScalarArg every;
+    int present;                                               // 0: none; 1: rows; 2: every
+};
+struct Upstreams { Upstream of[OUTPUTS]; };
+
+DEVICE float upstream_at(const Upstream& u, int token, float factor) {
+    return u.present == 1 ? u.rows[token] : u.present == 2 ? scalar(u.every) * factor : 0.0f;
+}
+
+// coefs [COEFS][tokens], input gradients of Row inputs, one value a token for Scalar inputs. magnitude [tokens]: of the token's largest part.
+extern "C" __global__ void __launch_bounds__(128) row_coefficients(const float* __restrict__ saved, const Index* __restrict__ targets,
+        const Values values, const Upstreams upstreams, const float* __restrict__ factor, float* __restrict__ coefs, const InputRows gradients,
+        float* __restrict__ magnitude, int tokens, i64 ignore) {
+    int token = blockIdx.x * blockDim.x + threadIdx.x;
+    if (token >= tokens) return;
+    int target = 0;
+    bool counts = true;
+#ifdef HAS_TARGET
+    Index y = targets[token];
+    counts = y >= 0 && y < VOCAB && !(PACKED && y == (Index)ignore);
+    target = counts ? (int)y : 0;
+#endif
+    if (!counts) {                                             // p = exp(z - inf) = 0 and no coefficient: nothing anywhere
+        for (int k = 0; k < COEFS; k++) coefs[(u64)k * tokens + token] = k == 0 ? POS_INF : 0.0f;
+        write_input_rows(gradients, token, 0.0f);
+        if (magnitude) magnitude[token] = 0.0f;
+        return;
+    }
+    float f = *factor;
+    coefficients(saved, values, upstreams, f, coefs, gradients, magnitude, token, target, tokens);
+}
+
+// scale[0] = a power of two that brings the largest magnitude near 2^8, scale[1] its inverse: f16 gradients neither underflow nor overflow.
+extern "C" __global__ void __launch_bounds__(1024) gradient_scale(const float* __restrict__ magnitude, float* __restrict__ scale, int tokens) {
+    __shared__ float parts[32];
+    float most = 0.0f;
+    for (int i = threadIdx.x; i < tokens; i += 1024) most = fmaxf(most, magnitude[i]);
+    for (int d = 16; d; d /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, d));
+    if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = most;
+    __syncthreads();
+    most = parts[threadIdx.x & 31];
+    for (int d = 16; d; d /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, d));
+    if (threadIdx.x == 0) {
+        int exponent = most > 0.0f && most < POS_INF ? (int)(__float_as_uint(most) >> 23) - 127 : 0;
+        int shift = min(max(8 - exponent, -100), 100);
+        scale[0] = __uint_as_float((u32)(127 + shift) << 23);
+        scale[1] = __uint_as_float((u32)(127 - shift) << 23);
+    }
+}
+
+// out[0] = sum of values over the tokens. One block, fixed order, f64.
+extern "C" __global__ void __launch_bounds__(1024) sum_rows(const float* __restrict__ values, float* __restrict__ out, int tokens) {
+    __shared__ double parts[32];
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < tokens; i += 1024) sum += values[i];
+    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
+    if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = sum;
+    __syncthreads();
+    sum = parts[threadIdx.x & 31];
+    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
+    if (threadIdx.x == 0) *out = (float)sum;
+}
+
+// out[first + v] = sum over row blocks of partials [blocks][width], in their order. A thread a column.
+extern "C" __global__ void __launch_bounds__(256) column_sums(const float* __restrict__ partials, const int* __restrict__ count, float* __restrict__ out,
+        int tokens, int tile, int width, int first, int columns) {
+    int v = blockIdx.x * blockDim.x + threadIdx.x;
+    if (v >= columns) return;
+    int blocks = ceil_div(PACKED ? *count : tokens, tile);
+    double sum = 0.0;
+    for (int b = 0; b < blocks; b++) sum += partials[(u64)b * width + v];
+    out[first + v] = (float)sum;
+}
+
+// Rows of dE that belong to ignored tokens become zero. `bytes` a row, a multiple of 2.
+extern "C" __global__ void __launch_bounds__(256) clear_ignored(u16* __restrict__ gradient, const int* __restrict__ order, const int* __restrict__ count, int tokens, int halves) {
+    for (int at = *count + blockIdx.x; at < tokens; at += gridDim.x)
+        for (int i = threadIdx.x; i < halves; i += 256) gradient[(u64)order[at] * halves + i] = 0;
+}

@@ -1,0 +1,90 @@
+// Kernels over tokens that surround the forward pass: which tokens count, partials to statistics and outputs, reduction over tokens.
+
+// order: the tokens that count, then the ignored ones, both in their own order; count: how many count. One block: a prefix sum over segments.
+extern "C" __global__ void __launch_bounds__(1024) pack(const Index* __restrict__ targets, i64 ignore, int* __restrict__ order, int* __restrict__ count, int tokens) {
+    __shared__ int sums[32];
+    int each = ceil_div(tokens, 1024), from = min((int)threadIdx.x * each, tokens), to = min(from + each, tokens), mine = 0;
+    for (int i = from; i < to; i++) mine += targets[i] != (Index)ignore;
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, before = mine;
+    for (int d = 1; d < 32; d *= 2) { int x = __shfl_up_sync(0xffffffff, before, d); if (lane >= d) before += x; }
+    if (lane == 31) sums[warp] = before;
+    __syncthreads();
+    if (warp == 0) {
+        int s = sums[lane];
+        for (int d = 1; d < 32; d *= 2) { int x = __shfl_up_sync(0xffffffff, s, d); if (lane >= d) s += x; }
+        sums[lane] = s;
+    }
+    __syncthreads();
+    before += (warp ? sums[warp - 1] : 0) - mine;
+    int total = sums[31], counted = before, ignored = total + from - before;
+    for (int i = from; i < to; i++) { if (targets[i] != (Index)ignore) order[counted++] = i; else order[ignored++] = i; }
+    if (threadIdx.x == 0) *count = total;
+}
+
+// partials [splits][STATS][tokens] -> saved [SAVED][tokens] and the outputs' rows. A thread a token.
+extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict__ partials, const Index* __restrict__ targets, const Values values,
+        const Rows outputs, float* __restrict__ saved, int tokens, int splits, i64 ignore) {
+    int token = blockIdx.x * blockDim.x + threadIdx.x;
+    if (token >= tokens) return;
+#ifdef HAS_TARGET
+    Index y = targets[token];
+    if (PACKED && y == (Index)ignore) { write_outputs(outputs, token, 0.0f); return; }
+    if (y < 0 || y >= VOCAB) {                                 // out of range: NaN, and nothing read outside
+        for (int k = 0; k < SAVED; k++) saved[(u64)k * tokens + token] = NOT_A_NUMBER;
+        write_outputs(outputs, token, NOT_A_NUMBER);
+        return;
+    }
+    int target = (int)y;
+#else
+    int target = 0;
+#endif
+    float stats[STATS], other[STATS];
+    for (int k = 0; k < STATS; k++) stats[k] = partials[(u64)k * tokens + token];
+    for (int s = 1; s < splits; s++) {
+        for (int k = 0; k < STATS; k++) other[k] = partials[(u64)(s * STATS + k) * tokens + token];
+        stats_merge(stats, other);
+    }
+    finish(stats, saved, values, outputs, token, target, tokens);
+}
+
+// How per-token values become one: what the sum is divided by.
+struct Reduction {
+    int mode;                                                  // 0: nothing; 1: the tokens that count; 2: `divisor`; 3: the sum of `weights` at the targets
+    ScalarArg divisor;
+    const float* weights;                                      // [VOCAB]
+};
+
+// sums[k] = factor * sum over tokens of outputs[k]; factor[0] = 1 / divisor. One block, fixed order, f64 sums.
+extern "C" __global__ void __launch_bounds__(1024) reduce_tokens(const Rows outputs, const Rows reduced, const Index* __restrict__ targets,
+        const Reduction reduction, float* __restrict__ factor, int tokens, i64 ignore) {
+    __shared__ double parts[32];
+    auto total = [&](auto value) {
+        double sum = 0.0;
+        for (int i = threadIdx.x; i < tokens; i += 1024) sum += value(i);
+        for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
+        if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = sum;
+        __syncthreads();
+        sum = parts[threadIdx.x & 31];
+        for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
+        __syncthreads();
+        return sum;
+    };
+    auto counts = [&](int i) { return !PACKED || targets[i] != (Index)ignore; };
+    double divisor = 1.0;
+    if (reduction.mode == 1) { double n = total([&](int i) { return counts(i) ? 1.0 : 0.0; }); divisor = n > 1.0 ? n : 1.0; }
+    if (reduction.mode == 2) divisor = scalar(reduction.divisor);
+    if (reduction.mode == 3) {
+        divisor = total([&](int i) {
+            Index y = counts(i) ? targets[i] : (Index)-1;
+            return y >= 0 && y < VOCAB ? (double)reduction.weights[y] : 0.0;
+        });
+        if (divisor == 0.0) divisor = 1.0;                     // all tokens ignored: the sum is 0 as well
+    }
+    if (threadIdx.x == 0) *factor = (float)(1.0 / divisor);
+    for (int k = 0; k < OUTPUTS; k++) {
+        if (!reduced.row[k]) continue;
+        const float* row = outputs.row[k];
+        double sum = total([&](int i) { return (double)row[i]; });
+        if (threadIdx.x == 0) *reduced.row[k] = (float)(sum / divisor);
+    }
+}
