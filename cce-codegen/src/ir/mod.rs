@@ -17,16 +17,20 @@
 //! [`Node::TargetValue`], [`Node::Nll`], [`Node::Upstream`] and [`Node::Coef`] are introduced by lowering and differentiation
 //! ([`crate::diff`]). They share the enum so that one simplifier, one interpreter and one emitter serve both.
 
+mod dump;
 mod graph;
 mod number;
 mod ops;
 mod program;
+mod saved;
 pub mod text;
 
+pub use dump::Level;
 pub use graph::Graph;
 pub use number::Number;
 pub use ops::{BinaryOp, Cmp, UnaryOp};
 pub use program::{Input, InputKind, Output, Program};
+pub use saved::{Place, ProgramError, SCHEMA};
 
 use serde::{Deserialize, Serialize};
 
