@@ -24,6 +24,6 @@ pub(crate) fn nvrtc_12() -> Arc<Nvrtc> {
 }
 
 fn load(variable: &str) -> Arc<Nvrtc> {
-    let search = Search { explicit: Some(wheel_folder(variable)), ..Search::default() };
+    let search = Search::at(wheel_folder(variable));
     Nvrtc::find_in(&search, None, None).expect("the fetched NVRTC loads")
 }

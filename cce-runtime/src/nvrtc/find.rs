@@ -37,11 +37,16 @@ pub(super) struct Candidate {
 }
 
 impl Search {
+    /// One library or one folder, and nowhere else: what `CCE_NVRTC_PATH` does.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { explicit: Some(path.into()), ..Self::default() }
+    }
+
     /// From this process's environment.
     pub fn from_env() -> Self {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(path) = variable("CCE_NVRTC_PATH") {
-            return Self { explicit: Some(path.into()), ..Self::default() };
+            return Self::at(path);
         }
         let mut folders = Vec::new();
         for root in ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable).map(PathBuf::from) {

@@ -143,7 +143,7 @@ fn a_zero_byte_in_a_source_is_an_error() {
 fn an_explicit_path_that_does_not_work_says_what_was_tried() {
     let scratch = tempfile::tempdir().unwrap();
     let find = |path: PathBuf| {
-        let search = Search { explicit: Some(path), ..Search::default() };
+        let search = Search::at(path);
         Nvrtc::find_in(&search, None, None).expect_err("nothing usable there").to_string()
     };
     let empty = find(scratch.path().to_owned());
@@ -161,7 +161,7 @@ fn an_explicit_path_that_does_not_work_says_what_was_tried() {
 fn an_explicit_path_may_be_the_file_or_its_folder() {
     let folder = wheel_folder("CCE_TEST_NVRTC_13");
     for path in [folder.join("libnvrtc.so.13"), folder] {
-        let search = Search { explicit: Some(path), ..Search::default() };
+        let search = Search::at(path);
         let nvrtc = Nvrtc::find_in(&search, None, Some(Arch::SM_120)).expect("it is there");
         assert_eq!(nvrtc.version(), CudaVersion::new(13, 0));
     }
