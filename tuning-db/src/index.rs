@@ -92,21 +92,28 @@ impl Index {
     }
 
     /// Up to where the log has been taken in; `None` when it never was, or by another version.
-    pub(crate) fn position(&self) -> Outcome<Option<Position>> {
-        let stored = fence(|| self.db.get(POSITION_KEY))?;
-        Ok(stored.and_then(|bytes| {
-            let (schema, rest) = bytes.split_first_chunk()?;
-            let (log, rest) = rest.split_first_chunk()?;
-            let offset = u64::from_le_bytes(rest.try_into().ok()?);
-            (u32::from_le_bytes(*schema) == RECORD_SCHEMA).then_some(Position { log: *log, offset })
-        }))
+    pub(crate) fn standing(&self) -> Outcome<Option<Standing>> {
+        let Some(stored) = fence(|| self.db.get(POSITION_KEY))? else { return Ok(None) };
+        let Some((position, count)) = read_position(&stored) else { return Ok(None) };
+        Ok(Some(Standing { position, complete: self.count()? == count }))
     }
 
+    /// Notes up to where the log has been taken in.
     pub(crate) fn set_position(&self, position: Position) -> Outcome<()> {
         let mut bytes = RECORD_SCHEMA.to_le_bytes().to_vec();
         bytes.extend(position.log);
         bytes.extend(position.offset.to_le_bytes());
+        bytes.extend(self.count()?.to_le_bytes());
         fence(|| self.db.insert(POSITION_KEY, bytes).map(drop))
+    }
+
+    fn count(&self) -> Outcome<u64> {
+        let mut count = 0;
+        self.scan(b"", |_| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
     }
 
     pub(crate) fn contains(&self, entry: &Entry) -> Outcome<bool> {
@@ -163,6 +170,24 @@ impl Index {
     }
 }
 
+fn read_position(bytes: &[u8]) -> Option<(Position, u64)> {
+    let (schema, rest) = bytes.split_first_chunk()?;
+    let (log, rest) = rest.split_first_chunk()?;
+    let (offset, count) = rest.split_first_chunk()?;
+    let position = Position { log: *log, offset: u64::from_le_bytes(*offset) };
+    let count = u64::from_le_bytes(count.try_into().ok()?);
+    (u32::from_le_bytes(*schema) == RECORD_SCHEMA).then_some((position, count))
+}
+
+/// How far the store had come when it was last closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) position: Position,
+    /// Whether the store still holds as many records as it did then. Damage that looks to sled like the end
+    /// of its file makes records disappear without an error: the count notices.
+    pub(crate) complete: bool,
+}
+
 /// A record as the store holds it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stored<'a> {
@@ -209,6 +234,10 @@ impl Entry {
 
     pub(crate) fn tuning_key(&self) -> &[u8] {
         self.key.get(..self.split).unwrap_or_default()
+    }
+
+    pub(crate) fn id(&self) -> Option<RecordId> {
+        self.key.last_chunk().map(|id| RecordId::from_bytes(*id))
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::files::{replace, set_aside};
 use crate::hash::RecordId;
-use crate::index::{Entry, Failure, Index, Stored, read_record, remove_unfinished_snapshots};
+use crate::index::{Entry, Failure, Index, Standing, Stored, read_record, remove_unfinished_snapshots};
 use crate::key::Key;
 use crate::lock::Lock;
 use crate::log::{Log, Position};
@@ -124,12 +124,16 @@ impl Owner {
                     std::fs::remove_file(&state).map_err(Error::io("remove", &state))?;
                     return Ok(Some(value));
                 }
-                Err(Failure::Busy) => return Ok(None),
-                Err(Failure::Place(source)) => {
-                    return Err(Error::io("write the index", self.index())(source));
-                }
-                Err(Failure::Other(error)) => return Err(error),
                 Err(Failure::Damaged(reason)) => reason,
+                Err(failure) => {
+                    // Not the store's fault: it is not closed, but this opening does not count against it.
+                    let _ = self.write_state("open");
+                    return match failure {
+                        Failure::Place(source) => Err(Error::io("write the index", self.index())(source)),
+                        Failure::Other(error) => Err(error),
+                        Failure::Busy | Failure::Damaged(_) => Ok(None),
+                    };
+                }
             };
             match attempt {
                 0 if self.remove_unfinished()? => {}
@@ -207,43 +211,54 @@ impl Session {
         compare: bool,
         repairs: &mut Vec<Repair>,
     ) -> Outcome<()> {
-        let before = self.index.position()?;
-        let known = match before {
-            Some(position) => log.bytes_behind(position)?.is_some(),
-            None => false,
+        let standing = match self.index.standing()? {
+            // Of another log, or beyond the end of this one: worth nothing.
+            Some(standing) if log.bytes_behind(standing.position)?.is_none() => None,
+            standing => standing,
         };
         let mut touched = BTreeSet::new();
-        let position = if compare || !known {
-            self.compare(log, known, repairs)?
-        } else {
-            self.catch_up(log, before, &mut touched)?
-        };
-        self.index.flush()?;
-        self.renew_snapshot(folder, before.filter(|_| known && !compare), position, &touched)
+        match standing {
+            Some(Standing { position: before, complete: true }) if !compare => {
+                let position = self.catch_up(log, before, &mut touched)?;
+                self.index.flush()?;
+                self.renew_snapshot(folder, Some(before), position, &touched)
+            }
+            _ => {
+                let position = self.compare(log, standing.map(|s| s.position), repairs)?;
+                self.index.flush()?;
+                self.renew_snapshot(folder, None, position, &touched)
+            }
+        }
     }
 
     /// Takes in what the log has behind `from`.
-    fn catch_up(
-        &self,
-        log: &Log,
-        from: Option<Position>,
-        touched: &mut BTreeSet<Vec<u8>>,
-    ) -> Outcome<Position> {
+    fn catch_up(&self, log: &Log, from: Position, touched: &mut BTreeSet<Vec<u8>>) -> Outcome<Position> {
         let mut entries = Vec::new();
-        let (position, _) = log.scan_alone(from, |payload| {
+        let (position, _) = log.scan_alone(Some(from), |payload| {
             entries.extend(Entry::of(payload));
             Ok(())
         })?;
         touched.extend(entries.iter().map(|e| e.tuning_key().to_vec()));
         self.index.insert(entries)?;
-        if from != Some(position) {
+        if from != position {
             self.index.set_position(position)?;
         }
         Ok(position)
     }
 
     /// Gives the store every record that only the log has, and the log every record that only the store has.
-    fn compare(&self, log: &mut Log, known: bool, repairs: &mut Vec<Repair>) -> Outcome<Position> {
+    /// What the log has in front of `before` the store once had.
+    fn compare(
+        &self,
+        log: &mut Log,
+        before: Option<Position>,
+        repairs: &mut Vec<Repair>,
+    ) -> Outcome<Position> {
+        let mut not_due: HashSet<RecordId> = HashSet::new();
+        log.scan_alone(before, |payload| {
+            not_due.insert(RecordId::of(payload));
+            Ok(())
+        })?;
         let mut in_log: HashSet<RecordId> = HashSet::new();
         let mut entries = Vec::new();
         let (position, _) = log.scan_alone(None, |payload| {
@@ -267,9 +282,9 @@ impl Session {
             Ok(())
         })?;
         self.index.remove(&damaged)?;
-        // Before the store knew its place in this log, records it lacks are new to it, not lost by it.
-        if known && !missing.is_empty() {
-            repairs.push(Repair::RestoredToIndex { count: missing.len() });
+        let lost = missing.iter().filter(|entry| entry.id().is_none_or(|id| !not_due.contains(&id))).count();
+        if lost > 0 {
+            repairs.push(Repair::RestoredToIndex { count: lost });
         }
         self.index.insert(missing)?;
         self.index.set_position(position)?;
@@ -278,7 +293,7 @@ impl Session {
         }
         log.append(&only_here)?;
         repairs.push(Repair::RestoredToLog { count: only_here.len() });
-        self.catch_up(log, Some(position), &mut BTreeSet::new())
+        self.catch_up(log, position, &mut BTreeSet::new())
     }
 
     fn renew_snapshot(
@@ -294,7 +309,7 @@ impl Session {
             Err(error @ Error::Newer { .. }) => return Err(error.into()),
             old => old.ok(),
         };
-        let current = old.filter(|old| Some(old.position()) == before);
+        let current = old.filter(|old| Some(old.position()) == before && old.is_intact());
         let mut draft = match &current {
             Some(old) if old.position() == position => return Ok(()),
             Some(old) => {

@@ -97,6 +97,11 @@ impl Snapshot {
         self.position
     }
 
+    /// Whether every entry matches its checksum.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.raw().count() == self.entries.len()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

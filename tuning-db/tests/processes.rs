@@ -1,0 +1,213 @@
+//! Several processes on one folder, and processes that die at any moment. The other processes are this test
+//! binary again, in the role of `child`.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cce_tuning_db::{Database, Indexing, Record, Request, Warning, Winners};
+use common::{folder, generation, key, measured, record, tiles};
+
+/// Not a test: what the other processes run.
+#[test]
+#[ignore = "the role of a child process"]
+fn child() {
+    let Ok(folder) = std::env::var("CCE_TEST_FOLDER") else { return };
+    let number = |name: &str| std::env::var(name).unwrap().parse::<u32>().unwrap();
+    let (base, batches, patience) =
+        (number("CCE_TEST_BASE"), number("CCE_TEST_BATCHES"), number("CCE_TEST_PATIENCE_MS"));
+    let patience = Duration::from_millis(patience.into());
+    let mut database = Database::open_with_patience(Path::new(&folder), patience).unwrap();
+    let mut out = std::io::stdout();
+    let mut deferred = 0;
+    for batch in 0..batches {
+        let batch_of = (0..3).map(|i| base + batch * 3 + i);
+        let records: Vec<Record> = batch_of.clone().map(|tile| record(tile, 1.0 + f64::from(tile))).collect();
+        database.append(&records).unwrap();
+        for tile in batch_of {
+            writeln!(out, "flushed {tile}").unwrap();
+        }
+        out.flush().unwrap();
+        if batch % 3 == 2 && database.index().unwrap() == Indexing::Deferred {
+            deferred += 1;
+        }
+    }
+    writeln!(out, "deferred {deferred}").unwrap();
+}
+
+fn spawn(folder: &Path, base: u32, batches: u32, patience_ms: u32) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "child", "--nocapture", "--test-threads=1"])
+        .env("CCE_TEST_FOLDER", folder)
+        .env("CCE_TEST_BASE", base.to_string())
+        .env("CCE_TEST_BATCHES", batches.to_string())
+        .env("CCE_TEST_PATIENCE_MS", patience_ms.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The tiles that a child said were flushed, up to where it died.
+fn flushed(child: &mut Child) -> BTreeSet<u64> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n');
+    lines
+        .map_while(Result::ok)
+        .filter_map(|line| String::from_utf8(line).ok()?.trim().strip_prefix("flushed ")?.parse().ok())
+        .collect()
+}
+
+#[test]
+fn processes_that_write_at_once_lose_nothing_and_readers_meanwhile_see_only_whole_snapshots() {
+    let folder = folder();
+    let batches = 30;
+    let mut children: Vec<_> = (0..4).map(|i| spawn(folder.path(), 1000 * i, batches, 2000)).collect();
+    let request = Request::new(key(), generation());
+    let mut selections = 0;
+    while children.iter_mut().any(|c| c.try_wait().unwrap().is_none()) {
+        let winners = Winners::open(folder.path());
+        let selection = winners.select(&request);
+        for warning in selection.warnings {
+            assert!(
+                matches!(&warning, Warning::ReadFromLog { reason, .. } if reason.contains("no snapshot")),
+                "{warning}"
+            );
+        }
+        selections += 1;
+    }
+    assert!(selections > 0);
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut database = Database::open(folder.path()).unwrap();
+    assert_eq!(database.index().unwrap(), Indexing::Done { repairs: vec![] });
+    let expected: Vec<u64> =
+        (0..4).flat_map(|i| (0..3 * u64::from(batches)).map(move |t| 1000 * i + t)).collect();
+    assert_eq!(tiles(&database.records().unwrap()), expected);
+    let best = Winners::open(folder.path()).select(&request);
+    assert_eq!(best.candidates[0].winner.config.value()["tile"], 0);
+}
+
+/// A small generator for moments to kill at; its seed is printed, so that a failure can be looked into.
+struct Moments(u64);
+
+impl Moments {
+    fn new() -> Self {
+        let seed =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// 50 kills, or 2000 when `CCE_SLOW_TESTS` is 1.
+#[test]
+fn a_process_killed_at_any_moment_loses_no_flushed_record() {
+    let kills = if std::env::var("CCE_SLOW_TESTS").is_ok_and(|v| v == "1") { 2000 } else { 50 };
+    let mut moments = Moments::new();
+    let mut here = folder();
+    let mut promised = BTreeSet::new();
+    let (mut in_time, mut repairs_seen) = (0, Vec::new());
+    for kill in 0..kills {
+        if kill % 100 == 0 {
+            here = folder();
+            promised.clear();
+        }
+        let mut child = spawn(here.path(), 10_000 * (kill % 100), 3000, 5000);
+        let begin = Instant::now();
+        let moment = Duration::from_micros(moments.below(120_000));
+        std::thread::sleep(moment.saturating_sub(begin.elapsed()));
+        in_time += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        promised.extend(flushed(&mut child));
+        child.wait().unwrap();
+        // Sometimes let damage pile up for the next child to live with.
+        if moments.below(3) == 0 || kill == kills - 1 {
+            let mut database = Database::open(here.path()).unwrap();
+            let found: BTreeSet<u64> = tiles(&database.records().unwrap()).into_iter().collect();
+            let lost: Vec<_> = promised.difference(&found).collect();
+            assert!(lost.is_empty(), "after kill {kill}, lost {lost:?}");
+            let (indexing, report) = database.verify().unwrap();
+            assert_eq!(report.records, found.len() as u64);
+            match indexing {
+                Indexing::Done { repairs } => repairs_seen.extend(repairs),
+                other => panic!("{other:?}"),
+            }
+            let best = Winners::open(here.path()).select(&Request::new(key(), generation()));
+            assert_eq!(best.warnings, []);
+            let best = best.candidates.first().map(|c| c.winner.config.value()["tile"].as_u64().unwrap());
+            assert_eq!(best, found.first().copied());
+        }
+    }
+    println!("{in_time} of {kills} children were killed at work; repairs after a repair: {repairs_seen:?}");
+    assert!(in_time > kills / 2, "only {in_time} of {kills} children lived until they were killed");
+    assert!(!promised.is_empty());
+    assert_eq!(repairs_seen, [], "what records() put right, verify() must find right");
+}
+
+#[test]
+fn while_another_process_indexes_a_writer_appends_to_the_log_and_reads_from_it() {
+    let folder = folder();
+    let mut database = Database::open_with_patience(folder.path(), Duration::from_millis(50)).unwrap();
+    database.append(&[record(1, 2.0)]).unwrap();
+    database.index().unwrap();
+    let other = std::fs::File::options().write(true).open(folder.path().join("lock")).unwrap();
+    other.lock().unwrap();
+    database.append(&[record(2, 1.0)]).unwrap();
+    assert_eq!(database.index().unwrap(), Indexing::Deferred);
+    assert_eq!(database.trials(&key()).unwrap().len(), 2);
+    let request = Request::new(key(), generation());
+    assert_eq!(Winners::open(folder.path()).select(&request).candidates.len(), 1);
+    drop(other);
+    assert_eq!(database.index().unwrap(), Indexing::Done { repairs: vec![] });
+    let selection = Winners::open(folder.path()).select(&request);
+    assert_eq!(selection.candidates[0].winner.median, measured(2, 1.0).median.unwrap());
+}
+
+#[test]
+fn a_store_that_somebody_opened_without_our_lock_is_left_alone() {
+    let folder = folder();
+    let mut database = Database::open(folder.path()).unwrap();
+    database.append(&[record(1, 2.0)]).unwrap();
+    database.index().unwrap();
+    let stranger = sled::open(folder.path().join("index")).unwrap();
+    database.append(&[record(2, 1.0)]).unwrap();
+    // More often than a store that kills its owners would be given.
+    for _ in 0..5 {
+        assert_eq!(database.index().unwrap(), Indexing::Deferred);
+    }
+    assert_eq!(tiles(&database.records().unwrap()), [1, 2]);
+    drop(stranger);
+    assert!(matches!(database.index().unwrap(), Indexing::Done { .. }));
+    let aside = std::fs::read_dir(folder.path())
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("aside"));
+    assert_eq!(aside.count(), 0);
+}
+
+#[test]
+fn a_log_that_stays_locked_is_an_error_that_names_the_lock() {
+    let folder = folder();
+    let mut database = Database::open_with_patience(folder.path(), Duration::from_millis(50)).unwrap();
+    let other = std::fs::File::options().write(true).open(folder.path().join("log.lock")).unwrap();
+    other.lock().unwrap();
+    let error = database.append(&[record(1, 1.0)]).unwrap_err();
+    assert!(
+        matches!(&error, cce_tuning_db::Error::Busy { path, .. } if path.ends_with("log.lock")),
+        "{error}"
+    );
+}
