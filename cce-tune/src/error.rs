@@ -91,4 +91,18 @@ pub enum Error {
         /// What it may be.
         expected: String,
     },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] cce_tuning_db::Error),
+    /// The device stopped working while a candidate ran.
+    #[error(
+        "the device failed for good while it ran \"{schedule}\": {reason}; the trial is stored, run the same command \
+         again to go on behind it"
+    )]
+    DeviceLost {
+        /// The schedule.
+        schedule: String,
+        /// What the device said.
+        reason: String,
+    },
 }

@@ -2,5 +2,8 @@
 
 pub mod data;
 mod error;
+pub mod progress;
+pub mod search;
+pub mod stop;
 
 pub use error::Error;

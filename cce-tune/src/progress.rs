@@ -1,0 +1,116 @@
+//! How far the work is: a bar with the time left on a terminal, plain lines elsewhere.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Where the search says how far it is. May be called from any thread.
+pub trait Progress: Sync {
+    /// The number of steps ahead.
+    fn begin(&self, steps: u64);
+    /// Steps done.
+    fn step(&self, steps: u64);
+    /// What is being done.
+    fn say(&self, text: &str);
+    /// A line that stays.
+    fn note(&self, line: &str);
+    /// Done.
+    fn end(&self);
+}
+
+/// Says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: u64) {}
+    fn step(&self, _: u64) {}
+    fn say(&self, _: &str) {}
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+}
+
+/// On standard error: a bar if that is a terminal, else a line every few seconds.
+#[derive(Debug)]
+pub struct Console {
+    bar: Option<ProgressBar>,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Debug)]
+struct Lines {
+    total: u64,
+    done: u64,
+    started: Instant,
+    last: Instant,
+}
+
+/// The pause between two plain lines.
+const PAUSE: Duration = Duration::from_secs(5);
+
+impl Console {
+    /// On standard error.
+    pub fn new() -> Console {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}, {eta} left  {wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        let now = Instant::now();
+        Console { bar, lines: Mutex::new(Lines { total: 0, done: 0, started: now, last: now }) }
+    }
+}
+
+impl Default for Console {
+    fn default() -> Console {
+        Console::new()
+    }
+}
+
+impl Progress for Console {
+    fn begin(&self, steps: u64) {
+        if let Some(bar) = &self.bar {
+            bar.reset();
+            bar.set_length(steps);
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        *lines = Lines { total: steps, done: 0, started: now, last: now };
+    }
+
+    fn step(&self, steps: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(steps);
+            return;
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.done += steps;
+        if lines.last.elapsed() >= PAUSE && lines.done > 0 {
+            lines.last = Instant::now();
+            let left = lines.total.saturating_sub(lines.done) as f64 / lines.done as f64;
+            let left = lines.started.elapsed().mul_f64(left);
+            eprintln!("{} of {} steps, about {} s left", lines.done, lines.total, left.as_secs());
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+        }
+    }
+
+    fn note(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The result of a search: every candidate in order, each that did not win with its reason.
+
+use super::{Candidate, Store, describe};
+use cce_codegen::schedule::Schedule;
+use cce_tuning_db::{Status, Trial};
+
+/// One candidate's place.
+#[derive(Clone, Debug)]
+pub struct Ranked {
+    /// The schedule.
+    pub schedule: Schedule,
+    /// The schedule in a few words.
+    pub description: String,
+    /// What was measured; `None` if the search was stopped before it came to this one.
+    pub trial: Option<Trial>,
+    /// Why it did not win; empty for the winner.
+    pub reason: String,
+}
+
+/// All candidates, best first; then those that were dropped, by the kind of their end; then those not tried.
+#[derive(Clone, Debug)]
+pub struct Ranking {
+    /// In order.
+    pub entries: Vec<Ranked>,
+}
+
+impl Ranking {
+    /// Ranks what the store knows of these candidates.
+    pub fn new(candidates: &[Candidate], store: &Store) -> Ranking {
+        let mut entries: Vec<Ranked> = candidates
+            .iter()
+            .map(|candidate| Ranked {
+                schedule: candidate.schedule,
+                description: describe(&candidate.schedule),
+                trial: store.known(&candidate.config).cloned(),
+                reason: String::new(),
+            })
+            .collect();
+        entries.sort_by(|a, b| {
+            order(a).cmp(&order(b)).then(time(a).unwrap_or(0.0).total_cmp(&time(b).unwrap_or(0.0)))
+        });
+        let best = entries.first().and_then(|first| Some((time(first)?, first.trial.as_ref()?.spread)));
+        for (place, entry) in entries.iter_mut().enumerate() {
+            entry.reason = match (&entry.trial, best) {
+                (None, _) => "not tried yet".to_owned(),
+                (Some(_), Some(_)) if place == 0 => String::new(),
+                (Some(trial), Some(best)) if trial.status == Status::Ok => slower(trial, best),
+                (Some(trial), _) => trial.status.reason().to_owned(),
+            };
+        }
+        Ranking { entries }
+    }
+
+    /// The best one that was measured.
+    pub fn winner(&self) -> Option<&Ranked> {
+        self.entries.first().filter(|first| time(first).is_some())
+    }
+
+    /// How many ended in each way: `ok`, `constraint`, ..., `not tried`.
+    pub fn counts(&self) -> Vec<(&'static str, usize)> {
+        let mut counts: Vec<(&'static str, usize)> = Vec::new();
+        for entry in &self.entries {
+            let name = entry.trial.as_ref().map_or("not tried", |trial| trial.status.name());
+            match counts.last_mut() {
+                Some((last, count)) if *last == name => *count += 1,
+                _ => counts.push((name, 1)),
+            }
+        }
+        counts
+    }
+}
+
+fn time(entry: &Ranked) -> Option<f64> {
+    entry.trial.as_ref().and_then(Trial::time)
+}
+
+/// Measured ones first; a wrong result, which is a defect, before what merely does not fit.
+fn order(entry: &Ranked) -> u8 {
+    match entry.trial.as_ref().map(|trial| &trial.status) {
+        Some(Status::Ok) => 0,
+        Some(Status::Wrong(_)) => 1,
+        Some(Status::Launch(_)) => 2,
+        Some(Status::Timeout(_)) => 3,
+        Some(Status::Compile(_)) => 4,
+        Some(Status::Resources(_)) => 5,
+        Some(Status::Constraint(_)) => 6,
+        Some(_) => 7,
+        None => 8,
+    }
+}
+
+fn slower(trial: &Trial, (best, best_spread): (f64, Option<f64>)) -> String {
+    let Some(ms) = trial.time() else { return String::new() };
+    let percent = 100.0 * (ms / best - 1.0);
+    let noise = trial.spread.unwrap_or(0.0).max(best_spread.unwrap_or(0.0));
+    if ms - best <= noise && percent < 10.0 {
+        return format!("{percent:.1} % slower, within the spread");
+    }
+    match percent {
+        p if p < 9.95 => format!("{p:.1} % slower"),
+        p if p < 100.0 => format!("{p:.0} % slower"),
+        p => format!("{:.1} times the best", 1.0 + p / 100.0),
+    }
+}

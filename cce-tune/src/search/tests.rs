@@ -1,0 +1,222 @@
+//! The search on a bench of invented times.
+
+use super::*;
+use crate::progress::Silent;
+use cce_codegen::schedule::CpuSchedule;
+use cce_tuning_db::{Database, Device, Generation, Key, Problem, ProgramHash, Provenance, Shape};
+use std::path::Path;
+use std::sync::Mutex;
+
+/// A bench on which a schedule's token block says how it behaves.
+struct Invented<'a> {
+    /// ms of a run of this token block in this round.
+    time: fn(u32, usize) -> f64,
+    /// Why a token block fails, if it does.
+    fails: fn(u32) -> Option<Failure>,
+    events: &'a Mutex<Vec<String>>,
+    stop_after: Option<(&'a Stop, usize)>,
+}
+
+impl Invented<'_> {
+    fn event(&self, what: &str, block: u32) {
+        let mut events = self.events.lock().unwrap();
+        events.push(format!("{what} {block}"));
+        if let Some((stop, after)) = self.stop_after
+            && events.len() >= after
+        {
+            stop.request();
+        }
+    }
+}
+
+impl Bench for Invented<'_> {
+    type Built = u32;
+
+    fn build(&self, schedule: &Schedule) -> Result<u32, Failure> {
+        let Schedule::Cpu(cpu) = schedule else { return Err(Failure::new(Status::Compile("no".into()))) };
+        self.event("build", cpu.token_block);
+        Ok(cpu.token_block)
+    }
+
+    fn resources(&self, _: &u32) -> Option<Resources> {
+        None
+    }
+
+    fn check(&mut self, built: &mut u32) -> Result<f64, Failure> {
+        self.event("check", *built);
+        (self.fails)(*built).map_or(Ok(1e-7), Err)
+    }
+
+    fn time(&mut self, built: &mut u32, round: usize) -> Result<f64, Failure> {
+        self.event("time", *built);
+        Ok((self.time)(*built, round))
+    }
+
+    fn clocks(&self) -> Option<Clocks> {
+        None
+    }
+}
+
+fn candidates(blocks: impl IntoIterator<Item = u32>) -> Vec<Candidate> {
+    let schedule = |token_block| Schedule::Cpu(CpuSchedule { token_block, strip: 512 });
+    blocks
+        .into_iter()
+        .map(|block| Candidate {
+            schedule: schedule(block),
+            config: Config::new(serde_json::to_value(schedule(block)).unwrap()),
+            constraint: (block == 99).then(|| "99 is too odd".to_owned()),
+        })
+        .collect()
+}
+
+fn store(folder: &Path) -> Store {
+    let shape = Shape::new(8, 8, 8);
+    let key = Key::new(ProgramHash::of(b"p"), Problem::new(shape), Device::cpu("invented", 1));
+    let database = Database::open(folder).unwrap();
+    Store::open(database, key, shape, Generation::new("1", "s"), Provenance::new("here", 0)).unwrap()
+}
+
+fn effort() -> Effort {
+    Effort { batch: 4, finalists: 2, finals: 5, ..Effort::default() }
+}
+
+struct Outcome {
+    ended: Ended,
+    events: Vec<String>,
+    ranking: Ranking,
+}
+
+fn run(
+    folder: &Path,
+    blocks: &[u32],
+    fails: fn(u32) -> Option<Failure>,
+    stop_after: Option<usize>,
+) -> Result<Outcome, Error> {
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let mut store = store(folder);
+    let candidates = candidates(blocks.iter().copied());
+    let stop_after = stop_after.map(|after| (&stop, after));
+    let time = |block, round| f64::from(block) + 0.01 * round as f64;
+    let bench = || Ok(Invented { time, fails, events: &events, stop_after });
+    let ended = search(&candidates, &mut store, &effort(), &Silent, &stop, bench)?;
+    let ranking = Ranking::new(&candidates, &store);
+    store.publish()?;
+    Ok(Outcome { ended, events: events.into_inner().unwrap(), ranking })
+}
+
+fn none(_: u32) -> Option<Failure> {
+    None
+}
+
+fn blocks(ranking: &Ranking) -> Vec<u32> {
+    let block = |ranked: &Ranked| match ranked.schedule {
+        Schedule::Cpu(cpu) => cpu.token_block,
+        Schedule::Gpu(_) => 0,
+    };
+    ranking.entries.iter().map(block).collect()
+}
+
+#[test]
+fn the_fastest_wins_and_the_others_say_by_how_much_they_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = run(folder.path(), &[30, 10, 11, 20, 15, 12], none, None).unwrap();
+    assert_eq!(outcome.ended, Ended::Complete);
+    assert_eq!(blocks(&outcome.ranking), [10, 11, 12, 15, 20, 30]);
+    let reasons: Vec<&str> = outcome.ranking.entries.iter().map(|e| e.reason.as_str()).collect();
+    assert_eq!(reasons[0], "");
+    assert_eq!(reasons[1], "10 % slower");
+    assert!(reasons[5].contains("3.0 times the best"), "{}", reasons[5]);
+    // The two best went through the finals, the hopeless one took a single sample.
+    let samples = |at: usize| outcome.ranking.entries[at].trial.as_ref().unwrap().samples.len();
+    assert_eq!((samples(0), samples(1), samples(2), samples(5)), (5, 5, 3, 1));
+}
+
+#[test]
+fn rounds_are_interleaved_and_another_candidate_goes_first_in_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = run(folder.path(), &[10, 11, 12], none, None).unwrap();
+    let timed: Vec<&str> =
+        outcome.events.iter().filter_map(|event| event.strip_prefix("time ")).take(9).collect();
+    assert_eq!(timed, ["10", "11", "12", "11", "12", "10", "12", "10", "11"]);
+}
+
+#[test]
+fn a_second_run_measures_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &[10, 11, 12, 99], none, None).unwrap();
+    let again = run(folder.path(), &[10, 11, 12, 99], none, None).unwrap();
+    assert_eq!(again.ended, Ended::Complete);
+    assert!(again.events.is_empty(), "{:?}", again.events);
+    assert_eq!(blocks(&again.ranking), [10, 11, 12, 99]);
+}
+
+#[test]
+fn what_breaks_a_constraint_is_never_built_and_what_is_wrong_is_never_timed() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = |block| {
+        (block == 10)
+            .then(|| Failure { error: Some(0.5), ..Failure::new(Status::Wrong("dE differs by 5e-1".into())) })
+    };
+    let outcome = run(folder.path(), &[10, 11, 99], wrong, None).unwrap();
+    assert!(!outcome.events.iter().any(|event| event == "build 99" || event == "time 10"));
+    assert_eq!(blocks(&outcome.ranking), [11, 10, 99]);
+    assert_eq!(outcome.ranking.entries[1].reason, "dE differs by 5e-1");
+    assert_eq!(outcome.ranking.entries[1].trial.as_ref().unwrap().gradient_error, Some(0.5));
+    assert_eq!(outcome.ranking.entries[2].reason, "99 is too odd");
+    assert_eq!(outcome.ranking.counts(), [("ok", 1), ("wrong", 1), ("constraint", 1)]);
+}
+
+#[test]
+fn a_stopped_search_keeps_whole_batches_and_goes_on_from_there() {
+    let all: Vec<u32> = (10..22).collect();
+    // A batch of 4: 4 builds, 4 checks, 12 timed runs. Stops in the second batch.
+    let folder = tempfile::tempdir().unwrap();
+    let stopped = run(folder.path(), &all, none, Some(26)).unwrap();
+    assert_eq!(stopped.ended, Ended::Stopped);
+    assert_eq!(stopped.ranking.counts(), [("ok", 4), ("not tried", 8)]);
+    let resumed = run(folder.path(), &all, none, None).unwrap();
+    assert_eq!(resumed.ended, Ended::Complete);
+    assert!(!resumed.events.iter().any(|event| event == "build 12" || event == "build 13"));
+    assert_eq!(blocks(&resumed.ranking), all);
+}
+
+#[test]
+fn a_stop_at_any_moment_ends_in_the_same_result_after_a_second_run() {
+    for after in 1..60 {
+        let folder = tempfile::tempdir().unwrap();
+        let all = [14, 13, 12, 11, 10, 99];
+        run(folder.path(), &all, none, Some(after)).unwrap();
+        let resumed = run(folder.path(), &all, none, None).unwrap();
+        assert_eq!(resumed.ended, Ended::Complete);
+        assert_eq!(blocks(&resumed.ranking), [10, 11, 12, 13, 14, 99], "stopped after {after} events");
+        assert!(resumed.ranking.winner().unwrap().trial.as_ref().unwrap().samples.len() >= 5);
+    }
+}
+
+#[test]
+fn a_lost_device_ends_the_search_and_the_next_one_goes_on_behind_the_culprit() {
+    let folder = tempfile::tempdir().unwrap();
+    let lost = |block| {
+        (block == 11)
+            .then(|| Failure { fatal: true, ..Failure::new(Status::Launch("illegal address".into())) })
+    };
+    let error = run(folder.path(), &[10, 11, 12], lost, None).err().unwrap();
+    assert!(error.to_string().contains("illegal address"), "{error}");
+    let resumed = run(folder.path(), &[10, 11, 12], none, None).unwrap();
+    assert_eq!(resumed.ended, Ended::Complete);
+    assert!(!resumed.events.iter().any(|event| event == "build 11"));
+    assert_eq!(blocks(&resumed.ranking), [10, 12, 11]);
+}
+
+#[test]
+fn trials_of_another_code_generator_are_not_taken_for_this_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &[10, 11], none, None).unwrap();
+    let shape = Shape::new(8, 8, 8);
+    let key = store(folder.path()).key().clone();
+    let database = Database::open(folder.path()).unwrap();
+    let other =
+        Store::open(database, key, shape, Generation::new("2", "s"), Provenance::new("here", 0)).unwrap();
+    assert_eq!(other.reused(), 0);
+    assert_eq!(store(folder.path()).reused(), 2);
+}
