@@ -5,7 +5,7 @@
 
 // The statistics of one tile's columns join those of the thread's rows. MASKED: some column is outside the vocabulary or a target.
 template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile,
-        const int* tokens, const int* targets, const Values& values, float* target_logit) {
+        const int* tokens, const int* targets, const Values& values, const Uniform& uniform, float* target_logit) {
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
         RowIn row = row_in(values, tokens[acc_row(r)]);
@@ -16,7 +16,7 @@ template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], 
         float z[ACC_COLS], largest = NEG_INF;
         #pragma unroll
         for (int c = 0; c < ACC_COLS; c++) {
-            z[c] = logit_of(acc[r][c], row, col_at(c), values) * LOG2E;
+            z[c] = logit_of(acc[r][c], row, col_at(c), uniform) * LOG2E;
             if (!live(c)) z[c] = NEG_INF;
             largest = fmaxf(largest, z[c]);
         }
@@ -25,11 +25,11 @@ template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], 
         float base = reference == NEG_INF ? 0.0f : reference;
         #pragma unroll
         for (int c = 0; c < ACC_COLS; c++)
-            stats_add(stats[r], acc[r][c], exp2_approx(z[c] - base), live(c), tile * TILE_N + acc_col(c), row, col_at(c), values);
+            stats_add(stats[r], acc[r][c], exp2_approx(z[c] - base), live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
 #else
         #pragma unroll
         for (int c = 0; c < ACC_COLS; c++)
-            stats_add(stats[r], acc[r][c], 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), values);
+            stats_add(stats[r], acc[r][c], 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
 #endif
         if (MASKED) {
             #pragma unroll
@@ -68,6 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) logits_forward(const Elem*
     int tiles = ceil_div(VOCAB, TILE_N), first = (int)((i64)tiles * split / splits), last = (int)((i64)tiles * (split + 1) / splits);
     KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
     KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, first * TILE_N, VOCAB, HIDDEN, 0);
+    const Uniform uniform = uniform_of(values);
     float stats[ACC_ROWS][STATS];
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
@@ -78,8 +79,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) logits_forward(const Elem*
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++) masked |= (u32)(target_of[acc_row(r)] - tile * TILE_N) < (u32)TILE_N;
 #endif
-        if (__any_sync(0xffffffff, masked)) accumulate<true>(acc, stats, tile, token_of, target_of, values, target_logit);
-        else accumulate<false>(acc, stats, tile, token_of, target_of, values, target_logit);
+        if (__any_sync(0xffffffff, masked)) accumulate<true>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
+        else accumulate<false>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
     });
 
     // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.

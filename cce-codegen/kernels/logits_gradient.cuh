@@ -30,6 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) logits_gradient(const Elem
     KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
     KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
     b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, width, HIDDEN, 0);
+    const Uniform uniform = uniform_of(values);
     float factor = SCALED ? *scale : 1.0f;
     walk(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
 #if COL_GRADIENTS > 0
@@ -48,11 +49,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) logits_gradient(const Elem
                     int local = tile * TILE_N + acc_col(c + i), col = first + local;
                     if (local >= width) continue;
                     ColIn column = col_in(values, col);
-                    float p = probability(acc[r][c + i], row, column, values);
-                    g[i] = logit_gradient(acc[r][c + i], p, col == y, row, column, values);
+                    float p = probability(acc[r][c + i], row, column, uniform);
+                    g[i] = logit_gradient(acc[r][c + i], p, col == y, row, column, uniform);
 #if COL_GRADIENTS > 0
                     float parts[COL_GRADIENTS];
-                    col_gradients(parts, acc[r][c + i], p, col == y, row, column, values);
+                    col_gradients(parts, acc[r][c + i], p, col == y, row, column, uniform);
                     #pragma unroll
                     for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
 #endif

@@ -1,18 +1,20 @@
 // Kernels over tokens that surround the backward pass: coefficients of the gradient, sums of input gradients.
 
-// Upstream gradients of the outputs: a value a token, or one for all (times the reduction's factor), or none.
+// The upstream gradient of an output: of its values token by token, plus that of its reduced value (times the reduction's factor).
 struct Upstream {
-    const float* rows;
-    ScalarArg every;
-    int present;                                               // 0: none; 1: rows; 2: every
+    const float* rows;                                         // [tokens], or null
+    ScalarArg reduced;
+    int has_reduced;
 };
 struct Upstreams { Upstream of[OUTPUTS]; };
 
 DEVICE float upstream_at(const Upstream& u, int token, float factor) {
-    return u.present == 1 ? u.rows[token] : u.present == 2 ? scalar(u.every) * factor : 0.0f;
+    return (u.rows ? u.rows[token] : 0.0f) + (u.has_reduced ? scalar(u.reduced) * factor : 0.0f);
 }
 
-// coefs [COEFS][tokens], input gradients of Row inputs, one value a token for Scalar inputs. magnitude [tokens]: of the token's largest part.
+// The program's `coefficients` stands here.
+
+// coefs [COEFS][tokens]; gradients of Row inputs, one value a token for Scalar inputs; magnitude [tokens]: of the token's largest part.
 extern "C" __global__ void __launch_bounds__(128) row_coefficients(const float* __restrict__ saved, const Index* __restrict__ targets,
         const Values values, const Upstreams upstreams, const float* __restrict__ factor, float* __restrict__ coefs, const InputRows gradients,
         float* __restrict__ magnitude, int tokens, i64 ignore) {

@@ -47,6 +47,19 @@ extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict_
     finish(stats, saved, values, outputs, token, target, tokens);
 }
 
+// found: the first token whose target is out of range and that target; -1 if there is none. One block.
+extern "C" __global__ void __launch_bounds__(1024) check_targets(const Index* __restrict__ targets, i64* __restrict__ found, int tokens, i64 ignore) {
+    __shared__ int first;
+    if (threadIdx.x == 0) first = tokens;
+    __syncthreads();
+    for (int i = threadIdx.x; i < tokens; i += 1024) {
+        Index y = targets[i];
+        if ((y < 0 || y >= VOCAB) && !(PACKED && y == (Index)ignore)) { atomicMin(&first, i); break; }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) { found[0] = first < tokens ? first : -1; found[1] = first < tokens ? (i64)targets[first] : 0; }
+}
+
 // How per-token values become one: what the sum is divided by.
 struct Reduction {
     int mode;                                                  // 0: nothing; 1: the tokens that count; 2: `divisor`; 3: the sum of `weights` at the targets
@@ -73,18 +86,18 @@ extern "C" __global__ void __launch_bounds__(1024) reduce_tokens(const Rows outp
     double divisor = 1.0;
     if (reduction.mode == 1) { double n = total([&](int i) { return counts(i) ? 1.0 : 0.0; }); divisor = n > 1.0 ? n : 1.0; }
     if (reduction.mode == 2) divisor = scalar(reduction.divisor);
-    if (reduction.mode == 3) {
+    if (reduction.mode == 3)
         divisor = total([&](int i) {
             Index y = counts(i) ? targets[i] : (Index)-1;
             return y >= 0 && y < VOCAB ? (double)reduction.weights[y] : 0.0;
         });
-        if (divisor == 0.0) divisor = 1.0;                     // all tokens ignored: the sum is 0 as well
-    }
-    if (threadIdx.x == 0) *factor = (float)(1.0 / divisor);
+    // Weights that sum to nothing (all tokens ignored) leave nothing, not NaN; a divisor that the caller gives is taken as it is.
+    double inverse = reduction.mode == 3 && divisor == 0.0 ? 0.0 : 1.0 / divisor;
+    if (threadIdx.x == 0) *factor = (float)inverse;
     for (int k = 0; k < OUTPUTS; k++) {
         if (!reduced.row[k]) continue;
         const float* row = outputs.row[k];
         double sum = total([&](int i) { return (double)row[i]; });
-        if (threadIdx.x == 0) *reduced.row[k] = (float)(sum / divisor);
+        if (threadIdx.x == 0) *reduced.row[k] = (float)(sum * inverse);
     }
 }

@@ -1,5 +1,12 @@
 //! How a plan computes: plain data, the only thing that the tuner varies.
 
+mod gpu;
+mod resources;
+mod space;
+
+pub use gpu::Gpu;
+pub use resources::ScheduleError;
+
 use serde::{Deserialize, Serialize};
 
 /// A kernel family.

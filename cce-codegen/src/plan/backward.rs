@@ -1,0 +1,296 @@
+//! The backward pass of `Exact`: coefficients a token, then for each vocabulary chunk G, dC and dE.
+
+use super::build::{Common, blocks};
+use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
+use crate::cuda;
+use crate::ir::InputId;
+use crate::problem::{DType, Problem};
+use crate::schedule::Tile;
+
+#[derive(Default)]
+pub(super) struct Backward {
+    pub(super) launches: Vec<Launch>,
+    pub(super) scalar_rows: Vec<(InputId, Buffer)>,
+}
+
+/// Places of the backward pass's scratch.
+struct Scratch {
+    coefs: Buffer,
+    /// Largest magnitude a token, then the scale and its inverse; f16 only.
+    scale: Option<(Buffer, Buffer)>,
+    gradient: Buffer,
+    column_partials: Option<Buffer>,
+    hidden_sums: Option<Buffer>,
+}
+
+impl Backward {
+    pub(super) fn plan(
+        common: &Common<'_>,
+        workspace: &mut WorkspaceLayout,
+        modules: &mut Vec<Module>,
+    ) -> Backward {
+        let problem = common.problem;
+        let holes = cuda::Backward::new(common.lowered, common.slots);
+        let emitter = common.emitter();
+        let differentiable: Vec<bool> =
+            common.program.outputs().iter().map(|output| output.differentiable).collect();
+        let rows = modules.len();
+        modules.push(Module {
+            name: "rows_backward",
+            source: emitter.rows_backward(&differentiable, &holes),
+            entries: vec!["row_coefficients", "gradient_scale", "sum_rows", "column_sums", "clear_ignored"],
+            family: None,
+        });
+
+        let tokens = problem.tokens as u64;
+        let mut take = |bytes: u64| workspace.take(Region::Backward, bytes);
+        let products = Products::wanted(problem);
+        let columns = common.lowered.cols.len() as u64;
+        let chunk = u64::from(common.schedule.chunk);
+        let tile = &common.schedule.logits_gradient;
+        let row_blocks = u64::from(blocks(problem.tokens, tile.m as usize));
+        let chunks = problem.vocab.div_ceil(chunk as usize);
+        let element = problem.dtype.bytes() as u64;
+        let scratch = Scratch {
+            coefs: take(holes.coefs() as u64 * tokens * 4),
+            scale: emitter.scaled.then(|| (take(tokens * 4), take(8))),
+            gradient: take(if products.any() { tokens * chunk * element } else { 0 }),
+            column_partials: (columns > 0).then(|| take(columns * row_blocks * chunk * 4)),
+            hidden_sums: problem
+                .hidden_gradient
+                .filter(|out| out.dtype != DType::F32 && chunks > 1)
+                .map(|_| take(tokens * problem.hidden as u64 * 4)),
+        };
+        let scalar_rows: Vec<(InputId, Buffer)> =
+            common.lowered.scalars.iter().map(|&(input, _)| (input, take(tokens * 4))).collect();
+
+        let mut plan = Backward { launches: Vec::new(), scalar_rows };
+        plan.row_launches(common, &scratch, rows);
+        if products.any() || columns > 0 {
+            let matrix = MatrixModules::add(common, &emitter, &holes, products, modules);
+            for at in 0..chunks {
+                plan.chunk_launches(common, &scratch, &matrix, rows, at, chunks);
+            }
+            if let (Some(out), Some((order, count))) = (problem.hidden_gradient, common.packing)
+                && !out.accumulate
+            {
+                plan.launches.push(Launch {
+                    module: rows,
+                    entry: "clear_ignored",
+                    blocks: blocks(problem.tokens, 8),
+                    threads: 256,
+                    shared_bytes: 0,
+                    args: vec![
+                        Arg::HiddenGradient,
+                        Arg::Workspace(order),
+                        Arg::Workspace(count),
+                        common.tokens(),
+                        Arg::Int((problem.hidden * out.dtype.bytes() / 2) as i32),
+                    ],
+                });
+            }
+        }
+        plan
+    }
+
+    fn row_launches(&mut self, common: &Common<'_>, scratch: &Scratch, rows: usize) {
+        let tokens = common.problem.tokens;
+        let magnitude = scratch.scale.map_or(Arg::Null, |(magnitude, _)| Arg::Workspace(magnitude));
+        self.launches.push(Launch {
+            module: rows,
+            entry: "row_coefficients",
+            blocks: blocks(tokens, 128),
+            threads: 128,
+            shared_bytes: 0,
+            args: vec![
+                Arg::Workspace(common.saved),
+                Arg::Targets,
+                Arg::Values,
+                Arg::Upstreams,
+                Arg::Workspace(common.factor),
+                Arg::Workspace(scratch.coefs),
+                Arg::InputRows,
+                magnitude,
+                common.tokens(),
+                Arg::Ignore,
+            ],
+        });
+        if let Some((magnitude, scale)) = scratch.scale {
+            self.launches.push(Launch {
+                module: rows,
+                entry: "gradient_scale",
+                blocks: 1,
+                threads: 1024,
+                shared_bytes: 0,
+                args: vec![Arg::Workspace(magnitude), Arg::Workspace(scale), common.tokens()],
+            });
+        }
+        for &(input, rows_of) in &self.scalar_rows {
+            self.launches.push(Launch {
+                module: rows,
+                entry: "sum_rows",
+                blocks: 1,
+                threads: 1024,
+                shared_bytes: 0,
+                args: vec![Arg::Workspace(rows_of), Arg::InputGradient(input), common.tokens()],
+            });
+        }
+    }
+
+    fn chunk_launches(
+        &mut self,
+        common: &Common<'_>,
+        scratch: &Scratch,
+        matrix: &MatrixModules,
+        rows: usize,
+        at: usize,
+        chunks: usize,
+    ) {
+        let (problem, schedule) = (common.problem, common.schedule);
+        let chunk = schedule.chunk as usize;
+        let first = at * chunk;
+        let width = chunk.min(problem.vocab - first);
+        let scale = scratch.scale.map_or(Arg::Null, |(_, scale)| Arg::Workspace(scale));
+        let place = [common.tokens(), Arg::Int(first as i32), Arg::Int(width as i32), common.group()];
+        let launch =
+            |module: usize, entry: &'static str, tile: &Tile, m: usize, n: usize, args: Vec<Arg>| Launch {
+                module,
+                entry,
+                blocks: blocks(m, tile.m as usize) * blocks(n, tile.n as usize),
+                threads: tile.threads(schedule.family),
+                shared_bytes: tile.shared_bytes(schedule.family),
+                args,
+            };
+
+        let tile = &schedule.logits_gradient;
+        let partials = scratch.column_partials.map_or(Arg::Null, Arg::Workspace);
+        let mut args = vec![
+            Arg::Hidden,
+            Arg::Classifier,
+            Arg::Targets,
+            common.order(),
+            common.count(),
+            Arg::Values,
+            Arg::Workspace(scratch.coefs),
+            scale,
+            Arg::Workspace(scratch.gradient),
+            partials,
+        ];
+        args.extend(place);
+        self.launches.push(launch(matrix.logits, "logits_gradient", tile, problem.tokens, width, args));
+
+        if let Some(partials) = scratch.column_partials {
+            let row_blocks = u64::from(blocks(problem.tokens, tile.m as usize));
+            for (k, &(input, _)) in common.lowered.cols.iter().enumerate() {
+                let mut part = partials;
+                part.offset += k as u64 * row_blocks * width as u64 * 4;
+                self.launches.push(Launch {
+                    module: rows,
+                    entry: "column_sums",
+                    blocks: blocks(width, 256),
+                    threads: 256,
+                    shared_bytes: 0,
+                    args: vec![
+                        Arg::Workspace(part),
+                        common.count(),
+                        Arg::InputGradient(input),
+                        common.tokens(),
+                        Arg::Int(tile.m as i32),
+                        Arg::Int(width as i32),
+                        Arg::Int(first as i32),
+                        Arg::Int(width as i32),
+                    ],
+                });
+            }
+        }
+        if let Some(module) = matrix.classifier {
+            let mut args = vec![
+                Arg::Workspace(scratch.gradient),
+                Arg::Hidden,
+                common.order(),
+                common.count(),
+                scale,
+                Arg::ClassifierGradient,
+            ];
+            args.extend(place);
+            let tile = &schedule.classifier_gradient;
+            self.launches.push(launch(module, "classifier_gradient", tile, width, problem.hidden, args));
+        }
+        if let Some(module) = matrix.hidden {
+            let mut args = vec![
+                Arg::Workspace(scratch.gradient),
+                Arg::Classifier,
+                common.order(),
+                common.count(),
+                scale,
+                scratch.hidden_sums.map_or(Arg::Null, Arg::Workspace),
+                Arg::HiddenGradient,
+            ];
+            args.extend(place);
+            args.extend([Arg::Int(i32::from(at == 0)), Arg::Int(i32::from(at + 1 == chunks))]);
+            let tile = &schedule.hidden_gradient;
+            self.launches.push(launch(module, "hidden_gradient", tile, problem.tokens, problem.hidden, args));
+        }
+    }
+}
+
+/// Which of the two products after G are wanted.
+#[derive(Clone, Copy)]
+struct Products {
+    classifier: bool,
+    hidden: bool,
+}
+
+impl Products {
+    fn wanted(problem: &Problem) -> Products {
+        Products {
+            classifier: problem.classifier_gradient.is_some(),
+            hidden: problem.hidden_gradient.is_some(),
+        }
+    }
+
+    fn any(self) -> bool {
+        self.classifier || self.hidden
+    }
+}
+
+/// Indices of the matrix kernels' modules.
+struct MatrixModules {
+    logits: usize,
+    classifier: Option<usize>,
+    hidden: Option<usize>,
+}
+
+impl MatrixModules {
+    fn add(
+        common: &Common<'_>,
+        emitter: &cuda::Emitter<'_>,
+        holes: &cuda::Backward<'_>,
+        products: Products,
+        modules: &mut Vec<Module>,
+    ) -> MatrixModules {
+        let (problem, schedule) = (common.problem, common.schedule);
+        let mut add = |name: &'static str, source: String| {
+            modules.push(Module { name, source, entries: vec![name], family: Some(schedule.family) });
+            modules.len() - 1
+        };
+        MatrixModules {
+            logits: add(
+                "logits_gradient",
+                emitter.logits_gradient(&schedule.logits_gradient, products.any(), holes),
+            ),
+            classifier: problem.classifier_gradient.map(|out| {
+                add(
+                    "classifier_gradient",
+                    emitter.classifier_gradient(&schedule.classifier_gradient, out.dtype, out.accumulate),
+                )
+            }),
+            hidden: problem.hidden_gradient.map(|out| {
+                add(
+                    "hidden_gradient",
+                    emitter.hidden_gradient(&schedule.hidden_gradient, out.dtype, out.accumulate),
+                )
+            }),
+        }
+    }
+}

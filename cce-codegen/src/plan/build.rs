@@ -1,0 +1,188 @@
+//! Program, problem and schedule become a plan.
+
+use super::backward::Backward;
+use super::forward::Forward;
+use super::saved::SavedSlots;
+use super::{GpuPlan, Region, WorkspaceLayout};
+use crate::diff::{Wanted, lower};
+use crate::ir::Program;
+use crate::problem::{DType, Filter, Ignored, Problem};
+use crate::schedule::{Gpu, GpuSchedule, ScheduleError};
+use thiserror::Error;
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The schedule does not fit.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The filter is not offered.
+    #[error("filter {filter:?} is not offered by the CUDA kernels; use `Filter::Exact`")]
+    Filter {
+        /// The filter asked for.
+        filter: Filter,
+    },
+    /// The workspace's limit cannot be met.
+    #[error(
+        "the workspace's limit is {limit} bytes, but the smallest workspace for this problem is {smallest} bytes; allow at least that"
+    )]
+    Workspace {
+        /// The limit.
+        limit: u64,
+        /// The smallest that can be met.
+        smallest: u64,
+    },
+    /// A size does not fit the kernels' 32-bit indices.
+    #[error("{what} is {found}; the kernels take up to {most}")]
+    Size {
+        /// Which.
+        what: &'static str,
+        /// The size.
+        found: usize,
+        /// The limit.
+        most: usize,
+    },
+}
+
+const MOST_TOKENS: usize = 1 << 28;
+const MOST_HIDDEN: usize = 1 << 20;
+const MOST_VOCAB: usize = 1 << 28;
+
+impl GpuPlan {
+    /// Plans a program for a problem on a GPU. The chunk of the backward pass shrinks to meet the workspace's limit.
+    ///
+    /// # Errors
+    /// A schedule that does not fit, a filter that is not offered, a workspace limit that cannot be met, a size beyond the kernels' indices.
+    pub fn build(
+        program: &Program,
+        problem: &Problem,
+        schedule: &GpuSchedule,
+        gpu: &Gpu,
+    ) -> Result<GpuPlan, PlanError> {
+        if problem.filter != Filter::Exact {
+            return Err(PlanError::Filter { filter: problem.filter });
+        }
+        for (what, found, most) in [
+            ("the number of tokens", problem.tokens, MOST_TOKENS),
+            ("the hidden size", problem.hidden, MOST_HIDDEN),
+            ("the vocabulary's size", problem.vocab, MOST_VOCAB),
+        ] {
+            if found > most {
+                return Err(PlanError::Size { what, found, most });
+            }
+        }
+        schedule.check(problem, gpu)?;
+        let widest = (problem.vocab.div_ceil(64).max(1) * 64).min(schedule.chunk as usize) as u32;
+        let build = |chunk: u32| GpuPlan::with_chunk(program, problem, &GpuSchedule { chunk, ..*schedule });
+        let plan = build(widest);
+        let Some(limit) = problem.workspace_limit else { return Ok(plan) };
+        if plan.workspace.peak() <= limit {
+            return Ok(plan);
+        }
+        let smallest = build(64.min(widest)).workspace.peak();
+        if smallest > limit {
+            return Err(PlanError::Workspace { limit, smallest });
+        }
+        // The workspace grows with the chunk: the largest multiple of 64 that fits.
+        let (mut fits, mut too_large) = (1, widest / 64);
+        while fits + 1 < too_large {
+            let middle = u32::midpoint(fits, too_large);
+            if build(middle * 64).workspace.peak() <= limit { fits = middle } else { too_large = middle }
+        }
+        Ok(build(fits * 64))
+    }
+
+    fn with_chunk(program: &Program, problem: &Problem, schedule: &GpuSchedule) -> GpuPlan {
+        let wanted = Wanted {
+            logit: problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some(),
+            inputs: problem.input_gradients.clone(),
+        };
+        let mut lowered = lower(program, &wanted);
+        let saved = SavedSlots::new(&mut lowered);
+        let mut workspace = WorkspaceLayout::default();
+        let tokens = problem.tokens as u64;
+        let packing = (problem.ignored == Ignored::Possible && program.has_target())
+            .then(|| (workspace.take(Region::Held, tokens * 4), workspace.take(Region::Held, 4)));
+        let common = Common {
+            program,
+            problem,
+            schedule,
+            lowered: &lowered,
+            slots: &saved,
+            saved: workspace.take(Region::Held, saved.len() as u64 * tokens * 4),
+            factor: workspace.take(Region::Held, 4),
+            packing,
+        };
+        let mut modules = Vec::new();
+        let forward = Forward::plan(&common, &mut workspace, &mut modules);
+        let backward = if problem.wants_gradients() {
+            Backward::plan(&common, &mut workspace, &mut modules)
+        } else {
+            Backward::default()
+        };
+        GpuPlan {
+            program: program.clone(),
+            problem: problem.clone(),
+            schedule: *schedule,
+            modules,
+            forward: forward.launches,
+            backward: backward.launches,
+            workspace,
+            check_targets: forward.check_targets,
+            bad_target: forward.bad_target,
+            output_rows: forward.output_rows,
+            row_gradients: lowered.rows.iter().map(|&(input, _)| input).collect(),
+            scalar_gradients: backward.scalar_rows,
+        }
+    }
+}
+
+/// What forward and backward are planned from.
+pub(super) struct Common<'a> {
+    pub(super) program: &'a Program,
+    pub(super) problem: &'a Problem,
+    pub(super) schedule: &'a GpuSchedule,
+    pub(super) lowered: &'a crate::diff::Lowered,
+    pub(super) slots: &'a SavedSlots,
+    /// Saved values, [slots][N] f32.
+    pub(super) saved: super::Buffer,
+    /// What a reduced value's upstream gradient is multiplied with, one f32.
+    pub(super) factor: super::Buffer,
+    /// The order of tokens, [N] i32, and how many count, one i32; where tokens may be ignored.
+    pub(super) packing: Option<(super::Buffer, super::Buffer)>,
+}
+
+impl<'a> Common<'a> {
+    pub(super) fn emitter(&self) -> crate::cuda::Emitter<'a> {
+        crate::cuda::Emitter {
+            program: self.program.name(),
+            problem: self.problem,
+            packed: self.packing.is_some(),
+            family: self.schedule.family,
+            pitch: self.schedule.chunk as usize,
+            scaled: self.problem.dtype == DType::F16,
+        }
+    }
+
+    pub(super) fn order(&self) -> super::Arg {
+        self.packing.map_or(super::Arg::Null, |(order, _)| super::Arg::Workspace(order))
+    }
+
+    pub(super) fn count(&self) -> super::Arg {
+        self.packing.map_or(super::Arg::Null, |(_, count)| super::Arg::Workspace(count))
+    }
+
+    pub(super) fn tokens(&self) -> super::Arg {
+        super::Arg::Int(self.problem.tokens as i32)
+    }
+
+    pub(super) fn group(&self) -> super::Arg {
+        super::Arg::Int(self.schedule.group as i32)
+    }
+}
+
+/// Blocks of `each` that cover `n`.
+pub(super) fn blocks(n: usize, each: usize) -> u32 {
+    n.div_ceil(each) as u32
+}

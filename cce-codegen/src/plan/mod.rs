@@ -1,0 +1,117 @@
+//! What runs on a GPU: an ordered list of kernels, their arguments, and where everything lives in the workspace.
+//!
+//! A plan is plain data. Whoever runs it allocates one workspace, resolves each [`Arg`] to bytes and launches in order; nothing else has
+//! to be known. Launches of an empty grid are left out by the runner.
+
+mod backward;
+mod build;
+mod forward;
+mod memory;
+pub(crate) mod saved;
+
+pub use build::PlanError;
+pub use memory::{Buffer, Region, WorkspaceLayout};
+
+use crate::ir::{InputId, Program};
+use crate::problem::Problem;
+use crate::schedule::{Family, GpuSchedule};
+
+/// A source to be compiled, and what its kernels need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// A short name: `forward`, `logits_gradient` ...
+    pub name: &'static str,
+    /// Header-free CUDA C++.
+    pub source: String,
+    /// The entry points, each `extern "C"`.
+    pub entries: Vec<&'static str>,
+    /// The family, for a matrix kernel.
+    pub family: Option<Family>,
+}
+
+/// One kernel launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Index of the module in [`GpuPlan::modules`].
+    pub module: usize,
+    /// The entry point.
+    pub entry: &'static str,
+    /// Blocks, one-dimensional; 0: nothing to do.
+    pub blocks: u32,
+    /// Threads a block.
+    pub threads: u32,
+    /// Dynamic shared memory in bytes.
+    pub shared_bytes: u32,
+    /// Arguments in the order of the kernel's parameters.
+    pub args: Vec<Arg>,
+}
+
+/// A kernel argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// Pointer to the hidden states.
+    Hidden,
+    /// Pointer to the classifier.
+    Classifier,
+    /// Pointer to the targets; null for a program without a target.
+    Targets,
+    /// `struct Values`: for each Row and Col input a pointer, for each Scalar input `{ const float* pointer; float value; }`, in the order of
+    /// the program's inputs; an int 0 if there is none.
+    Values,
+    /// `struct Upstreams`: for each output `{ const float* rows; { const float* pointer; float value; } reduced; int has_reduced; }`: the sum of
+    /// both, `rows` null where there are none.
+    Upstreams,
+    /// `struct Reduction { int mode; { const float* pointer; float value; } divisor; const float* weights; }`, `mode` 0: sum or none, 1: tokens that
+    /// count, 2: divisor, 3: weights at the targets.
+    Reduction,
+    /// `struct Rows`: for each output, where its values [N] f32 are (the caller's, else the scratch of [`GpuPlan::output_rows`]).
+    OutputRows,
+    /// `struct Rows`: for each output, the caller's pointer to its reduced value, or null.
+    Reduced,
+    /// `struct InputRows`: the caller's pointers for the wanted Row inputs, then scratch rows for the wanted Scalar inputs, in the order of
+    /// [`GpuPlan::row_gradients`] and [`GpuPlan::scalar_gradients`]; one null pointer if there is none.
+    InputRows,
+    /// Pointer to dE.
+    HiddenGradient,
+    /// Pointer to dC.
+    ClassifierGradient,
+    /// The caller's pointer to the gradient of this input.
+    InputGradient(InputId),
+    /// Pointer into the workspace.
+    Workspace(Buffer),
+    /// A null pointer.
+    Null,
+    /// A 32-bit integer.
+    Int(i32),
+    /// The ignored index, 64 bits.
+    Ignore,
+}
+
+/// What runs on a GPU for one program, problem and schedule.
+#[derive(Clone, Debug)]
+pub struct GpuPlan {
+    /// The program.
+    pub program: Program,
+    /// The problem.
+    pub problem: Problem,
+    /// The schedule, its chunk as the workspace's limit allows.
+    pub schedule: GpuSchedule,
+    /// Sources, to be compiled independently of each other.
+    pub modules: Vec<Module>,
+    /// Launches of the forward pass. The last one reduces over tokens.
+    pub forward: Vec<Launch>,
+    /// Launches of the backward pass; empty where no gradient is wanted.
+    pub backward: Vec<Launch>,
+    /// Sizes and places of everything in the workspace.
+    pub workspace: WorkspaceLayout,
+    /// The check of the targets, for calls that ask for it: leaves the first out-of-range row (-1: none) and its target in `bad_target`.
+    pub check_targets: Option<Launch>,
+    /// Two i64.
+    pub bad_target: Buffer,
+    /// Scratch for outputs that the caller does not take row by row: [outputs][N] f32.
+    pub output_rows: Buffer,
+    /// Row inputs whose gradients are wanted, in the order of `InputRows`.
+    pub row_gradients: Vec<InputId>,
+    /// Scalar inputs whose gradients are wanted, with their scratch rows.
+    pub scalar_gradients: Vec<(InputId, Buffer)>,
+}

@@ -1,0 +1,193 @@
+//! What a tile needs, and why one may not be possible.
+
+use super::{Family, Gpu, GpuSchedule, Tile};
+use crate::problem::{DType, Problem};
+use thiserror::Error;
+
+/// Why a schedule does not fit a problem or a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ScheduleError {
+    /// The family cannot run this problem here.
+    #[error("family {family:?} {reason}; use family Simt, which runs everything")]
+    Family {
+        /// The family.
+        family: Family,
+        /// What it lacks.
+        reason: &'static str,
+    },
+    /// A tile's numbers do not go together.
+    #[error("the {which} tile {m} x {n} x {k} {reason}")]
+    Tile {
+        /// Which of the schedule's tiles.
+        which: &'static str,
+        /// Rows.
+        m: u32,
+        /// Columns.
+        n: u32,
+        /// Depth.
+        k: u32,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tile's ring is larger than a block's shared memory.
+    #[error("the {which} tile needs {needed} bytes of shared memory a block, {available} available on {gpu}")]
+    Shared {
+        /// Which of the schedule's tiles.
+        which: &'static str,
+        /// Bytes needed.
+        needed: u32,
+        /// Bytes there are.
+        available: u32,
+        /// The GPU.
+        gpu: String,
+    },
+    /// A number that must be at least one, or a multiple of something.
+    #[error("{what} is {found}; it must be {expected}")]
+    Number {
+        /// The schedule's field.
+        what: &'static str,
+        /// Its value.
+        found: u32,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+impl Tile {
+    /// Threads of a block.
+    pub fn threads(&self, family: Family) -> u32 {
+        match family {
+            Family::Mma => self.warps_m * self.warps_n * 32,
+            Family::Simt => 256,
+        }
+    }
+
+    /// Bytes of the shared-memory ring.
+    pub fn ring_bytes(&self, family: Family) -> u32 {
+        match family {
+            Family::Mma => self.stages * (self.m + self.n) * self.k * 2,
+            // Two buffers of floats, rows padded by four against bank conflicts.
+            Family::Simt => 2 * self.k * (self.m + self.n + 8) * 4,
+        }
+    }
+
+    /// Bytes of shared memory of a block: the ring, then two ints a row.
+    pub fn shared_bytes(&self, family: Family) -> u32 {
+        self.ring_bytes(family) + 8 * self.m
+    }
+
+    fn check(&self, family: Family, which: &'static str, gpu: &Gpu) -> Result<(), ScheduleError> {
+        let fail =
+            |reason: String| Err(ScheduleError::Tile { which, m: self.m, n: self.n, k: self.k, reason });
+        match family {
+            Family::Simt => {
+                if !self.m.is_multiple_of(64) || !self.n.is_multiple_of(64) || self.m == 0 || self.n == 0 {
+                    return fail("must have rows and columns that are multiples of 64".to_owned());
+                }
+                if ![8, 16, 32].contains(&self.k) {
+                    return fail("must be 8, 16 or 32 deep".to_owned());
+                }
+                if self.m * self.n > 128 * 128 {
+                    return fail("holds more than 64 sums a thread".to_owned());
+                }
+            }
+            Family::Mma => {
+                if self.warps_m == 0 || self.warps_n == 0 || self.threads(family) > 1024 {
+                    return fail(format!(
+                        "has {} x {} warps; 1 to 32 are possible",
+                        self.warps_m, self.warps_n
+                    ));
+                }
+                if !self.m.is_multiple_of(16 * self.warps_m)
+                    || !self.n.is_multiple_of(16 * self.warps_n)
+                    || self.m == 0
+                    || self.n == 0
+                {
+                    return fail(format!(
+                        "does not divide among {} x {} warps into multiples of 16",
+                        self.warps_m, self.warps_n
+                    ));
+                }
+                let sums = self.m * self.n / self.threads(family);
+                if sums > 128 {
+                    return fail(format!("holds {sums} sums a thread; 128 leave room for operands"));
+                }
+                if ![32, 64, 128].contains(&self.k) {
+                    return fail("must be 32, 64 or 128 deep".to_owned());
+                }
+                if !(2..=8).contains(&self.stages) {
+                    return fail(format!("has {} stages; 2 to 8 are possible", self.stages));
+                }
+                // Both operand layouts: rows (or k) divide among the threads' 16-byte copies, in steps of whole swizzle periods.
+                let threads = self.threads(family);
+                for rows in [self.m, self.n] {
+                    let k_step = threads * 8 / self.k;
+                    let n_step = threads * 8 / rows;
+                    if k_step == 0 || !k_step.is_multiple_of(8) || !rows.is_multiple_of(k_step) {
+                        return fail(format!("does not divide among the copies of {threads} threads"));
+                    }
+                    if n_step == 0
+                        || !self.k.is_multiple_of(n_step)
+                        || !(threads * 8).is_multiple_of(rows)
+                        || rows < 64
+                    {
+                        return fail(format!(
+                            "does not divide among the transposed copies of {threads} threads"
+                        ));
+                    }
+                }
+            }
+        }
+        let needed = self.shared_bytes(family);
+        if needed > gpu.shared_per_block {
+            return Err(ScheduleError::Shared {
+                which,
+                needed,
+                available: gpu.shared_per_block,
+                gpu: gpu.name.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl GpuSchedule {
+    /// Whether the schedule can run this problem on this GPU. Registers are known only once a kernel is compiled.
+    ///
+    /// # Errors
+    /// The first constraint that is broken.
+    pub fn check(&self, problem: &Problem, gpu: &Gpu) -> Result<(), ScheduleError> {
+        if self.family == Family::Mma {
+            let reason = if problem.dtype == DType::F32 {
+                Some("multiplies bf16 and f16 only, and the problem is f32")
+            } else if !gpu.has_mma() {
+                Some("needs compute capability 8.0 or newer")
+            } else {
+                None
+            };
+            if let Some(reason) = reason {
+                return Err(ScheduleError::Family { family: self.family, reason });
+            }
+        }
+        for (which, tile) in [
+            ("logits", &self.logits),
+            ("logits_gradient", &self.logits_gradient),
+            ("classifier_gradient", &self.classifier_gradient),
+            ("hidden_gradient", &self.hidden_gradient),
+        ] {
+            tile.check(self.family, which, gpu)?;
+        }
+        let number = |what, found, expected| Err(ScheduleError::Number { what, found, expected });
+        if self.splits == 0 || self.splits > 1024 {
+            return number("splits", self.splits, "from 1 to 1024");
+        }
+        if self.group == 0 {
+            return number("group", self.group, "at least 1");
+        }
+        if self.chunk == 0 || !self.chunk.is_multiple_of(64) {
+            return number("chunk", self.chunk, "a multiple of 64, at least 64");
+        }
+        Ok(())
+    }
+}
