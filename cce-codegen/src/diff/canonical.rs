@@ -1,9 +1,10 @@
 //! What the user wrote, simplified, in the reductions that back ends know.
 //!
 //! - `at(f, y)` is pushed down to the leaves: a Row expression over [`Node::TargetValue`].
-//! - `lse(z) - at(z, y)`, in whatever form, becomes [`Node::Nll`]: the terms are found in a sum with equal factors and opposite
-//!   signs (`w * l - w * at`, `at - l`, `l + c - at`, `l - 0.9 * at`).
-//! - With it `exp(at - lse)` is `exp(-nll)`, and the simplifier's `1 - exp(u) = -expm1(u)` makes `1 - p_y` exact.
+//! - `lse(z) - at(z, y)`, in whatever form, becomes [`Node::Nll`]: the terms are found in a sum with equal
+//!   factors and opposite signs (`w * l - w * at`, `at - l`, `l + c - at`, `l - 0.9 * at`).
+//! - With it `exp(at - lse)` is `exp(-nll)`, and the simplifier's `1 - exp(u) = -expm1(u)` makes `1 - p_y`
+//!   exact.
 
 use super::simplify::Algebra;
 use super::terms::{Term, push_term};
@@ -11,7 +12,8 @@ use crate::ir::{BinaryOp, ExprId, Graph, InputKind, Kind, Node};
 
 /// Rebuilds `roots` in canonical form, in the same arena.
 pub(super) fn canonicalise(graph: &mut Graph, roots: &[ExprId]) -> Vec<ExprId> {
-    // While `at(z, y)` is one node it is found in a sum whatever z is; after that, also where the user wrote it in parts.
+    // While `at(z, y)` is one node it is found in a sum whatever z is; after that, also where the user
+    // wrote it in parts.
     let roots = rebuild(graph, roots, |_, node| node);
     rebuild(graph, &roots, |algebra, node| match node {
         Node::At(f) => {
@@ -42,7 +44,8 @@ fn rebuild(
     roots.iter().map(|root| new[root.index()]).collect()
 }
 
-/// The value of `expr` at the target column: Logit and Col inputs are read there, what is known a token stays.
+/// The value of `expr` at the target column: Logit and Col inputs are read there, what is known a token
+/// stays.
 pub(super) fn at_target(algebra: &mut Algebra<'_>, expr: ExprId) -> ExprId {
     let order = super::derivative::elementwise_order(algebra.graph, expr);
     let mut new: Vec<ExprId> = (0..=expr.index()).map(|at| ExprId(at as u32)).collect();
@@ -60,7 +63,8 @@ pub(super) fn at_target(algebra: &mut Algebra<'_>, expr: ExprId) -> ExprId {
     new[expr.index()]
 }
 
-/// A sum in which `c * lse(z)` and `-c * at(z, y)` stand, with `c * nll(z)` in their place. `None` if they do not.
+/// A sum in which `c * lse(z)` and `-c * at(z, y)` stand, with `c * nll(z)` in their place. `None` if they
+/// do not.
 fn pair_nll(algebra: &mut Algebra<'_>, expr: ExprId) -> Option<ExprId> {
     let is_sum = matches!(algebra.graph.get(expr), Node::Binary(BinaryOp::Add | BinaryOp::Sub, ..));
     if !is_sum || algebra.graph.kind(expr) != Kind::Row {
@@ -91,9 +95,9 @@ fn pair_nll(algebra: &mut Algebra<'_>, expr: ExprId) -> Option<ExprId> {
     None
 }
 
-/// Takes `-c * at(z, y)` out of the sum for the term `c * lse(z)` at `position`. Returns the share of that term that found its
-/// partner (a fraction where the numbers differ: `l - 0.9 at`), and the sum that is left, with terms of coefficient 0 still in
-/// their places.
+/// Takes `-c * at(z, y)` out of the sum for the term `c * lse(z)` at `position`. Returns the share of that
+/// term that found its partner (a fraction where the numbers differ: `l - 0.9 at`), and the sum that is
+/// left, with terms of coefficient 0 still in their places.
 fn without_target(
     algebra: &mut Algebra<'_>,
     sum: &[Term],

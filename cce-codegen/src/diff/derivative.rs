@@ -3,14 +3,14 @@
 //! # Conventions at points without a derivative
 //! - `abs` at 0: 0.
 //! - `min`, `max` at ties: the first argument's.
-//! - `sqrt` at 0, and `pow(a, b)` at `a = 0` for `b < 1`: 0 (the one-sided derivative is infinite, and would turn into NaN
-//!   where the chain multiplies it by 0).
+//! - `sqrt` at 0, and `pow(a, b)` at `a = 0` for `b < 1`: 0 (the one-sided derivative is infinite, and would
+//!   turn into NaN where the chain multiplies it by 0).
 //! - `pow(a, b)` with respect to `b` at `a = 0`: 0.
-//! - Comparisons carry no gradient: a selection's derivative is that of the branch taken. It is taken *as a selection*, never
-//!   by a factor 0 or 1, so that an infinite derivative in the other branch does no harm.
+//! - Comparisons carry no gradient: a selection's derivative is that of the branch taken. It is taken *as a
+//!   selection*, never by a factor 0 or 1, so that an infinite derivative in the other branch does no harm.
 //!
-//! The chain rule runs forward, from the variable to the root, for the same reason: a selection then stands outside of its
-//! branches' factors.
+//! The chain rule runs forward, from the variable to the root, for the same reason: a selection then stands
+//! outside of its branches' factors.
 
 use super::simplify::Algebra;
 use crate::ir::{BinaryOp, Cmp, ExprId, Graph, Node, UnaryOp};
@@ -48,32 +48,48 @@ const INF: f64 = f64::INFINITY;
 const REALS: (f64, f64) = (-INF, INF);
 const POSITIVE: (f64, f64) = (0.0, INF);
 
+const fn unary(
+    op: UnaryOp,
+    domain: (f64, f64),
+    derivative: fn(&mut Algebra<'_>, ExprId, ExprId) -> ExprId,
+) -> UnaryRule {
+    UnaryRule { op, domain, derivative }
+}
+
+const fn binary(
+    op: BinaryOp,
+    domain: [(f64, f64); 2],
+    derivative: fn(&mut Algebra<'_>, Tangents) -> Option<ExprId>,
+) -> BinaryRule {
+    BinaryRule { op, domain, derivative }
+}
+
 /// In the order of [`UnaryOp::ALL`].
 #[rustfmt::skip]
 pub(super) static UNARY: [UnaryRule; UnaryOp::ALL.len()] = [
-    UnaryRule { op: UnaryOp::Neg,        domain: REALS,       derivative: |k, _, _| k.constant(-1.0) },
-    UnaryRule { op: UnaryOp::Exp,        domain: REALS,       derivative: |_, _, y| y },
-    UnaryRule { op: UnaryOp::Expm1,      domain: REALS,       derivative: |k, x, _| k.unary(UnaryOp::Exp, x) },
-    UnaryRule { op: UnaryOp::Ln,         domain: POSITIVE,    derivative: |k, x, _| k.inverse(x) },
-    UnaryRule { op: UnaryOp::Log1p,      domain: (-1.0, INF), derivative: |k, x, _| { let y = k.one_plus(x); k.inverse(y) } },
-    UnaryRule { op: UnaryOp::Tanh,       domain: REALS,       derivative: |k, _, y| { let y = k.mul(y, y); k.one_minus(y) } },
-    UnaryRule { op: UnaryOp::Sigmoid,    domain: REALS,       derivative: |k, x, y| { let q = k.sigmoid_of_minus(x); k.mul(y, q) } },
-    UnaryRule { op: UnaryOp::LogSigmoid, domain: REALS,       derivative: |k, x, _| k.sigmoid_of_minus(x) },
-    UnaryRule { op: UnaryOp::Softplus,   domain: REALS,       derivative: |k, x, _| k.unary(UnaryOp::Sigmoid, x) },
-    UnaryRule { op: UnaryOp::Sqrt,       domain: POSITIVE,    derivative: |k, x, y| k.sqrt_derivative(x, y) },
-    UnaryRule { op: UnaryOp::Abs,        domain: REALS,       derivative: |k, x, _| k.sign(x) },
+    unary(UnaryOp::Neg,        REALS,       |k, _, _| k.constant(-1.0)),
+    unary(UnaryOp::Exp,        REALS,       |_, _, y| y),
+    unary(UnaryOp::Expm1,      REALS,       |k, x, _| k.unary(UnaryOp::Exp, x)),
+    unary(UnaryOp::Ln,         POSITIVE,    |k, x, _| k.inverse(x)),
+    unary(UnaryOp::Log1p,      (-1.0, INF), |k, x, _| k.inverse_of_one_plus(x)),
+    unary(UnaryOp::Tanh,       REALS,       |k, _, y| k.one_minus_square(y)),
+    unary(UnaryOp::Sigmoid,    REALS,       |k, x, y| k.sigmoid_slope(x, y)),
+    unary(UnaryOp::LogSigmoid, REALS,       |k, x, _| k.sigmoid_of_minus(x)),
+    unary(UnaryOp::Softplus,   REALS,       |k, x, _| k.unary(UnaryOp::Sigmoid, x)),
+    unary(UnaryOp::Sqrt,       POSITIVE,    |k, x, y| k.sqrt_slope(x, y)),
+    unary(UnaryOp::Abs,        REALS,       |k, x, _| k.sign(x)),
 ];
 
 /// In the order of [`BinaryOp::ALL`].
 #[rustfmt::skip]
 pub(super) static BINARY: [BinaryRule; BinaryOp::ALL.len()] = [
-    BinaryRule { op: BinaryOp::Add, domain: [REALS, REALS],    derivative: |k, t| k.sum_of(t.da, t.db) },
-    BinaryRule { op: BinaryOp::Sub, domain: [REALS, REALS],    derivative: |k, t| { let db = t.db.map(|db| k.neg(db)); k.sum_of(t.da, db) } },
-    BinaryRule { op: BinaryOp::Mul, domain: [REALS, REALS],    derivative: |k, t| k.chain(t, |_, t| t.b, |_, t| t.a) },
-    BinaryRule { op: BinaryOp::Div, domain: [REALS, POSITIVE], derivative: |k, t| k.chain(t, |k, t| k.inverse(t.b), |k, t| { let q = k.div(t.y, t.b); k.neg(q) }) },
-    BinaryRule { op: BinaryOp::Pow, domain: [POSITIVE, REALS], derivative: |k, t| k.chain(t, Algebra::pow_by_base, Algebra::pow_by_exponent) },
-    BinaryRule { op: BinaryOp::Min, domain: [REALS, REALS],    derivative: |k, t| k.selected(Cmp::Lt, t.b, t.a, t.db, t.da) },
-    BinaryRule { op: BinaryOp::Max, domain: [REALS, REALS],    derivative: |k, t| k.selected(Cmp::Gt, t.b, t.a, t.db, t.da) },
+    binary(BinaryOp::Add, [REALS, REALS],    |k, t| k.sum_of(t.da, t.db)),
+    binary(BinaryOp::Sub, [REALS, REALS],    |k, t| k.difference_of(t.da, t.db)),
+    binary(BinaryOp::Mul, [REALS, REALS],    |k, t| k.chain(t, |_, t| t.b, |_, t| t.a)),
+    binary(BinaryOp::Div, [REALS, POSITIVE], |k, t| k.chain(t, |k, t| k.inverse(t.b), Algebra::div_by_divisor)),
+    binary(BinaryOp::Pow, [POSITIVE, REALS], |k, t| k.chain(t, Algebra::pow_by_base, Algebra::pow_by_exponent)),
+    binary(BinaryOp::Min, [REALS, REALS],    |k, t| k.selected(Cmp::Lt, t.b, t.a, t.db, t.da)),
+    binary(BinaryOp::Max, [REALS, REALS],    |k, t| k.selected(Cmp::Gt, t.b, t.a, t.db, t.da)),
 ];
 
 fn unary_rule(op: UnaryOp) -> &'static UnaryRule {
@@ -93,7 +109,8 @@ pub fn unary_domain(op: UnaryOp) -> (f64, f64) {
     unary_rule(op).domain
 }
 
-/// The open intervals, of each operand, on which an operation is defined. (`a / b` is also defined for `b < 0`.)
+/// The open intervals, of each operand, on which an operation is defined. (`a / b` is also defined for `b <
+/// 0`.)
 pub fn binary_domain(op: BinaryOp) -> [(f64, f64); 2] {
     binary_rule(op).domain
 }
@@ -104,14 +121,22 @@ impl Algebra<'_> {
         self.div(one, a)
     }
 
-    fn one_plus(&mut self, a: ExprId) -> ExprId {
+    fn inverse_of_one_plus(&mut self, a: ExprId) -> ExprId {
         let one = self.constant(1.0);
-        self.add(one, a)
+        let sum = self.add(one, a);
+        self.div(one, sum)
     }
 
-    fn one_minus(&mut self, a: ExprId) -> ExprId {
+    fn one_minus_square(&mut self, a: ExprId) -> ExprId {
         let one = self.constant(1.0);
-        self.sub(one, a)
+        let square = self.mul(a, a);
+        self.sub(one, square)
+    }
+
+    /// `sigmoid(x) (1 - sigmoid(x))`.
+    fn sigmoid_slope(&mut self, x: ExprId, y: ExprId) -> ExprId {
+        let rest = self.sigmoid_of_minus(x);
+        self.mul(y, rest)
     }
 
     /// `1 - sigmoid(x)`, exact where sigmoid is close to 1.
@@ -127,10 +152,16 @@ impl Algebra<'_> {
         self.select(Cmp::Gt, x, zero, one, not_positive)
     }
 
-    fn sqrt_derivative(&mut self, x: ExprId, y: ExprId) -> ExprId {
+    fn sqrt_slope(&mut self, x: ExprId, y: ExprId) -> ExprId {
         let (zero, half) = (self.constant(0.0), self.constant(0.5));
         let slope = self.div(half, y);
         self.select(Cmp::Eq, x, zero, zero, slope)
+    }
+
+    /// `-(a / b) / b`.
+    fn div_by_divisor(&mut self, t: Tangents) -> ExprId {
+        let quotient = self.div(t.y, t.b);
+        self.neg(quotient)
     }
 
     /// `b a^(b - 1)`.
@@ -166,6 +197,12 @@ impl Algebra<'_> {
             }
             (a, b) => a.or(b),
         }
+    }
+
+    /// The difference of two derivatives; `None`: zero.
+    fn difference_of(&mut self, a: Option<ExprId>, b: Option<ExprId>) -> Option<ExprId> {
+        let minus_b = b.map(|b| self.neg(b));
+        self.sum_of(a, minus_b)
     }
 
     fn chain(
@@ -255,7 +292,8 @@ impl Derivative {
     }
 }
 
-/// What `root` is computed from by elementwise operations: operands first, not entering reductions' arguments.
+/// What `root` is computed from by elementwise operations: operands first, not entering reductions'
+/// arguments.
 pub(super) fn elementwise_order(graph: &Graph, root: ExprId) -> Vec<ExprId> {
     let mut seen = vec![false; root.index() + 1];
     seen[root.index()] = true;

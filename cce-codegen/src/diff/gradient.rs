@@ -1,7 +1,8 @@
 //! The gradient normal form, put together from the derivatives of the outputs by their reductions.
 //!
-//! Every output is a function of Row inputs, Scalars and *stats* (reductions, and inputs read at the target). With `g_s` the sum
-//! over the outputs of upstream times the derivative by the stat `s`, and `d` the derivative by the raw logit or a Col input:
+//! Every output is a function of Row inputs, Scalars and *stats* (reductions, and inputs read at the
+//! target). With `g_s` the sum over the outputs of upstream times the derivative by the stat `s`, and `d`
+//! the derivative by the raw logit or a Col input:
 //!
 //! | stat | A (times p) | T (at the target) | B (divided by V) |
 //! |---|---|---|---|

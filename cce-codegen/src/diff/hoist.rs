@@ -8,13 +8,15 @@ use std::collections::HashMap;
 pub struct Hoisted {
     /// The Row expression behind each slot: `coefs[k]` is what [`Node::Coef`]`(k)` stands for.
     pub coefs: Vec<ExprId>,
-    /// The expressions given, in their order, with [`Node::Coef`] in place of every maximal Row subexpression.
+    /// The expressions given, in their order, with [`Node::Coef`] in place of every maximal Row
+    /// subexpression.
     pub exprs: Vec<ExprId>,
 }
 
-/// Takes out of `exprs` (of any kind) the maximal subexpressions of kind Row, each once, numbered in the order in which the
-/// expressions meet them. An expression that is itself a Row value becomes one slot. Scalar subexpressions stay: they are the
-/// same for the whole call, and a back end computes them in front of its loop.
+/// Takes out of `exprs` (of any kind) the maximal subexpressions of kind Row, each once, numbered in the
+/// order in which the expressions meet them. An expression that is itself a Row value becomes one slot.
+/// Scalar subexpressions stay: they are the same for the whole call, and a back end computes them in front
+/// of its loop.
 pub fn hoist(graph: &mut Graph, exprs: &[ExprId]) -> Hoisted {
     let mut coefs = Vec::new();
     let mut new: HashMap<ExprId, ExprId> = HashMap::new();

@@ -6,21 +6,24 @@
 //! dL/dx_ij = p_ij * A_i(x_ij, col_j) + [j = y_i] * T_i + B_i(x_ij, col_j) / V
 //! ```
 //!
-//! with A, B expressions over Row values, the raw logit and Col inputs, and T a Row value. The same three parts exist for every Col
-//! input. Derivatives with respect to Row and Scalar inputs are Row values (expectations that the forward accumulates).
-//! Upstream gradients enter as [`Node::Upstream`] leaves.
+//! with A, B expressions over Row values, the raw logit and Col inputs, and T a Row value. The same three
+//! parts exist for every Col input. Derivatives with respect to Row and Scalar inputs are Row values
+//! (expectations that the forward accumulates). Upstream gradients enter as [`Node::Upstream`] leaves.
 
 //!
 //! ```text
-//! Program ── canonical ──▶ outputs over stats ── gradient ──▶ Parts ── hoist ──▶ what a vocabulary loop reads
+//! Program ── canonical ──▶ outputs over stats ── gradient ──▶ Parts ── hoist ──▶ what a vocabulary loop
+//! reads
 //!            (simplify, terms)                   (derivative)
 //! ```
 
 mod canonical;
 mod derivative;
+mod dump;
 mod gradient;
 mod hoist;
 mod rank_one;
+mod regroup;
 mod simplify;
 #[cfg(test)]
 pub(crate) mod sketch;
@@ -60,8 +63,9 @@ pub struct Lowered {
     pub graph: Graph,
     /// The logits of the program's one softmax, if it has one. Kind Logit.
     pub softmax: Option<ExprId>,
-    /// Every Row leaf that the forward must deliver, for outputs and gradients together: nodes `Lse`, `Nll`, `Mean`, `Expect`, `Max`,
-    /// `Argmax`, `TargetValue`, each once, in a fixed order. `At` never remains: it is pushed down to `TargetValue` leaves.
+    /// Every Row leaf that the forward must deliver, for outputs and gradients together: nodes `Lse`,
+    /// `Nll`, `Mean`, `Expect`, `Max`, `Argmax`, `TargetValue`, each once, in a fixed order. `At` never
+    /// remains: it is pushed down to `TargetValue` leaves.
     pub stats: Vec<ExprId>,
     /// The outputs' expressions over stats, Row and Scalar inputs; as many as the program has outputs.
     pub outputs: Vec<ExprId>,
@@ -75,7 +79,8 @@ pub struct Lowered {
     pub scalars: Vec<(InputId, ExprId)>,
 }
 
-/// Which gradients besides those of hidden states and classifier a caller wants, and whether any is wanted at all.
+/// Which gradients besides those of hidden states and classifier a caller wants, and whether any is wanted
+/// at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Wanted {
     /// Whether dL/dx is wanted (for dE or dC).
@@ -84,7 +89,8 @@ pub struct Wanted {
     pub inputs: Vec<InputId>,
 }
 
-/// Lowers a program. Cannot fail: a program is valid, and inputs that are not Row, Col or Scalar are ignored in `wanted`.
+/// Lowers a program. Cannot fail: a program is valid, and inputs that are not Row, Col or Scalar are
+/// ignored in `wanted`.
 pub fn lower(program: &Program, wanted: &Wanted) -> Lowered {
     let mut graph = program.graph();
     let roots: Vec<ExprId> = program.outputs().iter().map(|output| output.expr).collect();

@@ -1,12 +1,13 @@
 //! Constructors that simplify.
 //!
 //! They serve two ends with different liberties:
-//! - [`Algebra::for_values`] rebuilds what the user wrote. It keeps the kind of every expression (`0 * x` stays a Logit) and the
-//!   order of every sum, and where it rewrites, the result is at least as accurate.
-//! - [`Algebra::for_derivatives`] builds derivatives, where a zero is structural: `0 * x` is 0, equal terms cancel, products are
-//!   flattened and regrouped by kind, so that `g * (w * f(x))` becomes `(g * w) * f(x)` and only one Row value is read a logit.
+//! - [`Algebra::for_values`] rebuilds what the user wrote. It keeps the kind of every expression (`0 * x`
+//!   stays a Logit) and the order of every sum, and where it rewrites, the result is at least as accurate.
+//! - [`Algebra::for_derivatives`] builds derivatives, where a zero is structural: `0 * x` is 0, equal terms
+//!   cancel, products are flattened and regrouped by kind, so that `g * (w * f(x))` becomes `(g * w) *
+//!   f(x)` and only one Row value is read a logit.
 
-use super::terms::{Term, TermReader, push_term};
+use super::terms::{TermReader, push_term};
 use crate::ir::{BinaryOp, Cmp, ExprId, Graph, Kind, Node, UnaryOp};
 
 /// A graph under construction, and what may be assumed of what is added.
@@ -69,6 +70,21 @@ impl<'g> Algebra<'g> {
         }
     }
 
+    /// `-(r * v)` is `(-r) * v` where `r` is known a token.
+    fn negated_product(&mut self, a: ExprId) -> Option<ExprId> {
+        if self.derivatives {
+            let product = self.reader.product(self.graph, a).scaled(-1.0);
+            return Some(self.product_of_factors(&product));
+        }
+        match self.row_and_rest(a) {
+            (Some(row), Some(rest)) => {
+                let minus = self.neg(row);
+                Some(self.mul(minus, rest))
+            }
+            _ => None,
+        }
+    }
+
     pub fn neg(&mut self, a: ExprId) -> ExprId {
         self.unary(UnaryOp::Neg, a)
     }
@@ -85,12 +101,13 @@ impl<'g> Algebra<'g> {
         match (op, self.graph.get(a)) {
             (UnaryOp::Neg, Node::Unary(UnaryOp::Neg, b)) => Some(b),
             (UnaryOp::Neg, Node::Binary(BinaryOp::Sub, b, c)) => Some(self.sub(c, b)),
-            (UnaryOp::Neg, Node::Binary(BinaryOp::Mul | BinaryOp::Div, ..)) if self.derivatives => {
-                let product = self.reader.product(self.graph, a).scaled(-1.0);
-                Some(self.product_of_factors(&product))
-            }
+            (UnaryOp::Neg, Node::Binary(BinaryOp::Mul | BinaryOp::Div, ..)) => self.negated_product(a),
             (UnaryOp::Abs, Node::Unary(UnaryOp::Neg, b)) => Some(self.unary(UnaryOp::Abs, b)),
             (UnaryOp::Abs, Node::Unary(UnaryOp::Abs, _)) => Some(a),
+            (UnaryOp::Ln, Node::Unary(UnaryOp::Exp, u)) => Some(u),
+            (UnaryOp::Ln, Node::Unary(UnaryOp::Sigmoid, u)) => Some(self.unary(UnaryOp::LogSigmoid, u)),
+            (UnaryOp::Log1p, Node::Unary(UnaryOp::Exp, u)) => Some(self.unary(UnaryOp::Softplus, u)),
+            (UnaryOp::Log1p, Node::Unary(UnaryOp::Expm1, u)) => Some(u),
             (UnaryOp::Ln, Node::Unary(UnaryOp::Neg, b)) => match self.graph.get(b) {
                 Node::Unary(UnaryOp::Expm1, u) => self.log1mexp(u),
                 _ => None,
@@ -121,8 +138,8 @@ impl<'g> Algebra<'g> {
     }
 
     pub fn binary(&mut self, op: BinaryOp, a: ExprId, b: ExprId) -> ExprId {
-        // Commutative operands stand in the order of their ids, so that a + b and b + a are one node. Min and max are not:
-        // the first counts at ties.
+        // Commutative operands stand in the order of their ids, so that a + b and b + a are one node. Min
+        // and max are not: the first counts at ties.
         let (a, b) = if matches!(op, BinaryOp::Add | BinaryOp::Mul) && a.index() > b.index() {
             (b, a)
         } else {
@@ -174,8 +191,8 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    /// The sum of both with like terms merged, where there are any. Where there are none the operands stay as they are: a
-    /// sum taken apart for nothing could cancel where it did not before.
+    /// The sum of both with like terms merged, where there are any. Where there are none the operands stay
+    /// as they are: a sum taken apart for nothing could cancel where it did not before.
     fn merged(&mut self, a: ExprId, b: ExprId, sign: f64) -> Option<ExprId> {
         if !self.derivatives {
             return None;
@@ -279,21 +296,48 @@ impl<'g> Algebra<'g> {
                 Some(0.0) => return Some(self.constant(0.0)),
                 Some(1.0) => return Some(other),
                 Some(-1.0) => return Some(self.neg(other)),
-                Some(value) => {
-                    if let Some(c) = self.as_neg(other) {
-                        let minus = self.constant(-value);
-                        return Some(self.mul(minus, c));
-                    }
-                }
-                None => {
-                    if let Some(c) = self.as_neg(one) {
-                        let product = self.mul(c, other);
-                        return Some(self.neg(product));
-                    }
-                }
+                _ => {}
+            }
+        }
+        if self.varies_over_vocab(a) || self.varies_over_vocab(b) {
+            return self.grouped_product(a, b);
+        }
+        for (one, other) in [(a, b), (b, a)] {
+            if let Some(c) = self.as_neg(one) {
+                let product = self.mul(c, other);
+                return Some(self.neg(product));
             }
         }
         None
+    }
+
+    /// `(r * v) * s = (r * s) * v` where `v` alone varies over the vocabulary: one product a logit instead of two.
+    fn grouped_product(&mut self, a: ExprId, b: ExprId) -> Option<ExprId> {
+        let ((r, v), (s, w)) = (self.row_and_rest(a), self.row_and_rest(b));
+        let row = match (r, s) {
+            (None, None) => return None,
+            (Some(r), Some(s)) => self.mul(r, s),
+            (r, s) => r.or(s)?,
+        };
+        let rest = match (v, w) {
+            (Some(v), Some(w)) => self.mul(v, w),
+            (v, w) => v.or(w)?,
+        };
+        let grouped = Node::Binary(BinaryOp::Mul, row.min(rest), row.max(rest));
+        Some(self.graph.node(grouped))
+    }
+
+    /// An expression as a product of what is known a token and what varies over the vocabulary.
+    fn row_and_rest(&mut self, expr: ExprId) -> (Option<ExprId>, Option<ExprId>) {
+        if !self.varies_over_vocab(expr) {
+            return (Some(expr), None);
+        }
+        match self.graph.get(expr) {
+            Node::Binary(BinaryOp::Mul, a, b) if !self.varies_over_vocab(a) => (Some(a), Some(b)),
+            Node::Binary(BinaryOp::Mul, a, b) if !self.varies_over_vocab(b) => (Some(b), Some(a)),
+            Node::Unary(UnaryOp::Neg, a) => (Some(self.constant(-1.0)), Some(a)),
+            _ => (None, Some(expr)),
+        }
     }
 
     fn simplified_div(&mut self, a: ExprId, b: ExprId) -> Option<ExprId> {
@@ -364,111 +408,11 @@ impl<'g> Algebra<'g> {
         self.settle(Node::Select { cmp, lhs, rhs, then, otherwise }, known)
     }
 
-    /// The sum of these terms, in their order; subtractions where a coefficient is negative.
-    pub fn sum_of_terms(&mut self, terms: &[Term]) -> ExprId {
-        // Starts with a positive term, if there is one: b - a instead of -a + b.
-        let first = terms.iter().position(|term| term.coef > 0.0).unwrap_or(0);
-        let Some(start) = terms.get(first) else { return self.constant(0.0) };
-        let mut sum = self.product_of_factors(start);
-        for (at, term) in terms.iter().enumerate() {
-            if at == first {
-                continue;
-            }
-            let (op, magnitude) = if term.coef < 0.0 {
-                (BinaryOp::Sub, self.product_of_factors(&term.scaled(-1.0)))
-            } else {
-                (BinaryOp::Add, self.product_of_factors(term))
-            };
-            sum = self.binary_as_is(op, sum, magnitude);
-        }
-        sum
-    }
-
     /// A sum's node without a second look for like terms, of which there are none.
-    fn binary_as_is(&mut self, op: BinaryOp, a: ExprId, b: ExprId) -> ExprId {
+    pub fn binary_as_is(&mut self, op: BinaryOp, a: ExprId, b: ExprId) -> ExprId {
         let derivatives = std::mem::replace(&mut self.derivatives, false);
         let sum = self.binary(op, a, b);
         self.derivatives = derivatives;
         sum
-    }
-
-    /// The product as an expression: what is known a token first, then what varies over the vocabulary, so that each group is one
-    /// subexpression. Within a group: factors by id, one division.
-    pub fn product_of_factors(&mut self, term: &Term) -> ExprId {
-        if term.coef == 0.0 {
-            return self.constant(0.0);
-        }
-        let mut product: Option<ExprId> = None;
-        let mut coef = term.coef;
-        for kinds in [&[Kind::Scalar, Kind::Row][..], &[Kind::Col], &[Kind::Logit]].into_iter().rev() {
-            let mut group = [None, None];
-            for kind in kinds {
-                for &(factor, exponent) in &term.factors {
-                    if self.graph.kind(factor) == *kind {
-                        let power = self.power(factor, exponent.unsigned_abs());
-                        let side = &mut group[usize::from(exponent < 0)];
-                        *side = Some(self.times_as_is(*side, power));
-                    }
-                }
-            }
-            if kinds[0] == Kind::Scalar && coef.abs() != 1.0 {
-                let number = self.constant(coef);
-                coef = 1.0;
-                group[0] = Some(match group[0] {
-                    Some(numerator) => self.times_as_is(Some(number), numerator),
-                    None => number,
-                });
-            }
-            let value = match group {
-                [None, None] => continue,
-                [Some(numerator), None] => numerator,
-                [numerator, Some(denominator)] => {
-                    let numerator = match numerator {
-                        Some(numerator) => numerator,
-                        None => self.constant(1.0),
-                    };
-                    self.graph.binary(BinaryOp::Div, numerator, denominator)
-                }
-            };
-            // The sign goes to what is known a token, so that the vocabulary loop does not see it.
-            let value = if kinds[0] == Kind::Scalar && coef == -1.0 {
-                coef = 1.0;
-                self.graph.unary(UnaryOp::Neg, value)
-            } else {
-                value
-            };
-            product = Some(match product {
-                Some(rest) => self.times_as_is(Some(value), rest),
-                None => value,
-            });
-        }
-        match product {
-            Some(product) if coef < 0.0 => self.graph.unary(UnaryOp::Neg, product),
-            Some(product) => product,
-            None => self.constant(coef),
-        }
-    }
-
-    fn times_as_is(&mut self, a: Option<ExprId>, b: ExprId) -> ExprId {
-        match a {
-            Some(a) if a.index() > b.index() => self.graph.binary(BinaryOp::Mul, b, a),
-            Some(a) => self.graph.binary(BinaryOp::Mul, a, b),
-            None => b,
-        }
-    }
-
-    /// `base^exponent` for a positive exponent, by squaring.
-    fn power(&mut self, base: ExprId, exponent: u32) -> ExprId {
-        let (mut square, mut left, mut product) = (base, exponent, None);
-        while left > 0 {
-            if left & 1 == 1 {
-                product = Some(self.times_as_is(product, square));
-            }
-            left >>= 1;
-            if left > 0 {
-                square = self.times_as_is(Some(square), square);
-            }
-        }
-        product.unwrap_or(base)
     }
 }

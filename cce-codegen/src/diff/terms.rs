@@ -1,14 +1,18 @@
 //! Sums and products as lists: the normal forms in which like terms meet and equal factors cancel.
 //!
-//! Invariants: a [`Term`]'s factors are sorted by id, each once, with a non-zero exponent; its coefficient is finite. A sum is a
-//! list of terms of which no two have the same factors and none has the coefficient 0; their order is that in which they were
-//! written, because reordering a sum can change what cancels in it.
+//! Invariants: a [`Term`]'s factors are sorted by id, each once, with a non-zero exponent; its coefficient
+//! is finite. A sum is a list of terms of which no two have the same factors and none has the coefficient
+//! 0; their order is that in which they were written, because reordering a sum can change what cancels in
+//! it.
 
 use crate::ir::{BinaryOp, ExprId, Graph, Node, UnaryOp};
-use std::collections::HashMap;
 
-/// A sum of more terms than this is a factor like any other: no program of interest has one, and it bounds the work.
+/// A sum of more terms than this is a factor like any other: no program of interest has one, and it bounds
+/// the work.
 const LONGEST_SUM: usize = 32;
+
+/// A product of more factors than this is not taken apart.
+const LONGEST_PRODUCT: usize = 64;
 
 /// The largest exponent that is collected.
 const LARGEST_EXPONENT: i32 = 1 << 20;
@@ -52,7 +56,7 @@ impl Term {
                 Err(at) => factors.insert(at, (expr, exponent)),
             }
         }
-        Some(Term { coef, factors })
+        (factors.len() <= LONGEST_PRODUCT).then_some(Term { coef, factors })
     }
 
     /// `1 / self`; `None` where a number would leave its range.
@@ -116,59 +120,73 @@ pub(super) fn push_term(sum: &mut Vec<Term>, term: Term) {
     }
 }
 
-/// Reads expressions as products and sums; remembers what it has read, as expressions share their parts.
+/// Reads expressions as products and sums. Reads the arena in its order, each node once, so that neither
+/// depth nor sharing costs.
 #[derive(Debug, Default)]
 pub(super) struct TermReader {
-    products: HashMap<ExprId, Term>,
-    sums: HashMap<ExprId, Vec<Term>>,
+    products: Vec<Term>,
+    sums: Vec<Option<Vec<Term>>>,
 }
 
 impl TermReader {
     /// The expression as one product.
     pub fn product(&mut self, graph: &Graph, expr: ExprId) -> Term {
-        if let Some(term) = self.products.get(&expr) {
-            return term.clone();
-        }
-        let term = match graph.get(expr) {
-            Node::Const(number) => Some(Term::constant(number.value())),
-            Node::Unary(UnaryOp::Neg, a) => Some(self.product(graph, a).scaled(-1.0)),
-            Node::Binary(BinaryOp::Mul, a, b) => {
-                let (a, b) = (self.product(graph, a), self.product(graph, b));
-                a.times(&b)
-            }
-            Node::Binary(BinaryOp::Div, a, b) => {
-                let (a, b) = (self.product(graph, a), self.product(graph, b));
-                b.inverse().and_then(|b| a.times(&b))
-            }
-            _ => None,
-        }
-        .unwrap_or_else(|| Term::atom(expr));
-        self.products.insert(expr, term.clone());
-        term
+        self.read_to(graph, expr);
+        self.products[expr.index()].clone()
     }
 
     /// The expression as a sum of products.
     pub fn sum(&mut self, graph: &Graph, expr: ExprId) -> Vec<Term> {
-        if let Some(sum) = self.sums.get(&expr) {
-            return sum.clone();
+        self.read_to(graph, expr);
+        self.sum_read(expr)
+    }
+
+    fn sum_read(&self, expr: ExprId) -> Vec<Term> {
+        match &self.sums[expr.index()] {
+            Some(sum) => sum.clone(),
+            None => {
+                let mut sum = Vec::new();
+                push_term(&mut sum, self.products[expr.index()].clone());
+                sum
+            }
         }
+    }
+
+    fn read_to(&mut self, graph: &Graph, expr: ExprId) {
+        for at in self.products.len()..=expr.index() {
+            let id = ExprId(at as u32);
+            let product = self.read_product(graph, id).unwrap_or_else(|| Term::atom(id));
+            self.products.push(product);
+            let sum = self.read_sum(graph, id);
+            self.sums.push(sum);
+        }
+    }
+
+    fn read_product(&self, graph: &Graph, expr: ExprId) -> Option<Term> {
+        let product = |operand: ExprId| &self.products[operand.index()];
+        match graph.get(expr) {
+            Node::Const(number) => Some(Term::constant(number.value())),
+            Node::Unary(UnaryOp::Neg, a) => Some(product(a).scaled(-1.0)),
+            Node::Binary(BinaryOp::Mul, a, b) => product(a).times(product(b)),
+            Node::Binary(BinaryOp::Div, a, b) => product(a).times(&product(b).inverse()?),
+            _ => None,
+        }
+    }
+
+    /// `None` for what is no sum, and for one that is too long.
+    fn read_sum(&self, graph: &Graph, expr: ExprId) -> Option<Vec<Term>> {
         let parts = match graph.get(expr) {
             Node::Binary(BinaryOp::Add, a, b) => vec![(a, 1.0), (b, 1.0)],
             Node::Binary(BinaryOp::Sub, a, b) => vec![(a, 1.0), (b, -1.0)],
             Node::Unary(UnaryOp::Neg, a) => vec![(a, -1.0)],
-            _ => Vec::new(),
+            _ => return None,
         };
         let mut sum = Vec::new();
-        for &(part, sign) in &parts {
-            for term in self.sum(graph, part) {
+        for (part, sign) in parts {
+            for term in self.sum_read(part) {
                 push_term(&mut sum, term.scaled(sign));
             }
         }
-        if parts.is_empty() || sum.len() > LONGEST_SUM {
-            sum.clear();
-            push_term(&mut sum, self.product(graph, expr));
-        }
-        self.sums.insert(expr, sum.clone());
-        sum
+        (sum.len() <= LONGEST_SUM).then_some(sum)
     }
 }

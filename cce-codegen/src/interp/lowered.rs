@@ -69,14 +69,13 @@ impl LoweredInterp {
     fn parts(&self, parts: &Parts, token: &Token<'_>, upstream: &[f64]) -> Vec<f64> {
         let vocab = token.logits.len();
         let leaves = Leaves { upstream, coefs: &[] };
-        let value = |expr: Option<ExprId>| match expr {
-            Some(expr) => evaluate(&self.lowered.graph, &[expr], token, &leaves).remove(0),
-            None => Value::One(0.0),
-        };
-        let uniform = value(parts.uniform);
+        let wanted =
+            [self.lowered.softmax, parts.softmax, parts.softmax_at_target, parts.target_rest, parts.uniform];
+        let exprs: Vec<ExprId> = wanted.into_iter().flatten().collect();
+        let mut values = evaluate(&self.lowered.graph, &exprs, token, &leaves).into_iter();
+        let [z, softmax, softmax_at_target, target_rest, uniform] =
+            wanted.map(|expr| expr.and_then(|_| values.next()).unwrap_or(Value::One(0.0)));
         let mut gradient: Vec<f64> = (0..vocab).map(|j| uniform.at(j) / vocab as f64).collect();
-        let softmax = value(parts.softmax);
-        let z = value(self.lowered.softmax);
         let others_than = |y: Option<usize>| (0..vocab).filter(move |&j| Some(j) != y);
         if parts.softmax.is_some() {
             let lse = log_sum_exp(others_than(None).map(|j| z.at(j)));
@@ -85,11 +84,11 @@ impl LoweredInterp {
             }
         }
         if let Some(y) = token.target {
-            gradient[y] += value(parts.target_rest).at(0);
+            gradient[y] += target_rest.at(0);
             if parts.softmax.is_some() {
                 let relative = log_sum_exp(others_than(Some(y)).map(|j| z.at(j) - z.at(y)));
                 let one_minus_p = 1.0 / (1.0 + (-relative).exp());
-                gradient[y] -= one_minus_p * value(parts.softmax_at_target).at(0);
+                gradient[y] -= one_minus_p * softmax_at_target.at(0);
             }
         }
         gradient

@@ -1,8 +1,9 @@
 //! The oracle: programs and their gradients evaluated in f64 on materialised logits.
 //!
-//! Everything else is tested against this module, so it is written for being right by inspection, not for speed:
-//! - [`Interp`] evaluates the *program* as it was written, knowing nothing of canonical forms or derivatives. Central
-//!   differences of it are what a derivative must be.
+//! Everything else is tested against this module, so it is written for being right by inspection, not for
+//! speed:
+//! - [`Interp`] evaluates the *program* as it was written, knowing nothing of canonical forms or
+//!   derivatives. Central differences of it are what a derivative must be.
 //! - [`LoweredInterp`] evaluates the gradient normal form, for one token.
 //! - [`reference`] runs the whole computation, from hidden states and classifier to losses and gradients.
 //!
@@ -11,6 +12,8 @@
 mod eval;
 mod lowered;
 pub mod reference;
+#[cfg(test)]
+mod tests;
 
 pub use eval::{Bound, Interp, Leaves, Token, Value, evaluate};
 pub use lowered::{LoweredInterp, TokenGradient};

@@ -9,7 +9,7 @@ use crate::ir::{InputId, InputKind, Program};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// A matrix's or an input's length.
-    #[error("{what} has {found} values, expected {expected}")]
+    #[error("{what}: found {found} values, expected {expected}")]
     Length {
         /// Which.
         what: String,
@@ -75,8 +75,8 @@ impl<'a> Reference<'a> {
         Ok(Reference { program, hidden, e, c, targets: &[], inputs: vec![None; program.inputs().len()] })
     }
 
-    /// N targets; `None` is an ignored token, which has outputs and gradients 0. A program without a target counts every token
-    /// unless targets are given.
+    /// N targets; `None` is an ignored token, which has outputs and gradients 0. A program without a target
+    /// counts every token unless targets are given.
     pub fn targets(mut self, targets: &'a [Option<usize>]) -> Result<Reference<'a>, ReferenceError> {
         expect_length("the target", targets.len(), self.tokens())?;
         for (token, target) in targets.iter().enumerate() {
@@ -180,8 +180,8 @@ impl<'a> Reference<'a> {
         Ok(outputs)
     }
 
-    /// Outputs and gradients. `upstream`: by output, N values (what is given for an output that is not differentiable is not
-    /// read). `wanted`: the names of inputs whose gradients are wanted.
+    /// Outputs and gradients. `upstream`: by output, N values (what is given for an output that is not
+    /// differentiable is not read). `wanted`: the names of inputs whose gradients are wanted.
     pub fn run(&self, upstream: &[Vec<f64>], wanted: &[&str]) -> Result<ReferenceResult, ReferenceError> {
         self.check()?;
         expect_length("the upstream gradients' list", upstream.len(), self.program.outputs().len())?;
