@@ -6,6 +6,7 @@
 //!
 //! Entries are `encoded key | config hash 16 | record id 16 -> record`, the record as it stands in the log.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -95,19 +96,19 @@ impl Index {
     pub(crate) fn standing(&self) -> Outcome<Option<Standing>> {
         let Some(stored) = fence(|| self.db.get(POSITION_KEY))? else { return Ok(None) };
         let Some((position, count)) = read_position(&stored) else { return Ok(None) };
-        Ok(Some(Standing { position, complete: self.count()? == count }))
+        Ok(Some(Standing { position, count, complete: self.count()? == count }))
     }
 
-    /// Notes up to where the log has been taken in.
-    pub(crate) fn set_position(&self, position: Position) -> Outcome<()> {
+    /// Notes up to where the log has been taken in, and how many records there are.
+    pub(crate) fn set_standing(&self, position: Position, count: u64) -> Outcome<()> {
         let mut bytes = RECORD_SCHEMA.to_le_bytes().to_vec();
         bytes.extend(position.log);
         bytes.extend(position.offset.to_le_bytes());
-        bytes.extend(self.count()?.to_le_bytes());
+        bytes.extend(count.to_le_bytes());
         fence(|| self.db.insert(POSITION_KEY, bytes).map(drop))
     }
 
-    fn count(&self) -> Outcome<u64> {
+    pub(crate) fn count(&self) -> Outcome<u64> {
         let mut count = 0;
         self.scan(b"", |_| {
             count += 1;
@@ -116,8 +117,16 @@ impl Index {
         Ok(count)
     }
 
-    pub(crate) fn contains(&self, entry: &Entry) -> Outcome<bool> {
-        fence(|| self.db.contains_key(&entry.key))
+    /// Those of `entries` that the store does not hold, each once.
+    pub(crate) fn missing(&self, entries: Vec<Entry>) -> Outcome<Vec<Entry>> {
+        let mut missing = Vec::new();
+        let mut seen = HashSet::new();
+        for entry in entries {
+            if entry.id().is_some_and(|id| seen.insert(id)) && !fence(|| self.db.contains_key(&entry.key))? {
+                missing.push(entry);
+            }
+        }
+        Ok(missing)
     }
 
     pub(crate) fn insert(&self, entries: Vec<Entry>) -> Outcome<()> {
@@ -183,6 +192,8 @@ fn read_position(bytes: &[u8]) -> Option<(Position, u64)> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
     pub(crate) position: Position,
+    /// The records it held.
+    pub(crate) count: u64,
     /// Whether the store still holds as many records as it did then. Damage that looks to sled like the end
     /// of its file makes records disappear without an error: the count notices.
     pub(crate) complete: bool,

@@ -218,8 +218,8 @@ impl Session {
         };
         let mut touched = BTreeSet::new();
         match standing {
-            Some(Standing { position: before, complete: true }) if !compare => {
-                let position = self.catch_up(log, before, &mut touched)?;
+            Some(Standing { position: before, count, complete: true }) if !compare => {
+                let position = self.catch_up(log, before, count, &mut touched)?;
                 self.index.flush()?;
                 self.renew_snapshot(folder, Some(before), position, &touched)
             }
@@ -231,17 +231,25 @@ impl Session {
         }
     }
 
-    /// Takes in what the log has behind `from`.
-    fn catch_up(&self, log: &Log, from: Position, touched: &mut BTreeSet<Vec<u8>>) -> Outcome<Position> {
+    /// Takes in what the log has behind `from`, where the store holds `count` records.
+    fn catch_up(
+        &self,
+        log: &Log,
+        from: Position,
+        count: u64,
+        touched: &mut BTreeSet<Vec<u8>>,
+    ) -> Outcome<Position> {
         let mut entries = Vec::new();
         let (position, _) = log.scan_alone(Some(from), |payload| {
             entries.extend(Entry::of(payload));
             Ok(())
         })?;
-        touched.extend(entries.iter().map(|e| e.tuning_key().to_vec()));
-        self.index.insert(entries)?;
         if from != position {
-            self.index.set_position(position)?;
+            let new = self.index.missing(entries)?;
+            touched.extend(new.iter().map(|e| e.tuning_key().to_vec()));
+            let count = count + new.len() as u64;
+            self.index.insert(new)?;
+            self.index.set_standing(position, count)?;
         }
         Ok(position)
     }
@@ -266,12 +274,6 @@ impl Session {
             entries.extend(Entry::of(payload));
             Ok(())
         })?;
-        let mut missing = Vec::new();
-        for entry in entries {
-            if !self.index.contains(&entry)? {
-                missing.push(entry);
-            }
-        }
         let (mut only_here, mut damaged) = (Vec::new(), Vec::new());
         self.index.scan(b"", |stored| {
             match stored.id() {
@@ -281,19 +283,22 @@ impl Session {
             }
             Ok(())
         })?;
+        // First, so that what is damaged here is missing, and comes back from the log.
         self.index.remove(&damaged)?;
+        let missing = self.index.missing(entries)?;
         let lost = missing.iter().filter(|entry| entry.id().is_none_or(|id| !not_due.contains(&id))).count();
         if lost > 0 {
             repairs.push(Repair::RestoredToIndex { count: lost });
         }
         self.index.insert(missing)?;
-        self.index.set_position(position)?;
+        let count = self.index.count()?;
+        self.index.set_standing(position, count)?;
         if only_here.is_empty() {
             return Ok(position);
         }
         log.append(&only_here)?;
         repairs.push(Repair::RestoredToLog { count: only_here.len() });
-        self.catch_up(log, position, &mut BTreeSet::new())
+        self.catch_up(log, position, count, &mut BTreeSet::new())
     }
 
     fn renew_snapshot(

@@ -99,6 +99,28 @@ fn a_store_cut_short_is_repaired_from_the_log() {
     }
 }
 
+/// What damage that sled takes for the end of its file looks like.
+#[test]
+fn records_that_vanished_from_the_store_without_an_error_are_noticed() {
+    let folder = filled();
+    let store = sled::open(folder.path().join("index")).unwrap();
+    let (first, _) = store.first().unwrap().unwrap();
+    store.remove(first).unwrap();
+    drop(store);
+    assert_eq!(all_is_well(folder.path()), [Repair::RestoredToIndex { count: 1 }]);
+}
+
+#[test]
+fn after_an_owner_died_every_record_of_the_store_is_compared_with_the_log() {
+    let folder = filled();
+    let store = sled::open(folder.path().join("index")).unwrap();
+    let (first, _) = store.first().unwrap().unwrap();
+    store.insert(first, b"not what was stored").unwrap();
+    drop(store);
+    fs::write(folder.path().join("index.state"), "open").unwrap();
+    assert_eq!(all_is_well(folder.path()), [Repair::RestoredToIndex { count: 1 }]);
+}
+
 #[test]
 fn a_store_whose_snapshot_is_damaged_or_gone_is_repaired_from_the_log() {
     for damage in
@@ -232,8 +254,10 @@ fn log_and_store_damaged_in_different_places_complete_each_other() {
     drop(database);
     fs::write(folder.path().join("index.state"), "open").unwrap();
     let mut database = Database::open(folder.path()).unwrap();
-    let found = tiles(&database.records().unwrap());
-    assert_eq!(found, (0..=u64::from(RECORDS)).collect::<Vec<_>>());
+    let all: Vec<_> = (0..=u64::from(RECORDS)).collect();
+    assert_eq!(tiles(&database.records().unwrap()), all);
+    fs::remove_dir_all(folder.path().join("index")).unwrap();
+    assert_eq!(tiles(&database.records().unwrap()), all, "the log alone holds everything again");
 }
 
 #[test]
