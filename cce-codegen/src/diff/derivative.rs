@@ -64,6 +64,9 @@ const fn binary(
     BinaryRule { op, domain, derivative }
 }
 
+/// Short for the table.
+type K<'g> = Algebra<'g>;
+
 /// In the order of [`UnaryOp::ALL`].
 #[rustfmt::skip]
 pub(super) static UNARY: [UnaryRule; UnaryOp::ALL.len()] = [
@@ -86,8 +89,8 @@ pub(super) static BINARY: [BinaryRule; BinaryOp::ALL.len()] = [
     binary(BinaryOp::Add, [REALS, REALS],    |k, t| k.sum_of(t.da, t.db)),
     binary(BinaryOp::Sub, [REALS, REALS],    |k, t| k.difference_of(t.da, t.db)),
     binary(BinaryOp::Mul, [REALS, REALS],    |k, t| k.chain(t, |_, t| t.b, |_, t| t.a)),
-    binary(BinaryOp::Div, [REALS, POSITIVE], |k, t| k.chain(t, |k, t| k.inverse(t.b), Algebra::div_by_divisor)),
-    binary(BinaryOp::Pow, [POSITIVE, REALS], |k, t| k.chain(t, Algebra::pow_by_base, Algebra::pow_by_exponent)),
+    binary(BinaryOp::Div, [REALS, POSITIVE], |k, t| k.chain(t, K::div_by_dividend, K::div_by_divisor)),
+    binary(BinaryOp::Pow, [POSITIVE, REALS], |k, t| k.chain(t, K::pow_by_base, K::pow_by_exponent)),
     binary(BinaryOp::Min, [REALS, REALS],    |k, t| k.selected(Cmp::Lt, t.b, t.a, t.db, t.da)),
     binary(BinaryOp::Max, [REALS, REALS],    |k, t| k.selected(Cmp::Gt, t.b, t.a, t.db, t.da)),
 ];
@@ -156,6 +159,11 @@ impl Algebra<'_> {
         let (zero, half) = (self.constant(0.0), self.constant(0.5));
         let slope = self.div(half, y);
         self.select(Cmp::Eq, x, zero, zero, slope)
+    }
+
+    /// `1 / b`.
+    fn div_by_dividend(&mut self, t: Tangents) -> ExprId {
+        self.inverse(t.b)
     }
 
     /// `-(a / b) / b`.

@@ -29,8 +29,8 @@ struct Writer<'a> {
 impl Lowered {
     /// The gradient of a program for reading: `program` is the one that was lowered.
     ///
-    /// `p` is the softmax, `g.name` the upstream gradient of the output `name`, `[j = y]` 1 at the target and 0 elsewhere, `x[y]`
-    /// an input at the target.
+    /// `p` is the softmax, `g.name` the upstream gradient of the output `name`, `[j = y]` 1 at the target
+    /// and 0 elsewhere, `x[y]` an input at the target.
     pub fn dump(&self, program: &Program) -> String {
         let mut writer = Writer {
             lowered: self,

@@ -12,8 +12,9 @@
 //! | `mean(f)` | | | `g df` |
 //! | the variable at the target | | `g` | |
 //!
-//! `A_y + T` is put together from the same list without `nll`, whose contributions to it are equal and opposite: it is absent for
-//! every function of the negative log-likelihood, by construction and not by cancellation.
+//! `A_y + T` is put together from the same list without `nll`, whose contributions to it are equal and
+//! opposite: it is absent for every function of the negative log-likelihood, by construction and not by
+//! cancellation.
 
 use super::Parts;
 use super::canonical::at_target;
@@ -209,8 +210,8 @@ pub(super) fn is_stat(node: &Node) -> bool {
     node.is_reduction() || matches!(node, Node::TargetValue(_))
 }
 
-/// `sum of (Row value) * (product of values that vary over the vocabulary)`, each such product once: what is read a token in the
-/// vocabulary loop is one value a product.
+/// `sum of (Row value) * (product of values that vary over the vocabulary)`, each such product once: what
+/// is read a token in the vocabulary loop is one value a product.
 #[derive(Default)]
 struct VocabularySum {
     terms: Vec<(Term, Option<ExprId>)>,

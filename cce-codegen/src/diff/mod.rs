@@ -9,12 +9,10 @@
 //! with A, B expressions over Row values, the raw logit and Col inputs, and T a Row value. The same three
 //! parts exist for every Col input. Derivatives with respect to Row and Scalar inputs are Row values
 //! (expectations that the forward accumulates). Upstream gradients enter as [`Node::Upstream`] leaves.
-
 //!
 //! ```text
-//! Program ── canonical ──▶ outputs over stats ── gradient ──▶ Parts ── hoist ──▶ what a vocabulary loop
-//! reads
-//!            (simplify, terms)                   (derivative)
+//! Program ── canonical ──▶ outputs over stats ── gradient ──▶ Parts ── hoist ──▶ a vocabulary loop
+//!        (simplify, terms)                      (derivative)
 //! ```
 
 mod canonical;
@@ -50,9 +48,9 @@ pub struct Parts {
     pub uniform: Option<ExprId>,
     /// `A` at the target column, a Row value. `None` where `A` is or there is no target.
     pub softmax_at_target: Option<ExprId>,
-    /// `A(x_y, col_y) + T`, simplified: what the target column gets besides `-(1 - p_y) A(x_y)` and the uniform part. `None` where it is zero
-    /// (as for every function of the negative log-likelihood), so that nothing cancels:
-    /// `p_y A_y + T = (A_y + T) - (1 - p_y) A_y`.
+    /// `A(x_y, col_y) + T`, simplified: what the target column gets besides `-(1 - p_y) A(x_y)` and the
+    /// uniform part. `None` where it is zero (as for every function of the negative log-likelihood), so
+    /// that nothing cancels: `p_y A_y + T = (A_y + T) - (1 - p_y) A_y`.
     pub target_rest: Option<ExprId>,
 }
 

@@ -18,8 +18,8 @@ pub struct RankOne {
 pub enum NotRankOne {
     /// A factor depends on the logit itself, as in `mean(z * z)` or under a softcap.
     #[error(
-        "the gradient of a mean over the vocabulary varies from logit to logit (as under a softcap, or in mean(z * z)), \
-         expected a token's value times a vocabulary entry's; use the filter Exact"
+        "the gradient of a mean over the vocabulary varies from logit to logit (as under a softcap, or in \
+         mean(z * z)), expected a token's value times a vocabulary entry's; use the filter Exact"
     )]
     VariesByLogit {
         /// The factor.
@@ -27,8 +27,8 @@ pub enum NotRankOne {
     },
     /// A sum of products with different Col factors.
     #[error(
-        "the gradient of the means over the vocabulary is a sum of {terms} products of a token's value and a vocabulary entry's, \
-         expected one; use the filter Exact"
+        "the gradient of the means over the vocabulary is a sum of {terms} products of a token's value and a \
+         vocabulary entry's, expected one; use the filter Exact"
     )]
     SeveralProducts {
         /// How many.

@@ -120,9 +120,10 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    /// `ln(1 - e^u)` for a negative `u`, relatively exact on both sides: `ln(-expm1(u))` where `e^u` is close to 1,
-    /// `log1p(-e^u)` where it is small (Mächler, "Accurately computing log(1 - exp(-|a|))", 2012). Only once a token:
-    /// in the vocabulary loop it would be two evaluations for what the user wrote as one.
+    /// `ln(1 - e^u)` for a negative `u`, relatively exact on both sides: `ln(-expm1(u))` where `e^u` is
+    /// close to 1, `log1p(-e^u)` where it is small (Mächler, "Accurately computing log(1 - exp(-|a|))",
+    /// 2012). Only once a token: in the vocabulary loop it would be two evaluations for what the user wrote
+    /// as one.
     fn log1mexp(&mut self, u: ExprId) -> Option<ExprId> {
         if self.varies_over_vocab(u) {
             return None;
@@ -311,7 +312,8 @@ impl<'g> Algebra<'g> {
         None
     }
 
-    /// `(r * v) * s = (r * s) * v` where `v` alone varies over the vocabulary: one product a logit instead of two.
+    /// `(r * v) * s = (r * s) * v` where `v` alone varies over the vocabulary: one product a logit instead
+    /// of two.
     fn grouped_product(&mut self, a: ExprId, b: ExprId) -> Option<ExprId> {
         let ((r, v), (s, w)) = (self.row_and_rest(a), self.row_and_rest(b));
         let row = match (r, s) {
