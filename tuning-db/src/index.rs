@@ -108,7 +108,7 @@ impl Index {
         fence(|| self.db.insert(POSITION_KEY, bytes).map(drop))
     }
 
-    pub(crate) fn count(&self) -> Outcome<u64> {
+    fn count(&self) -> Outcome<u64> {
         let mut count = 0;
         self.scan(b"", |_| {
             count += 1;

@@ -239,16 +239,14 @@ impl Session {
         count: u64,
         touched: &mut BTreeSet<Vec<u8>>,
     ) -> Outcome<Position> {
-        let mut entries = Vec::new();
-        let (position, _) = log.scan_alone(Some(from), |payload| {
-            entries.extend(Entry::of(payload));
-            Ok(())
+        let mut count = count;
+        let position = log.scan_in_portions(Some(from), |payloads| {
+            let new = self.index.missing(entries(&payloads))?;
+            touched.extend(new.iter().map(|e| e.tuning_key().to_vec()));
+            count += new.len() as u64;
+            self.index.insert(new)
         })?;
         if from != position {
-            let new = self.index.missing(entries)?;
-            touched.extend(new.iter().map(|e| e.tuning_key().to_vec()));
-            let count = count + new.len() as u64;
-            self.index.insert(new)?;
             self.index.set_standing(position, count)?;
         }
         Ok(position)
@@ -263,35 +261,38 @@ impl Session {
         repairs: &mut Vec<Repair>,
     ) -> Outcome<Position> {
         let mut not_due: HashSet<RecordId> = HashSet::new();
-        log.scan_alone(before, |payload| {
+        log.scan(before, |payload| {
             not_due.insert(RecordId::of(payload));
             Ok(())
         })?;
-        let mut in_log: HashSet<RecordId> = HashSet::new();
-        let mut entries = Vec::new();
-        let (position, _) = log.scan_alone(None, |payload| {
-            in_log.insert(RecordId::of(payload));
-            entries.extend(Entry::of(payload));
-            Ok(())
-        })?;
-        let (mut only_here, mut damaged) = (Vec::new(), Vec::new());
+        // First, so that what is damaged here is missing, and comes back from the log.
+        let mut damaged = Vec::new();
         self.index.scan(b"", |stored| {
-            match stored.id() {
-                Some(id) if in_log.contains(&id) => {}
-                Some(_) => only_here.push(stored.payload.to_vec()),
-                None => damaged.push(stored.store_key().to_vec()),
+            if stored.id().is_none() {
+                damaged.push(stored.store_key().to_vec());
             }
             Ok(())
         })?;
-        // First, so that what is damaged here is missing, and comes back from the log.
         self.index.remove(&damaged)?;
-        let missing = self.index.missing(entries)?;
-        let lost = missing.iter().filter(|entry| entry.id().is_none_or(|id| !not_due.contains(&id))).count();
+        let mut in_log: HashSet<RecordId> = HashSet::new();
+        let mut lost = 0;
+        let position = log.scan_in_portions(None, |payloads| {
+            in_log.extend(payloads.iter().map(|payload| RecordId::of(payload)));
+            let missing = self.index.missing(entries(&payloads))?;
+            lost += missing.iter().filter(|e| e.id().is_none_or(|id| !not_due.contains(&id))).count();
+            self.index.insert(missing)
+        })?;
         if lost > 0 {
             repairs.push(Repair::RestoredToIndex { count: lost });
         }
-        self.index.insert(missing)?;
-        let count = self.index.count()?;
+        let (mut only_here, mut count) = (Vec::new(), 0);
+        self.index.scan(b"", |stored| {
+            if stored.id().is_some_and(|id| !in_log.contains(&id)) {
+                only_here.push(stored.payload.to_vec());
+            }
+            count += 1;
+            Ok(())
+        })?;
         self.index.set_standing(position, count)?;
         if only_here.is_empty() {
             return Ok(position);
@@ -360,4 +361,9 @@ impl Session {
     pub(crate) fn records(&self, prefix: &[u8], each: impl FnMut(Stored<'_>) -> Outcome<()>) -> Outcome<()> {
         self.index.scan(prefix, each)
     }
+}
+
+/// What this version can read of the payloads.
+fn entries(payloads: &[Vec<u8>]) -> Vec<Entry> {
+    payloads.iter().filter_map(|payload| Entry::of(payload)).collect()
 }

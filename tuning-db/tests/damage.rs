@@ -64,6 +64,7 @@ fn assert_set_aside(repairs: &[Repair]) {
     assert!(matches!(repairs, [.., Repair::SetAside { .. }]), "{repairs:?}");
 }
 
+/// 24 damaged stores, or 500 when `CCE_SLOW_TESTS` is 1.
 #[test]
 fn a_store_with_damaged_bytes_is_repaired_from_the_log() {
     let (mut noticed, mut seed) = (0, 0x9e37_79b9_7f4a_7c15_u64);
@@ -71,7 +72,8 @@ fn a_store_with_damaged_bytes_is_repaired_from_the_log() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % limit
     };
-    for round in 0..24 {
+    let rounds = if std::env::var("CCE_SLOW_TESTS").is_ok_and(|v| v == "1") { 500 } else { 24 };
+    for round in 0..rounds {
         let folder = filled();
         let path = folder.path().join("index/db");
         let mut bytes = fs::read(&path).unwrap();

@@ -23,6 +23,8 @@ use crate::lock::Lock;
 
 const HEADER_LENGTH: u64 = 32;
 const FORMAT: u32 = 1;
+/// Bounds the memory that indexing takes; many times the largest record.
+const PORTION: u64 = if cfg!(test) { 4 << 20 } else { 32 << 20 };
 const WORD: &[u8; 12] = b"cce trials\r\n";
 
 /// Distinguishes a log from any other that ever stood in its place.
@@ -142,6 +144,43 @@ impl Log {
         from: Option<Position>,
         each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<(Position, ScanReport)> {
+        let (position, report, _) = self.scan_some(from, u64::MAX, each)?;
+        Ok((position, report))
+    }
+
+    /// Hands over all payloads from `from` on in portions of some [`PORTION`] bytes. Nobody appends while a
+    /// portion is read, so that what is met is there to stay; everybody may while it is worked on.
+    pub(crate) fn scan_in_portions<E: From<Error>>(
+        &self,
+        from: Option<Position>,
+        mut each: impl FnMut(Vec<Vec<u8>>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Position, E> {
+        let mut next = from;
+        loop {
+            let mut payloads = Vec::new();
+            let lock = Lock::wait(&self.lock, self.patience)?;
+            let (position, _, at_end) = self.scan_some(next, PORTION, |payload| {
+                payloads.push(payload.to_vec());
+                Ok(())
+            })?;
+            drop(lock);
+            each(payloads)?;
+            // Without progress there is nothing but the beginning of a record.
+            if at_end || next == Some(position) {
+                return Ok(position);
+            }
+            next = Some(position);
+        }
+    }
+
+    /// Scans at most `limit` bytes; also says whether that was all there is. A record that is cut by the
+    /// limit looks like a torn tail, and the next scan begins with it.
+    fn scan_some(
+        &self,
+        from: Option<Position>,
+        limit: u64,
+        each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<(Position, ScanReport, bool)> {
         let io = |action| Error::io(action, &self.path);
         let mut file = File::open(&self.path).map_err(io("open the trial log"))?;
         let length = file.metadata().map_err(io("read the trial log"))?.len();
@@ -154,21 +193,11 @@ impl Log {
             (_, None) => 0,
         };
         file.seek(SeekFrom::Start(begin)).map_err(io("read the trial log"))?;
-        let input = file.take(length.saturating_sub(begin));
-        let ends = scan::scan(input, each).map_err(io("read the trial log"))??;
+        let rest = length.saturating_sub(begin);
+        let ends = scan::scan(file.take(rest.min(limit)), each).map_err(io("read the trial log"))??;
         // A file without a header is given one by the next writer; nobody may resume in it.
         let position = Position { log: id.unwrap_or_default(), offset: begin + ends.settled };
-        Ok((position, ends.report))
-    }
-
-    /// Like [`Log::scan`], while nobody appends: what is met is then there to stay.
-    pub(crate) fn scan_alone(
-        &self,
-        from: Option<Position>,
-        each: impl FnMut(&[u8]) -> Result<()>,
-    ) -> Result<(Position, ScanReport)> {
-        let _lock = Lock::wait(&self.lock, self.patience)?;
-        self.scan(from, each)
+        Ok((position, ends.report, rest <= limit))
     }
 
     /// Whether a scan from `position` would begin there, and what is behind it: `None` when the log is

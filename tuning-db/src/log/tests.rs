@@ -196,3 +196,35 @@ fn a_scan_resumes_where_the_last_one_ended() {
     let other = Position { log: [0; 8], ..position };
     assert_eq!(log.bytes_behind(other).unwrap(), None);
 }
+
+#[test]
+fn portions_together_are_the_whole_log_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = log_in(folder.path());
+    let payloads: Vec<_> =
+        (0..23_u32).map(|i| format!("{i} {}", "x".repeat(400_000 + 1000 * i as usize))).collect();
+    for batch in payloads.chunks(5) {
+        log.append(&batch.iter().map(|p| p.as_bytes().to_vec()).collect::<Vec<_>>()).unwrap();
+    }
+    assert!(std::fs::metadata(&log.path).unwrap().len() > 2 * PORTION);
+    let (mut found, mut portions) = (Vec::new(), 0);
+    let position = log.scan_in_portions(None, |portion| {
+        found.extend(portion.into_iter().map(|p| String::from_utf8(p).unwrap()));
+        portions += 1;
+        Ok::<(), Error>(())
+    });
+    assert!(found == payloads, "{} of {} records", found.len(), payloads.len());
+    assert!(portions > 2, "{portions}");
+    assert_eq!(position.unwrap(), log.scan(None, |_| Ok(())).unwrap().0);
+}
+
+#[test]
+fn portions_end_at_a_torn_tail() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = log_in(folder.path());
+    log.append(&bytes(&["one"])).unwrap();
+    let whole = std::fs::read(&log.path).unwrap();
+    std::fs::write(&log.path, [&whole[..], &whole[32..40]].concat()).unwrap();
+    let position = log.scan_in_portions(None, |_| Ok::<(), Error>(())).unwrap();
+    assert_eq!(position.offset, whole.len() as u64);
+}
