@@ -81,11 +81,7 @@ pub enum Error {
     },
 
     /// The CUDA driver is older than this crate can use.
-    #[error(
-        "the CUDA driver is too old: it supports CUDA {found}, and CUDA {needed} is needed{detail}: \
-         install a newer NVIDIA driver",
-        detail = missing.as_ref().map(|name| format!(" (it lacks {name})")).unwrap_or_default()
-    )]
+    #[error("{}: install a newer NVIDIA driver", too_old(found, needed, missing.as_deref()))]
     DriverTooOld {
         /// The CUDA version that the driver supports, `12.2`.
         found: String,
@@ -122,6 +118,54 @@ pub enum Error {
         free: u64,
         /// Bytes the device has.
         total: u64,
+    },
+
+    /// The host has no room for an allocation.
+    #[error("out of memory: {what} needs {}: give the plan a smaller workspace budget", bytes(*asked))]
+    OutOfHostMemory {
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        asked: u64,
+    },
+
+    /// A name that the program or the plan does not have.
+    #[error("there is no {what} `{name}`, expected one of {known}")]
+    UnknownName {
+        /// What the name was to stand for: `Row input`, `output`.
+        what: String,
+        /// The name given.
+        name: String,
+        /// The names that would do, and whose they are.
+        known: String,
+    },
+
+    /// Something that every call needs was not given.
+    #[error("{what} is missing: the call needs it")]
+    MissingInput {
+        /// Which input or buffer.
+        what: String,
+    },
+
+    /// A problem that no plan can be built for.
+    #[error("{reason}")]
+    InvalidProblem {
+        /// What was expected, what was found.
+        reason: String,
+    },
+
+    /// A call that does not fit its plan or itself.
+    #[error("{reason}")]
+    InvalidCall {
+        /// What was expected, what was found.
+        reason: String,
+    },
+
+    /// What a forward saved does not belong to this backward.
+    #[error("what the forward saved is not there any more: {reason}; run the forward again")]
+    StaleSaved {
+        /// Why not.
+        reason: String,
     },
 
     /// A workspace or a budget that no plan of this problem fits in.
@@ -274,6 +318,15 @@ fn bytes(count: u64) -> impl fmt::Display {
         }
     }
     format!("{count} bytes")
+}
+
+fn too_old(found: &str, needed: &str, missing: Option<&str>) -> String {
+    match missing {
+        None => format!("the CUDA driver is too old: it supports CUDA {found}, and CUDA {needed} is needed"),
+        Some(name) => format!(
+            "the CUDA driver, for CUDA {found}, lacks {name}, which every driver from CUDA {needed} on has"
+        ),
+    }
 }
 
 fn list(lines: &[String]) -> String {

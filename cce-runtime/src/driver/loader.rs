@@ -170,7 +170,7 @@ mod tests {
         let old = message(CudaVersion::new(11, 8), None);
         assert!(old.contains("CUDA 11.8") && old.contains("12.0"), "{old}");
         let lacking = message(CudaVersion::new(12, 0), Some("cuLaunchKernelEx"));
-        assert!(lacking.contains("it lacks cuLaunchKernelEx"), "{lacking}");
+        assert!(lacking.contains("lacks cuLaunchKernelEx"), "{lacking}");
     }
 
     #[test]

@@ -39,3 +39,25 @@ pub use self::plain::Plain;
 pub use self::result::DriverError;
 pub use self::stream::{RawStream, Stream};
 pub use self::version::CudaVersion;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_shared_between_threads_is() {
+        fn shared<T: Send + Sync>() {}
+        fn sent<T: Send>() {}
+        shared::<Context>();
+        shared::<Stream>();
+        shared::<Buffer>();
+        shared::<Event>();
+        shared::<Module>();
+        shared::<Function>();
+        shared::<LaunchArgs>();
+        shared::<crate::nvrtc::Nvrtc>();
+        shared::<crate::error::Error>();
+        // One thread at a time may launch a graph.
+        sent::<Graph>();
+    }
+}

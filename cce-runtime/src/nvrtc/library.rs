@@ -52,7 +52,7 @@ impl Library {
     pub(super) fn load(path: &Path) -> std::result::Result<Self, Refusal> {
         // SAFETY: loading runs the library's initialisers. The name is libnvrtc's, found where NVIDIA's
         // packages put it or named by the user, and NVRTC's initialisers have no preconditions.
-        let nvrtc = unsafe { libloading::Library::new(path) }.map_err(|error| error.to_string())?;
+        let nvrtc = unsafe { libloading::Library::new(path) }.map_err(|error| why(&error))?;
         // Never unloaded, on failure either.
         let mut handles = ManuallyDrop::new(vec![nvrtc]);
         let symbols = Symbols(&handles[0]);
@@ -94,8 +94,10 @@ impl Library {
         if builtins.is_file() {
             // SAFETY: as for NVRTC itself; the builtins are a data library.
             let loaded = unsafe { libloading::Library::new(&builtins) };
-            handles
-                .push(loaded.map_err(|error| format!("its {} does not load: {error}", builtins.display()))?);
+            handles.push(
+                loaded
+                    .map_err(|error| format!("its {} does not load: {}", builtins.display(), why(&error)))?,
+            );
         }
         Ok(Self { _handles: handles, ..library })
     }
@@ -196,6 +198,11 @@ impl Drop for Program<'_> {
         // either way.
         unsafe { (self.library.destroy)(&raw mut self.raw) };
     }
+}
+
+/// The loader's own words, which `libloading` keeps as the source of its error.
+fn why(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 struct Symbols<'a>(&'a libloading::Library);

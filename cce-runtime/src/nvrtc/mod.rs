@@ -144,8 +144,12 @@ impl Nvrtc {
             }
         };
         for name in search.loader_names() {
-            if let Some(nvrtc) = attempt(name, &mut tried) {
-                ranked.push((nvrtc.version(), name.to_owned()));
+            let Some(nvrtc) = attempt(name, &mut tried) else { continue };
+            ranked.push((nvrtc.version(), name.to_owned()));
+            // Newest first: another name can only give an older one, and loading it costs milliseconds.
+            let suits_driver = driver.is_none_or(|driver| nvrtc.version() <= driver);
+            if suits_driver && arch.is_none_or(|arch| nvrtc.supports(arch)) {
+                break;
             }
         }
         for candidate in search.candidates() {

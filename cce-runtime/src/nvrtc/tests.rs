@@ -196,3 +196,57 @@ fn when_nothing_is_found_every_place_is_named() {
     );
     assert!(message.contains("pip install nvidia-cuda-nvrtc"), "{message}");
 }
+
+/// Not a test of its own: [`found_by_a_process`] runs it as a process with an environment of its own.
+#[test]
+#[ignore = "prints what is found, for another test"]
+fn print_what_is_found() {
+    let Ok(driver) = std::env::var("CCE_TEST_DRIVER") else { return };
+    match Nvrtc::find(Some(CudaVersion::from_code(driver.parse().unwrap())), None) {
+        Ok(nvrtc) => println!("found {} at {}", nvrtc.version(), nvrtc.path().display()),
+        Err(error) => println!("error: {error}"),
+    }
+}
+
+/// What a process finds whose environment is these variables and nothing else. The driver's version keeps
+/// out whatever newer toolkit this machine may have.
+fn found_by_a_process(driver: &str, variables: &[(&str, &Path)]) -> String {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "nvrtc::tests::print_what_is_found", "--ignored", "--nocapture"])
+        .env_clear()
+        .env("CCE_TEST_DRIVER", driver)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn the_loaders_path_a_toolkit_and_a_python_environment_are_searched() {
+    let (new, old) = (wheel_folder("CCE_TEST_NVRTC_13"), wheel_folder("CCE_TEST_NVRTC_12"));
+    let scratch = tempfile::tempdir().unwrap();
+    let toolkit = scratch.path().join("cuda");
+    std::fs::create_dir_all(&toolkit).unwrap();
+    std::os::unix::fs::symlink(&old, toolkit.join("lib64")).unwrap();
+    let packages = scratch.path().join("venv/lib/python3.12/site-packages/nvidia/cu13");
+    std::fs::create_dir_all(&packages).unwrap();
+    std::os::unix::fs::symlink(&new, packages.join("lib")).unwrap();
+    let venv = scratch.path().join("venv");
+
+    let loader = found_by_a_process("12090", &[("LD_LIBRARY_PATH", &old)]);
+    assert!(loader.contains("found 12.9") && loader.contains("libnvrtc.so.12"), "{loader}");
+    let by_toolkit = found_by_a_process("12090", &[("CUDA_HOME", &toolkit)]);
+    assert!(by_toolkit.contains("found 12.9"), "{by_toolkit}");
+    let by_python = found_by_a_process("13000", &[("VIRTUAL_ENV", &venv)]);
+    assert!(by_python.contains("found 13.0"), "{by_python}");
+    // The newest wins wherever it is, and what is said explicitly wins over all.
+    let both = [("LD_LIBRARY_PATH", old.as_path()), ("VIRTUAL_ENV", &venv)];
+    let newest = found_by_a_process("13000", &both);
+    assert!(newest.contains("found 13.0"), "{newest}");
+    let explicit = found_by_a_process("13000", &[both[0], both[1], ("CCE_NVRTC_PATH", &old)]);
+    assert!(explicit.contains("found 12.9"), "{explicit}");
+    let wrong =
+        found_by_a_process("13000", &[both[0], both[1], ("CCE_NVRTC_PATH", &toolkit.join("nothing"))]);
+    assert!(wrong.contains("error: CCE_NVRTC_PATH is ") && wrong.contains("nothing"), "{wrong}");
+}
