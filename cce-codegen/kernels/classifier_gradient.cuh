@@ -20,8 +20,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) classifier_gradient(const 
             if (row >= width) continue;
             Out* to = out + (u64)(first + row) * HIDDEN;
             #pragma unroll
-            for (int c = 0; c < ACC_COLS; c += 2)
-                store2(to, tile * TILE_N + acc_col(c), acc[r][c] * factor, acc[r][c + 1] * factor, ACCUMULATE);
+            for (int c = 0; c < ACC_COLS; c += 2) {
+                int col = tile * TILE_N + acc_col(c);
+                float a = acc[r][c] * factor, b = acc[r][c + 1] * factor;
+                if (ACCUMULATE) add2(to, col, a, b);
+                store2(to, col, a, b);
+            }
         }
     });
 }

@@ -4,6 +4,7 @@
 // The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
 
 // The statistics of one tile's columns join those of the thread's rows. MASKED: some column is outside the vocabulary or a target.
+// A long transform is compiled once, masked (ALWAYS_MASKED); a short one also without masks.
 template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile,
         const int* tokens, const int* targets, const Values& values, const Uniform& uniform, float* target_logit) {
     #pragma unroll
@@ -16,20 +17,21 @@ template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], 
         float z[ACC_COLS], largest = NEG_INF;
         #pragma unroll
         for (int c = 0; c < ACC_COLS; c++) {
-            z[c] = logit_of(acc[r][c], row, col_at(c), uniform) * LOG2E;
-            if (!live(c)) z[c] = NEG_INF;
-            largest = fmaxf(largest, z[c]);
+            z[c] = logit_of(acc[r][c], row, col_at(c), uniform);
+            largest = fmaxf(largest, live(c) ? z[c] : NEG_INF);
         }
-        float reference = fmaxf(stats[r][0], largest);
+        float reference = fmaxf(stats[r][0], largest * LOG2E);
         if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
         float base = reference == NEG_INF ? 0.0f : reference;
         #pragma unroll
-        for (int c = 0; c < ACC_COLS; c++)
-            stats_add(stats[r], acc[r][c], exp2_approx(z[c] - base), live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
+        for (int c = 0; c < ACC_COLS; c++) {
+            float e = exp2_approx(fmaf(z[c], LOG2E, -base));
+            stats_add(stats[r], acc[r][c], z[c], live(c) ? e : 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
+        }
 #else
         #pragma unroll
         for (int c = 0; c < ACC_COLS; c++)
-            stats_add(stats[r], acc[r][c], 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
+            stats_add(stats[r], acc[r][c], 0.0f, 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
 #endif
         if (MASKED) {
             #pragma unroll
@@ -74,12 +76,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) logits_forward(const Elem*
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
 
     walk(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
-        bool masked = (tile + 1) * TILE_N > VOCAB;
+        bool masked = ALWAYS_MASKED || (tile + 1) * TILE_N > VOCAB;
 #ifdef HAS_TARGET
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++) masked |= (u32)(target_of[acc_row(r)] - tile * TILE_N) < (u32)TILE_N;
 #endif
-        if (__any_sync(0xffffffff, masked)) accumulate<true>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
+        if (ALWAYS_MASKED || __any_sync(0xffffffff, masked)) accumulate<true>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
         else accumulate<false>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
     });
 

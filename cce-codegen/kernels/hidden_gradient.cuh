@@ -1,5 +1,5 @@
-// Backward, third product: dE += G C of one chunk. Sums between chunks are fp32 (`sums`, or the output itself where that is fp32);
-// the last chunk rounds once.
+// Backward, third product: dE += G C of one chunk. Sums between chunks are fp32 (`sums`, still scaled, or the output itself
+// where that is fp32); the last chunk rounds once.
 
 // gradient: G [tokens, PITCH]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
 extern "C" __global__ void __launch_bounds__(THREADS) hidden_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ classifier,
@@ -17,22 +17,37 @@ extern "C" __global__ void __launch_bounds__(THREADS) hidden_gradient(const Elem
     b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, HIDDEN, width, 0);
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+        float* sum = sums + (u64)row0 * HIDDEN;
+        if (!OUT_IS_SUM && !is_first) {
+            #pragma unroll
+            for (int r = 0; r < ACC_ROWS; r++)
+                if (row0 + acc_row(r) < rows)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c += 2)
+                        add2(sum + (u64)acc_row(r) * HIDDEN, tile * TILE_N + acc_col(c), acc[r][c], acc[r][c + 1]);
+        }
+        if (!OUT_IS_SUM && !is_last) {
+            #pragma unroll
+            for (int r = 0; r < ACC_ROWS; r++)
+                if (row0 + acc_row(r) < rows)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c += 2)
+                        store2(sum + (u64)acc_row(r) * HIDDEN, tile * TILE_N + acc_col(c), acc[r][c], acc[r][c + 1]);
+            return;
+        }
+        // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
+        bool add = ACCUMULATE || (OUT_IS_SUM && !is_first);
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++) {
             int row = row0 + acc_row(r);
             if (row >= rows) continue;
             Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
-            float* sum = sums + (u64)row * HIDDEN;
             #pragma unroll
             for (int c = 0; c < ACC_COLS; c += 2) {
                 int col = tile * TILE_N + acc_col(c);
-                float g0 = acc[r][c] * factor, g1 = acc[r][c + 1] * factor;
-                if (OUT_IS_SUM) store2(to, col, g0, g1, ACCUMULATE || !is_first);
-                else {
-                    if (!is_first) { if (col < HIDDEN) g0 += sum[col]; if (col + 1 < HIDDEN) g1 += sum[col + 1]; }
-                    if (is_last) store2(to, col, g0, g1, ACCUMULATE);
-                    else { if (col < HIDDEN) sum[col] = g0; if (col + 1 < HIDDEN) sum[col + 1] = g1; }
-                }
+                float a = acc[r][c] * factor, b = acc[r][c + 1] * factor;
+                if (add) add2(to, col, a, b);
+                store2(to, col, a, b);
             }
         }
     });

@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) logits_gradient(const Elem
     KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
     b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, width, HIDDEN, 0);
     const Uniform uniform = uniform_of(values);
-    float factor = SCALED ? *scale : 1.0f;
+    [[maybe_unused]] float factor = SCALED ? *scale : 1.0f;
     walk(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
 #if COL_GRADIENTS > 0
         float sums[COL_GRADIENTS][ACC_COLS] = {};

@@ -57,14 +57,7 @@ extern "C" __global__ void __launch_bounds__(1024) gradient_scale(const float* _
 
 // out[0] = sum of values over the tokens. One block, fixed order, f64.
 extern "C" __global__ void __launch_bounds__(1024) sum_rows(const float* __restrict__ values, float* __restrict__ out, int tokens) {
-    __shared__ double parts[32];
-    double sum = 0.0;
-    for (int i = threadIdx.x; i < tokens; i += 1024) sum += values[i];
-    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
-    if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = sum;
-    __syncthreads();
-    sum = parts[threadIdx.x & 31];
-    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
+    double sum = total(tokens, [&](int i) { return (double)values[i]; });
     if (threadIdx.x == 0) *out = (float)sum;
 }
 

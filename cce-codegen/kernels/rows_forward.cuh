@@ -67,27 +67,15 @@ struct Reduction {
     const float* weights;                                      // [VOCAB]
 };
 
-// sums[k] = factor * sum over tokens of outputs[k]; factor[0] = 1 / divisor. One block, fixed order, f64 sums.
+// reduced[k] = factor * sum over tokens of outputs[k]; factor = 1 / divisor. One block.
 extern "C" __global__ void __launch_bounds__(1024) reduce_tokens(const Rows outputs, const Rows reduced, const Index* __restrict__ targets,
         const Reduction reduction, float* __restrict__ factor, int tokens, i64 ignore) {
-    __shared__ double parts[32];
-    auto total = [&](auto value) {
-        double sum = 0.0;
-        for (int i = threadIdx.x; i < tokens; i += 1024) sum += value(i);
-        for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
-        if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = sum;
-        __syncthreads();
-        sum = parts[threadIdx.x & 31];
-        for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffff, sum, d);
-        __syncthreads();
-        return sum;
-    };
     auto counts = [&](int i) { return !PACKED || targets[i] != (Index)ignore; };
     double divisor = 1.0;
-    if (reduction.mode == 1) { double n = total([&](int i) { return counts(i) ? 1.0 : 0.0; }); divisor = n > 1.0 ? n : 1.0; }
+    if (reduction.mode == 1) { double n = total(tokens, [&](int i) { return counts(i) ? 1.0 : 0.0; }); divisor = n > 1.0 ? n : 1.0; }
     if (reduction.mode == 2) divisor = scalar(reduction.divisor);
     if (reduction.mode == 3)
-        divisor = total([&](int i) {
+        divisor = total(tokens, [&](int i) {
             Index y = counts(i) ? targets[i] : (Index)-1;
             return y >= 0 && y < VOCAB ? (double)reduction.weights[y] : 0.0;
         });
@@ -97,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(1024) reduce_tokens(const Rows outp
     for (int k = 0; k < OUTPUTS; k++) {
         if (!reduced.row[k]) continue;
         const float* row = outputs.row[k];
-        double sum = total([&](int i) { return (double)row[i]; });
+        double sum = total(tokens, [&](int i) { return (double)row[i]; });
         if (threadIdx.x == 0) *reduced.row[k] = (float)(sum * inverse);
     }
 }

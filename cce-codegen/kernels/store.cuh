@@ -1,22 +1,36 @@
-// Writing gradients: two neighbouring columns of a row of HIDDEN elements, each rounded once.
+// Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once.
+// The column is even; where HIDDEN is even too, rows are aligned to pairs.
 
+#define PAIRS (HIDDEN % 2 == 0)
 #ifdef OUT_F32
 typedef float Out;
-DEVICE float widen_out(float x) { return x; }
-DEVICE void narrow_out(float& to, float x) { to = x; }
 #else
 typedef Elem Out;
-DEVICE float widen_out(Elem x) { return widen(x); }
-DEVICE void narrow_out(Elem& to, float x) { narrow(to, x); }
 #endif
 
-DEVICE void store2(Out* row, int col, float a, float b, bool add) {
+DEVICE void add2(const float* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    bool both = col + 1 < HIDDEN;
-    if (add) { a += widen_out(row[col]); if (both) b += widen_out(row[col + 1]); }
-#if !defined(OUT_F32) && !defined(DTYPE_F32)
-    if (HIDDEN % 2 == 0 && OUT_ALIGN >= 4) { *(u32*)(row + col) = narrow2(a, b); return; }
-#endif
-    narrow_out(row[col], a);
-    if (both) narrow_out(row[col + 1], b);
+    if (PAIRS) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
+    a += row[col];
+    if (col + 1 < HIDDEN) b += row[col + 1];
 }
+DEVICE void store2(float* row, int col, float a, float b) {
+    if (col >= HIDDEN) return;
+    if (PAIRS) { *(float2*)(row + col) = make_float2(a, b); return; }
+    row[col] = a;
+    if (col + 1 < HIDDEN) row[col + 1] = b;
+}
+#ifndef DTYPE_F32
+DEVICE void add2(const u16* row, int col, float& a, float& b) {
+    if (col >= HIDDEN) return;
+    if (PAIRS) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
+    a += widen(row[col]);
+    if (col + 1 < HIDDEN) b += widen(row[col + 1]);
+}
+DEVICE void store2(u16* row, int col, float a, float b) {
+    if (col >= HIDDEN) return;
+    if (PAIRS) { *(u32*)(row + col) = narrow2(a, b); return; }
+    narrow(row[col], a);
+    if (col + 1 < HIDDEN) narrow(row[col + 1], b);
+}
+#endif

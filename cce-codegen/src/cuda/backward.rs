@@ -164,10 +164,12 @@ impl<'a> Backward<'a> {
         let leaf = |id: ExprId, node: Node| row_leaf(graph, id, node, &stat);
         let mut body = Statements::new(graph, &leaf);
         if self.has_target {
-            body.line("const float target_logit = saved[token];");
+            body.line("[[maybe_unused]] const float target_logit = saved[token];");
         }
         for (k, _) in differentiable.iter().enumerate().filter(|(_, takes)| **takes) {
-            body.line(&format!("const float upstream{k} = upstream_at(upstreams.of[{k}], token, factor);"));
+            body.line(&format!(
+                "[[maybe_unused]] const float upstream{k} = upstream_at(upstreams.of[{k}], token, factor);"
+            ));
         }
         let mut magnitudes: Vec<String> = differentiable
             .iter()

@@ -105,7 +105,7 @@ fn unary(op: UnaryOp, a: &str) -> String {
         UnaryOp::Expm1 => format!("expm1f({a})"),
         UnaryOp::Ln => format!("logf({a})"),
         UnaryOp::Log1p => format!("log1pf({a})"),
-        UnaryOp::Tanh => format!("tanhf({a})"),
+        UnaryOp::Tanh => format!("tanh_of({a})"),
         UnaryOp::Sigmoid => format!("sigmoid({a})"),
         UnaryOp::LogSigmoid => format!("log_sigmoid({a})"),
         UnaryOp::Softplus => format!("softplus({a})"),

@@ -76,6 +76,9 @@ impl<'a> Forward<'a> {
         let inputs = LoopInputs::of(&graph, &hoisted.exprs);
         let mut text = values_struct(graph.inputs());
         text.push_str(&self.constants());
+        let operations =
+            graph.reachable(&hoisted.exprs).iter().filter(|&&id| is_operation(&graph, id)).count();
+        let _ = writeln!(text, "#define ALWAYS_MASKED {}", i32::from(operations > SHORT));
         text.push_str(&inputs.declarations(&graph));
         text.push_str(&row_in(&graph, &hoisted.coefs));
 
@@ -93,9 +96,11 @@ impl<'a> Forward<'a> {
         let _ = writeln!(
             text,
             "// One column joins: e = exp(z - reference), 0 where it is not live.\n\
-             DEVICE void stats_add(float (&s)[STATS], float x, float e, bool live, int col, {arguments}) {{"
+             DEVICE void stats_add(float (&s)[STATS], float x, float z, float e, bool live, int col, {arguments}) {{"
         );
-        let mut body = Statements::new(&graph, &name);
+        let transform = self.lowered.softmax.map(|_| hoisted.exprs[self.keeps.len()]);
+        let with_z = |id, node| if transform == Some(id) { Some("z".to_owned()) } else { name(id, node) };
+        let mut body = Statements::new(&graph, &with_z);
         if self.lowered.softmax.is_some() {
             body.line("s[1] += e;");
         }
@@ -209,7 +214,7 @@ impl<'a> Forward<'a> {
         };
         let mut body = Statements::new(graph, at_target);
         if self.has_target {
-            body.line("const float target_logit = saved[token];");
+            body.line("[[maybe_unused]] const float target_logit = saved[token];");
         }
         if let Some(z) = self.lowered.softmax {
             body.line("const float reference = s[0], sum = s[1];");
@@ -283,6 +288,13 @@ impl<'a> Forward<'a> {
             _ => stat_name(stat),
         }
     }
+}
+
+/// Operations an element up to which the loop is compiled twice, with and without masks.
+const SHORT: usize = 2;
+
+fn is_operation(graph: &Graph, id: ExprId) -> bool {
+    graph.get(id).operands().next().is_some() && graph.kind(id).varies_over_vocab()
 }
 
 fn stat_name(stat: ExprId) -> String {

@@ -24,6 +24,7 @@ const FORWARD: &str = include_str!("../../kernels/forward.cuh");
 const LOGITS_GRADIENT: &str = include_str!("../../kernels/logits_gradient.cuh");
 const CLASSIFIER_GRADIENT: &str = include_str!("../../kernels/classifier_gradient.cuh");
 const HIDDEN_GRADIENT: &str = include_str!("../../kernels/hidden_gradient.cuh");
+const TOKEN_SUMS: &str = include_str!("../../kernels/token_sums.cuh");
 const ROWS_FORWARD: &str = include_str!("../../kernels/rows_forward.cuh");
 const ROWS_BACKWARD: &str = include_str!("../../kernels/rows_backward.cuh");
 
@@ -115,6 +116,8 @@ impl Emitter<'_> {
             &self.opening("Kernels over tokens around the forward pass."),
             "\n",
             COMMON,
+            "\n",
+            TOKEN_SUMS,
             "\n// --- from the program ---\n",
             &holes.row_functions(outputs),
             "\n",
@@ -129,6 +132,8 @@ impl Emitter<'_> {
             &self.opening("Kernels over tokens around the backward pass."),
             "\n",
             COMMON,
+            "\n",
+            TOKEN_SUMS,
             "\n// --- from the program ---\n",
             &holes.row_functions(differentiable),
             "\n",
@@ -192,11 +197,10 @@ impl Emitter<'_> {
 
     fn output_constants(&self, out: DType, accumulate: bool) -> String {
         let mut text = format!(
-            "#define PITCH {}\n#define SCALED {}\n#define ACCUMULATE {}\n#define OUT_ALIGN {}\n",
+            "#define PITCH {}\n#define SCALED {}\n#define ACCUMULATE {}\n",
             self.pitch,
             i32::from(self.scaled),
-            i32::from(accumulate),
-            if self.problem.hidden.is_multiple_of(2) { 4 } else { 2 }
+            i32::from(accumulate)
         );
         if out == DType::F32 {
             text.push_str("#define OUT_F32\n");

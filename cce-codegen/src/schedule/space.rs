@@ -1,6 +1,7 @@
 //! The default schedule of a problem, and the candidates that a tuner tries.
 
 use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
+use crate::ir::{Node, Program};
 use crate::problem::{DType, Problem};
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
@@ -27,12 +28,15 @@ const MMA: [Tile; 8] = [
 
 impl GpuSchedule {
     /// The schedule used where nothing has been tuned.
-    pub fn default_for(problem: &Problem, gpu: &Gpu) -> GpuSchedule {
+    pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         if problem.dtype == DType::F32 || !gpu.has_mma() {
             return GpuSchedule::simt(problem, gpu);
         }
         // Single tiles: two blocks of the smaller ring share a multiprocessor and hide each other's epilogues.
-        let walk = fitting(gpu, |t| t.m <= rounded(problem.tokens));
+        // Statistics live in registers beside the sums: a program with many of them has room for half as many sums.
+        let light = statistics(program) <= LIGHT;
+        let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
+        let walk = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
         let single = fitting(gpu, |t| t.n <= 128 && t.m <= rounded(problem.tokens));
         GpuSchedule {
             family: Family::Mma,
@@ -62,8 +66,12 @@ impl GpuSchedule {
 
     /// Every candidate for a problem, the default first, each with the constraint that it breaks, if any: what is left out is left out for a
     /// reason that can be shown.
-    pub fn space(problem: &Problem, gpu: &Gpu) -> Vec<(GpuSchedule, Result<(), ScheduleError>)> {
-        let base = GpuSchedule::default_for(problem, gpu);
+    pub fn space(
+        program: &Program,
+        problem: &Problem,
+        gpu: &Gpu,
+    ) -> Vec<(GpuSchedule, Result<(), ScheduleError>)> {
+        let base = GpuSchedule::default_for(program, problem, gpu);
         let mut candidates = vec![base];
         let mut add = |candidate: GpuSchedule| {
             if !candidates.contains(&candidate) {
@@ -92,6 +100,16 @@ impl GpuSchedule {
         }
         candidates.into_iter().map(|candidate| (candidate, candidate.check(problem, gpu))).collect()
     }
+}
+
+/// Reductions up to which the largest tile's kernels do not spill.
+const LIGHT: usize = 1;
+
+/// Reductions over the vocabulary besides the normaliser and reads at the target.
+fn statistics(program: &Program) -> usize {
+    let counts =
+        |node: &&Node| matches!(node, Node::Mean(_) | Node::Expect { .. } | Node::Max(_) | Node::Argmax(_));
+    program.nodes().iter().filter(counts).count()
 }
 
 fn rounded(tokens: usize) -> u32 {
