@@ -16,6 +16,34 @@
 //! lock             held by the owner of index/, index.state and winners.snap
 //! *.aside-TIME-N   what was damaged or foreign; never deleted
 //! ```
+//! ```
+//! use cce_tuning_db::*;
+//! # fn main() -> Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let folder = folder.path();
+//! let shape = Shape::new(8192, 2304, 256_000);
+//! let device = Device::gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 232_448, 52_428_800);
+//! let key = Key::new(ProgramHash::of(b"cross entropy"), Problem::new(shape), device);
+//! let generation = Generation::new("0.1.0", "space-7f3a");
+//!
+//! // The tuner measures, and writes down what it finds.
+//! let config = Config::new(serde_json::json!({ "stages": 4 }));
+//! let trial =
+//!     Trial::measured(config, shape, vec![14.1, 14.0, 14.2], generation.clone(), Provenance::now("node7"))?;
+//! let mut database = Database::open(folder)?;
+//! database.append(&[Record::new(key.clone(), trial)])?; // durable from here on
+//! database.close()?; // and visible to readers from here on
+//!
+//! // A launching process asks, and checks every answer against its call.
+//! let selection = Winners::open(folder).select(&Request::new(key, generation));
+//! let choice = selection.choose(|candidate| {
+//!     candidate.winner.config.value()["stages"].as_u64().ok_or("it has no stages".to_owned())
+//! });
+//! assert_eq!(choice.grade, Grade::Exact);
+//! assert_eq!(choice.chosen.map(|(_, stages)| stages), Some(4));
+//! # Ok(())
+//! # }
+//! ```
 //! The crate knows nothing of schedules: a [`Config`] is opaque JSON. It depends on no other crate of the
 //! workspace.
 

@@ -1,5 +1,6 @@
-//! The snapshot of winners: what a launching process loads. One small file, replaced atomically, checked
-//! when read, decoded only where a selection looks.
+//! The snapshot of winners: what a launching process loads. One file, replaced atomically; header and index
+//! are read and checked at once, values are read, checked and decoded only where a selection looks. The open
+//! file keeps a reader on one and the same snapshot while writers replace it.
 //!
 //! ```text
 //! word 12 | format u32 | log id 8 | log offset u64 | entries u32 | index length u64 | index check 8 | header check 8
@@ -8,9 +9,11 @@
 //! ```
 //! Integers are little-endian; checks are the first 8 bytes of BLAKE3.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::files::replace;
@@ -26,8 +29,9 @@ const HEADER: usize = 60;
 
 /// A loaded snapshot.
 #[derive(Debug)]
-pub(crate) struct Snapshot {
-    bytes: Vec<u8>,
+pub(crate) struct Snapshot<R = File> {
+    input: Mutex<R>,
+    index: Vec<u8>,
     entries: Vec<Entry>,
     position: Position,
 }
@@ -35,25 +39,32 @@ pub(crate) struct Snapshot {
 #[derive(Debug)]
 struct Entry {
     program: ProgramHash,
+    /// In the index.
     key: Range<usize>,
-    value: Range<usize>,
+    /// In the file.
+    value: Range<u64>,
     check: [u8; 8],
 }
 
 impl Snapshot {
-    /// Loads and checks header and index; values are checked when they are decoded.
+    /// Opens the file, loads and checks header and index.
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read the snapshot of winners", path))?;
-        Self::parse(bytes, path)
+        let file = File::open(path).map_err(Error::io("read the snapshot of winners", path))?;
+        Self::read(file, path)
     }
+}
 
-    fn parse(bytes: Vec<u8>, path: &Path) -> Result<Self> {
+impl<R: Read + Seek> Snapshot<R> {
+    fn read(mut input: R, path: &Path) -> Result<Self> {
         let damaged = |reason: &str| Error::Decode {
             what: format!("the snapshot of winners {}", path.display()),
             reason: reason.to_owned(),
         };
-        let mut r = Reader { bytes: &bytes, at: 0 };
         let short = || damaged("it is too short");
+        let io = || Error::io("read the snapshot of winners", path);
+        let mut header = Vec::new();
+        input.by_ref().take(HEADER as u64).read_to_end(&mut header).map_err(io())?;
+        let mut r = Reader { bytes: &header, at: 0 };
         let word = r.array::<12>().ok_or_else(short)?;
         let format = r.u32().ok_or_else(short)?;
         if word != *WORD {
@@ -67,29 +78,30 @@ impl Snapshot {
         let count = r.u32().ok_or_else(short)?;
         let index_length = r.u64().ok_or_else(short)?;
         let index_check = r.array::<8>().ok_or_else(short)?;
-        let head = bytes.get(..r.at).ok_or_else(short)?;
+        let head = header.get(..r.at).ok_or_else(short)?;
         if r.array::<8>().ok_or_else(short)? != check(head) {
             return Err(damaged("its header does not match its checksum"));
         }
-        let index_length = usize::try_from(index_length).map_err(|_| short())?;
-        let mut value_at = r.at.checked_add(index_length).ok_or_else(short)?;
-        let index = bytes.get(r.at..value_at).ok_or_else(short)?;
-        if check(index) != index_check {
+        let mut index = Vec::new();
+        input.by_ref().take(index_length).read_to_end(&mut index).map_err(io())?;
+        if index.len() as u64 != index_length || check(&index) != index_check {
             return Err(damaged("its index does not match its checksum"));
         }
+        let mut r = Reader { bytes: &index, at: 0 };
+        let mut value_at = HEADER as u64 + index_length;
         let mut entries = Vec::new();
         for _ in 0..count {
             let program = ProgramHash::from_bytes(r.array().ok_or_else(short)?);
             let key_length = r.u32().ok_or_else(short)? as usize;
-            let value_length = r.u32().ok_or_else(short)? as usize;
+            let value_length = r.u32().ok_or_else(short)?;
             let check = r.array().ok_or_else(short)?;
             let key = r.at..r.at + key_length;
-            let value = value_at..value_at + value_length;
+            let value = value_at..value_at + u64::from(value_length);
             r.at = key.end;
             value_at = value.end;
             entries.push(Entry { program, key, value, check });
         }
-        Ok(Self { bytes, entries, position: Position { log, offset } })
+        Ok(Self { input: Mutex::new(input), index, entries, position: Position { log, offset } })
     }
 
     /// How much of which log is in it.
@@ -107,31 +119,39 @@ impl Snapshot {
     }
 
     /// Encoded keys and values as they stand, without decoding; damaged values are left out.
-    fn raw(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.entries.iter().filter_map(|e| Some((self.bytes.get(e.key.clone())?, self.value(e)?)))
+    fn raw(&self) -> impl Iterator<Item = (&[u8], Vec<u8>)> {
+        self.entries.iter().filter_map(|e| Some((self.index.get(e.key.clone())?, self.value(e)?)))
     }
 
-    fn value(&self, entry: &Entry) -> Option<&[u8]> {
-        self.bytes.get(entry.value.clone()).filter(|value| check(value) == entry.check)
+    fn value(&self, entry: &Entry) -> Option<Vec<u8>> {
+        let mut value = Vec::new();
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        input.seek(SeekFrom::Start(entry.value.start)).ok()?;
+        input.by_ref().take(entry.value.end - entry.value.start).read_to_end(&mut value).ok()?;
+        drop(input);
+        (check(&value) == entry.check).then_some(value)
     }
 
     /// The keys of a program, with the number to ask [`Snapshot::winners`] for.
     pub(crate) fn keys_of(&self, program: ProgramHash) -> impl Iterator<Item = (usize, Key)> {
-        self.entries.iter().enumerate().filter(move |(_, e)| e.program == program).filter_map(|(i, e)| {
-            let key = Key::decode(self.bytes.get(e.key.clone())?).ok()?;
-            Some((i, key))
-        })
+        let of_program = self.entries.iter().enumerate().filter(move |(_, e)| e.program == program);
+        of_program.filter_map(|(number, _)| Some((number, self.key(number)?)))
+    }
+
+    /// The key of one entry.
+    pub(crate) fn key(&self, number: usize) -> Option<Key> {
+        Key::decode(self.index.get(self.entries.get(number)?.key.clone())?).ok()
     }
 
     /// The winners of one entry; `None` when the entry is damaged.
     pub(crate) fn winners(&self, number: usize) -> Option<Vec<Winner>> {
-        serde_json::from_slice(self.value(self.entries.get(number)?)?).ok()
+        serde_json::from_slice(&self.value(self.entries.get(number)?)?).ok()
     }
 
     /// All keys with their winners; damaged entries are left out.
     pub(crate) fn all(&self) -> impl Iterator<Item = KeyWinners> {
         self.raw().filter_map(|(key, value)| {
-            Some(KeyWinners { key: Key::decode(key).ok()?, winners: serde_json::from_slice(value).ok()? })
+            Some(KeyWinners { key: Key::decode(key).ok()?, winners: serde_json::from_slice(&value).ok()? })
         })
     }
 }
@@ -144,11 +164,11 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// Starts from an existing snapshot.
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot<impl Read + Seek>) -> Self {
         let mut draft = Self::default();
         for (key, value) in snapshot.raw() {
             if let Ok(decoded) = Key::decode(key) {
-                draft.entries.insert(key.to_vec(), (decoded.program, value.to_vec()));
+                draft.entries.insert(key.to_vec(), (decoded.program, value));
             }
         }
         draft
@@ -244,15 +264,20 @@ mod tests {
         (draft, Position { log: [7; 8], offset: 99 })
     }
 
+    fn parse(bytes: &[u8]) -> Result<Snapshot<std::io::Cursor<&[u8]>>> {
+        Snapshot::read(std::io::Cursor::new(bytes), Path::new("x"))
+    }
+
     #[test]
     fn what_was_written_is_read_back() {
         let (draft, position) = draft();
-        let snapshot = Snapshot::parse(draft.to_bytes(position).unwrap(), Path::new("x")).unwrap();
+        let bytes = draft.to_bytes(position).unwrap();
+        let snapshot = parse(&bytes).unwrap();
         assert_eq!(snapshot.position(), position);
         let tokens: Vec<_> = snapshot.all().map(|w| w.key.problem.tokens_bucket).collect();
         assert_eq!(tokens, [256, 1024, 4096]);
         let again = Draft::of(&snapshot).to_bytes(position).unwrap();
-        assert_eq!(again, snapshot.bytes);
+        assert_eq!(again, bytes);
         assert_eq!(snapshot.keys_of(sample::key().program).count(), 3);
         assert_eq!(snapshot.keys_of(ProgramHash::of(b"other")).count(), 0);
     }
@@ -261,13 +286,13 @@ mod tests {
     fn any_flipped_bit_and_any_truncation_is_noticed_where_it_matters() {
         let (draft, position) = draft();
         let whole = draft.to_bytes(position).unwrap();
-        let intact: Vec<_> = Snapshot::parse(whole.clone(), Path::new("x")).unwrap().all().collect();
+        let intact: Vec<_> = parse(&whole).unwrap().all().collect();
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << (at % 8);
             for bytes in [bytes, whole[..at].to_vec()] {
                 // Either refused, or what is still given out is what was put in.
-                if let Ok(snapshot) = Snapshot::parse(bytes, Path::new("x")) {
+                if let Ok(snapshot) = parse(&bytes) {
                     let rest: Vec<_> = snapshot.all().collect();
                     assert!(rest.len() < intact.len(), "damage at {at} went unnoticed");
                     assert!(rest.iter().all(|w| intact.contains(w)));

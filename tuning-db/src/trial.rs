@@ -235,6 +235,7 @@ impl Status {
 
 /// What compiled kernels use; the maximum over the kernels of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Resources {
     /// Registers a thread.
     pub registers: u32,
@@ -242,6 +243,14 @@ pub struct Resources {
     pub spill_bytes: u32,
     /// Shared memory a block, in bytes.
     pub shared_bytes: u64,
+}
+
+impl Resources {
+    /// Registers a thread, bytes spilled a thread, bytes of shared memory a block.
+    #[must_use]
+    pub fn new(registers: u32, spill_bytes: u32, shared_bytes: u64) -> Self {
+        Self { registers, spill_bytes, shared_bytes }
+    }
 }
 
 /// State of a device's clocks; what is unknown is left out.

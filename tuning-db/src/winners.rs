@@ -156,9 +156,10 @@ impl Winners {
         };
         let related = snapshot
             .keys_of(request.key.program)
-            .filter_map(|(number, key)| Some((request.relation(&key)?, (number, key))))
+            .filter_map(|(number, key)| Some((request.relation(&key)?, number)))
             .collect();
-        for (relation, (number, key)) in nearest(related) {
+        for (relation, number) in nearest(related) {
+            let Some(key) = snapshot.key(number) else { continue };
             let winners = snapshot.winners(number).unwrap_or_else(|| self.winners_in_log(base, &key));
             found.push(Found { relation, key, winners, source: Source::Database });
         }

@@ -99,7 +99,7 @@ fn trial() -> impl Strategy<Value = Trial> {
             } else {
                 Trial::measured(config, shape, times, generation, provenance)
                     .unwrap()
-                    .with_resources(Resources { registers: 255, spill_bytes: 8, shared_bytes: 1 << 40 })
+                    .with_resources(Resources::new(255, 8, 1 << 40))
             };
             let trial = trial.with_clocks(clocks, clocks);
             match error {

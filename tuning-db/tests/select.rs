@@ -270,3 +270,14 @@ fn a_folder_that_does_not_exist_selects_nothing_and_says_nothing() {
     let winners = Winners::open(&folder.path().join("none"));
     assert_eq!(winners.select(&request(key())), cce_tuning_db::Selection::default());
 }
+
+#[test]
+fn winners_are_shared_between_threads() {
+    let (_folder, winners) = stored(&[Record::new(key(), measured(1, 1.0))]);
+    let asked = Request::new(key(), Generation::new("2", "s1"));
+    let warnings: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| winners.select(&asked).warnings.len())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(warnings, 1, "what is said once is said once by all threads together");
+}

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The exact shape of a call or a measurement: N tokens, hidden size D, vocabulary V.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Shape {
     /// N, rows of E.
     pub tokens: u64,

@@ -42,7 +42,7 @@ pub fn measured(tile: u32, ms: f64) -> Trial {
     let samples = (0..7).map(|i| ms + 0.001 * f64::from(i - 3)).collect();
     Trial::measured(config(tile), shape(), samples, generation(), provenance(1_700_000_000_000))
         .unwrap()
-        .with_resources(Resources { registers: 168, spill_bytes: 0, shared_bytes: 180_224 })
+        .with_resources(Resources::new(168, 0, 180_224))
         .with_gradient_error(2.5e-3)
 }
 
