@@ -1,7 +1,7 @@
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.
 
 // gradient: G [tokens, PITCH]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
-extern "C" __global__ void __launch_bounds__(THREADS) classifier_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ hidden,
+extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ hidden,
         const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out,
         int tokens, int first, int width, int group) {
     extern __shared__ __align__(128) unsigned char shared[];

@@ -42,7 +42,7 @@ template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], 
 }
 
 // E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [SPLITS][STATS][tokens]. order, count: the tokens that count, if PACKED.
-extern "C" __global__ void __launch_bounds__(THREADS) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
     extern __shared__ __align__(128) unsigned char shared[];

@@ -2,7 +2,7 @@
 // Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
 
 // G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
-extern "C" __global__ void __launch_bounds__(THREADS) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
         int tokens, int first, int width, int group) {

@@ -1,7 +1,8 @@
 //! The default schedule of a problem, and the candidates that a tuner tries.
 
 use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
-use crate::ir::{Node, Program};
+use crate::diff::{Wanted, lower};
+use crate::ir::{ExprId, Node, Program};
 use crate::problem::{DType, Problem};
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
@@ -12,6 +13,7 @@ const fn tile(m: u32, n: u32, k: u32, stages: u32, warps_m: u32, warps_n: u32) -
 }
 
 const SIMT: Tile = tile(128, 128, 16, 2, 8, 1);
+const SIMT_SMALL: Tile = tile(64, 128, 16, 2, 8, 1);
 
 /// Tiles of family `mma`, best first on an H100 (of 9 measured there: 128 x 256 for the walk over the vocabulary, two blocks of 128 x 128 an SM
 /// for the single tiles of the backward pass); later ones need less shared memory or waste less on small problems.
@@ -30,11 +32,10 @@ impl GpuSchedule {
     /// The schedule used where nothing has been tuned.
     pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         if problem.dtype == DType::F32 || !gpu.has_mma() {
-            return GpuSchedule::simt(problem, gpu);
+            return GpuSchedule::simt(program, problem, gpu);
         }
         // Single tiles: two blocks of the smaller ring share a multiprocessor and hide each other's epilogues.
-        // Statistics live in registers beside the sums: a program with many of them has room for half as many sums.
-        let light = statistics(program) <= LIGHT;
+        let light = !is_heavy(program, problem);
         let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
         let walk = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
         let single = fitting(gpu, |t| t.n <= 128 && t.m <= rounded(problem.tokens));
@@ -51,11 +52,12 @@ impl GpuSchedule {
     }
 
     /// The schedule of family `simt`: runs everything, in true fp32.
-    pub fn simt(problem: &Problem, gpu: &Gpu) -> GpuSchedule {
+    pub fn simt(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
+        let logits = if is_heavy(program, problem) { SIMT_SMALL } else { SIMT };
         GpuSchedule {
             family: Family::Simt,
-            logits: SIMT,
-            splits: splits(problem, gpu, &SIMT, Family::Simt),
+            logits,
+            splits: splits(problem, gpu, &logits, Family::Simt),
             logits_gradient: SIMT,
             classifier_gradient: SIMT,
             hidden_gradient: SIMT,
@@ -78,7 +80,7 @@ impl GpuSchedule {
                 candidates.push(candidate);
             }
         };
-        let tiles: &[Tile] = if base.family == Family::Mma { &MMA } else { &[SIMT] };
+        let tiles: &[Tile] = if base.family == Family::Mma { &MMA } else { &[SIMT, SIMT_SMALL] };
         for &logits in tiles {
             let best = splits(problem, gpu, &logits, base.family);
             for splits in [best, best * 2, best.div_ceil(2)] {
@@ -102,14 +104,15 @@ impl GpuSchedule {
     }
 }
 
-/// Reductions up to which the largest tile's kernels do not spill.
-const LIGHT: usize = 1;
-
-/// Reductions over the vocabulary besides the normaliser and reads at the target.
-fn statistics(program: &Program) -> usize {
-    let counts =
-        |node: &&Node| matches!(node, Node::Mean(_) | Node::Expect { .. } | Node::Max(_) | Node::Argmax(_));
-    program.nodes().iter().filter(counts).count()
+/// Whether the vocabulary loop keeps more than the normaliser and means: expectations and extrema, those that the wanted gradients of inputs add
+/// included. They live in registers beside the sums, and the largest tile's kernels would spill.
+fn is_heavy(program: &Program, problem: &Problem) -> bool {
+    let wanted = Wanted { logit: false, inputs: problem.input_gradients.clone() };
+    let lowered = lower(program, &wanted);
+    let heavy = |stat: &ExprId| {
+        matches!(lowered.graph.get(*stat), Node::Expect { .. } | Node::Max(_) | Node::Argmax(_))
+    };
+    lowered.stats.iter().any(heavy)
 }
 
 fn rounded(tokens: usize) -> u32 {
