@@ -98,9 +98,7 @@ fn command(step: Step) -> std::process::Command {
     match step {
         Step::Format | Step::Fetch => cargo(&["fmt", "--all", "--check"]),
         Step::Lint => cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        Step::Test if has_nextest() => {
-            cargo(&["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass"])
-        }
+        Step::Test if has_nextest() => cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]),
         // Not --all-targets, which would run the benchmarks.
         Step::Test => {
             cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"])

@@ -9,7 +9,7 @@ use cudarc::driver::sys;
 use super::device::{DeviceInfo, Devices, handle};
 use super::memory::MemoryInfo;
 use super::result::check;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A device in use. Cheap to clone; the primary context is kept until the last clone and everything made
 /// from it are gone.
@@ -59,6 +59,15 @@ impl Context {
     /// True when both are of one device.
     pub fn is_same(&self, other: &Self) -> bool {
         self.shared.raw == other.shared.raw
+    }
+
+    /// An error unless `other` is of this device; `what` is the thing of the other.
+    pub(super) fn require_same(&self, other: &Self, what: &str) -> Result<()> {
+        if self.is_same(other) {
+            return Ok(());
+        }
+        let name = |context: &Self| format!("CUDA device {}", context.info().index);
+        Err(Error::DeviceMismatch { what: what.to_owned(), expected: name(self), found: name(other) })
     }
 
     pub(super) fn is_raw(&self, raw: sys::CUcontext) -> bool {

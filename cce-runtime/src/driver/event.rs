@@ -38,8 +38,10 @@ impl Event {
     /// Puts the mark behind everything started on the stream so far.
     ///
     /// # Errors
-    /// A [`DriverError`](super::DriverError), also for a stream of another device.
+    /// [`Error::DeviceMismatch`](crate::error::Error::DeviceMismatch) for a stream of another device; a
+    /// [`DriverError`](super::DriverError).
     pub fn record(&self, stream: &Stream) -> Result<()> {
+        self.context.require_same(stream.context(), "the stream to record on")?;
         let _bound = self.context.bind()?;
         // SAFETY: both handles are live.
         Ok(check("cuEventRecord", unsafe { sys::cuEventRecord(self.raw, stream.raw().0) })?)

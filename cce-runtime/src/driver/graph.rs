@@ -63,8 +63,10 @@ impl Graph {
     /// Everything that the captured work reads and writes must still be there until it is done.
     ///
     /// # Errors
-    /// A [`DriverError`](super::DriverError).
+    /// [`Error::DeviceMismatch`](crate::error::Error::DeviceMismatch) for a stream of another device; a
+    /// [`DriverError`](super::DriverError).
     pub unsafe fn launch(&self, stream: &Stream) -> Result<()> {
+        self.context.require_same(stream.context(), "the stream to launch on")?;
         let _bound = self.context.bind()?;
         // SAFETY: both handles are live; for what the work touches, the caller's promise.
         let result = unsafe { sys::cuGraphLaunch(self.executable, stream.raw().0) };

@@ -193,13 +193,7 @@ impl Function {
     /// kernel's (a driver from 12.4 on tells); [`Error::DeviceMismatch`] for a stream of another device; a
     /// [`DriverError`].
     pub unsafe fn launch(&self, stream: &Stream, config: &LaunchConfig, args: &LaunchArgs) -> Result<()> {
-        if !self.context().is_same(stream.context()) {
-            return Err(Error::DeviceMismatch {
-                what: format!("the stream given to kernel {}", self.name()),
-                expected: format!("CUDA device {}", self.context().info().index),
-                found: format!("CUDA device {}", stream.context().info().index),
-            });
-        }
+        self.context().require_same(stream.context(), "the stream to launch on")?;
         config.check(self)?;
         if let Some(expected) = self.parameters()
             && let given = args.sizes()

@@ -273,13 +273,7 @@ impl Stream {
 
     /// The address at an offset of a buffer of this device, after checking that `bytes` lie within it.
     fn place(&self, buffer: &Buffer, offset: usize, bytes: usize, what: &str) -> Result<DevicePtr> {
-        if !self.context.is_same(buffer.context()) {
-            return Err(Error::DeviceMismatch {
-                what: what.to_owned(),
-                expected: format!("CUDA device {}", self.context.info().index),
-                found: format!("CUDA device {}", buffer.context().info().index),
-            });
-        }
+        self.context.require_same(buffer.context(), what)?;
         let end = offset.saturating_add(bytes);
         if end > buffer.bytes() {
             return Err(Error::WrongSize {
