@@ -5,6 +5,7 @@ use crate::signature::{last, plain};
 use crate::sites::Sites;
 use cce_codegen::ir::{BinaryOp, Cmp, Kind, UnaryOp};
 use cce_codegen::valid::{ProgramBuilder, Site, Value};
+use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
     BinOp, Block, Expr, ExprBinary, ExprCall, ExprIf, ExprStruct, Ident, Lit, Local, Member, Pat, Path, Stmt,
@@ -15,6 +16,8 @@ use syn::{
 pub enum Event {
     /// `let name`, of this kind if it is known.
     Let(Ident, Option<Kind>),
+    /// A kind that a `let` states.
+    Stated(Path),
     /// The name is read.
     Use(Ident),
     /// `{`
@@ -49,6 +52,7 @@ impl Body<'_> {
                     "end with the struct of outputs"
                 };
                 self.builder.error(site, "the body is empty", Some(help));
+                self.builder.mention_inputs();
             }
             let poison = self.builder.poisoned();
             self.builder.output(Site(0), "loss", poison);
@@ -212,7 +216,16 @@ impl Body<'_> {
                 Refusal { message: "a loss has no `let ... else`".into(), help: help.into() },
             );
         }
-        let mut value = self.value(&init.expr);
+        let mut value = match (pattern, &*init.expr) {
+            // That there are no patterns is said below; that there are no tuples would be said twice.
+            (Pat::Tuple(_), Expr::Tuple(tuple)) => {
+                for element in &tuple.elems {
+                    self.value(element);
+                }
+                self.builder.poisoned()
+            }
+            (_, init) => self.value(init),
+        };
         if let Some(stated) = stated {
             value = self.stated(stated, value);
         }
@@ -254,7 +267,12 @@ impl Body<'_> {
         let kinds = [Kind::Scalar, Kind::Row, Kind::Col, Kind::Logit];
         let site = self.sites.of(stated);
         match name.and_then(|name| kinds.into_iter().find(|kind| name == kind.name())) {
-            Some(kind) => self.builder.ascribe(site, value, kind),
+            Some(kind) => {
+                if let Type::Path(path) = stated {
+                    self.events.push(Event::Stated(path.path.clone()));
+                }
+                self.builder.ascribe(site, value, kind)
+            }
             None => {
                 let message = format!("`{}` is not a kind of value", stated.to_token_stream());
                 let help = "the kinds are `Logit`, `Row`, `Col` and `Scalar`; they may be left out";
@@ -433,8 +451,20 @@ impl Body<'_> {
     }
 
     fn refuse(&mut self, tokens: &impl ToTokens, Refusal { message, help }: Refusal) -> Value {
+        self.mention(tokens.to_token_stream());
         let site = self.sites.of(tokens);
         self.builder.error(site, &message, Some(&help))
+    }
+
+    /// Names in refused syntax count as read.
+    fn mention(&mut self, tokens: TokenStream) {
+        for token in tokens {
+            match token {
+                TokenTree::Ident(name) => self.builder.mentions(&plain(&name)),
+                TokenTree::Group(group) => self.mention(group.stream()),
+                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+            }
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub fn loss(arguments: TokenStream, item: TokenStream) -> TokenStream {
             let errors = diagnostics.iter().map(|diagnostic| sites.error(diagnostic));
             // Whatever the types are, the errors above are to be the only ones.
             let implementation = implementation(name, &quote!(::cce::Loss), &quote!(::core::unreachable!()));
-            let mirror = mirror(&declared, &[], None);
+            let mirror = unused_imports(&declared, &events);
             quote! { #(#errors)* #declaration #implementation #mirror }
         }
     }
@@ -51,6 +51,7 @@ pub fn loss(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// The item could not be read as a function: its errors, and the type if the name is there, as while typing.
 fn unparsed(item: TokenStream, error: &Error) -> TokenStream {
     let errors = error.to_compile_error();
+    let first = item.clone().into_iter().next().map_or_else(Span::call_site, |token| token.span());
     let mut tokens =
         item.into_iter().skip_while(|token| !matches!(token, TokenTree::Ident(ident) if ident == "fn"));
     match (tokens.next(), tokens.next()) {
@@ -65,7 +66,7 @@ fn unparsed(item: TokenStream, error: &Error) -> TokenStream {
         }
         _ => {
             let message = "a loss is a function\nhelp: write `#[cce::loss] fn name(x: Logit, y: Target) -> Loss { ... }`";
-            Error::new(Span::call_site(), message).to_compile_error()
+            Error::new(first, message).to_compile_error()
         }
     }
 }
@@ -149,6 +150,23 @@ fn mirror(declared: &Declared, events: &[Event], fields: Option<&(Path, Vec<Iden
     }
 }
 
+/// Of a wrong body: what it takes so that the kinds that the user has imported do not count as unused.
+fn unused_imports(declared: &Declared, events: &[Event]) -> TokenStream {
+    let arguments = declared.inputs.iter().map(|(_, _, ty)| quote!(_: #ty));
+    let returns = declared.returns.as_ref().map(|path| quote!(_: #path)).into_iter();
+    let stated = events.iter().filter_map(|event| match event {
+        Event::Stated(path) => Some(quote!(_: #path)),
+        _ => None,
+    });
+    let all = arguments.chain(returns).chain(stated);
+    quote! {
+        const _: () = {
+            #[allow(dead_code, clippy::all)]
+            fn names(#(#all),*) {}
+        };
+    }
+}
+
 /// The events up to the end of their scope.
 fn scoped(events: &mut std::slice::Iter<'_, Event>) -> TokenStream {
     let mut tokens = TokenStream::new();
@@ -158,6 +176,9 @@ fn scoped(events: &mut std::slice::Iter<'_, Event>) -> TokenStream {
                 // Of the values of a right program, only the Target has no kind.
                 let kind = format_ident!("{}", kind.map_or("Target", Kind::name));
                 quote!(let #name: ::cce::#kind = ::cce::__private::value();)
+            }
+            Event::Stated(path) => {
+                quote!(let _: ::core::option::Option<#path> = ::core::option::Option::None;)
             }
             Event::Use(name) => quote!(::cce::__private::used(#name);),
             Event::Enter => {

@@ -15,6 +15,14 @@ fn refusal(message: impl Into<String>, help: impl Into<String>) -> Refusal {
     Refusal { message: message.into(), help: help.into() }
 }
 
+/// The text of an argument: parentheses around the whole fall away.
+fn argument(expr: &Expr) -> String {
+    match expr {
+        Expr::Paren(paren) => argument(&paren.expr),
+        other => text(other),
+    }
+}
+
 /// The text of short tokens, for hints.
 fn text(tokens: &impl ToTokens) -> String {
     let text = tokens.to_token_stream().to_string();
@@ -25,9 +33,9 @@ fn text(tokens: &impl ToTokens) -> String {
 pub fn expression(expr: &Expr) -> Refusal {
     match expr {
         Expr::MethodCall(call) => {
-            let receiver = text(&call.receiver);
+            let receiver = argument(&call.receiver);
             let arguments: Vec<String> =
-                std::iter::once(receiver).chain(call.args.iter().map(text)).collect();
+                std::iter::once(receiver).chain(call.args.iter().map(argument)).collect();
             refusal(
                 "a loss has no methods",
                 format!("call a function: `{}({})`", call.method, arguments.join(", ")),
@@ -102,7 +110,7 @@ pub fn expression(expr: &Expr) -> Refusal {
             _ => refusal("values of a loss are not dereferenced", format!("write `{}`", text(&unary.expr))),
         },
         Expr::Path(path) => {
-            let path = text(path);
+            let path = path.to_token_stream().to_string().replace(' ', "");
             refusal(
                 format!("`{path}` is out of a loss's reach: it sees its inputs, its `let`s and literals"),
                 "write the number, or make it an input of kind `Scalar`",
@@ -138,7 +146,10 @@ pub fn literal(literal: &Lit) -> Refusal {
 pub fn operator(binary: &syn::ExprBinary) -> Refusal {
     let (left, right) = (text(&binary.left), text(&binary.right));
     match binary.op {
-        BinOp::BitXor(_) => refusal("`^` is no power", format!("write `pow({left}, {right})`")),
+        BinOp::BitXor(_) => refusal(
+            "`^` is no power",
+            format!("write `pow({}, {})`", argument(&binary.left), argument(&binary.right)),
+        ),
         BinOp::And(_) | BinOp::Or(_) => {
             refusal("comparisons of a loss are not combined", "nest one `if` in the other")
         }

@@ -107,8 +107,10 @@ fn refuse_modifiers(signature: &Signature, sites: &mut Sites, builder: &mut Prog
     if let Some(token) = &signature.asyncness {
         refuse(token, "async");
     }
-    if !matches!(signature.safety, Safety::Default) {
-        refuse(&signature.safety, "declared safe or unsafe");
+    match &signature.safety {
+        Safety::Default => {}
+        Safety::Unsafe(token) => refuse(token, "unsafe"),
+        safe => refuse(safe, "declared safe: it is"),
     }
     if let Some(abi) = &signature.abi {
         refuse(abi, "extern");

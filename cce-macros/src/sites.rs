@@ -20,7 +20,9 @@ impl Sites {
     pub fn error(&self, diagnostic: &Diagnostic) -> TokenStream {
         let tokens = self.0.get(diagnostic.site.0 as usize).cloned().unwrap_or_default();
         let mut message = diagnostic.message.clone();
-        if let Some(line) = diagnostic.related.and_then(|site| self.line(site)) {
+        let here = self.line(diagnostic.site);
+        let other = diagnostic.related.and_then(|site| self.line(site)).filter(|&line| Some(line) != here);
+        if let Some(line) = other {
             message.push_str(&format!("\nnote: see also line {line}"));
         }
         if let Some(help) = &diagnostic.help {

@@ -1,8 +1,8 @@
 //! Programs and their gradients as text, for people.
 
 use super::text::Printer;
-use super::{ExprId, Graph, Kind, Node, Program, ProgramError};
-use crate::diff::{Lowered, Parts, Wanted, lower};
+use super::{ExprId, Graph, InputId, Kind, Program, ProgramError};
+use crate::diff::{Wanted, lower};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -64,7 +64,10 @@ impl Program {
     pub fn dump(&self, level: Level) -> Result<String, ProgramError> {
         match level {
             Level::Program => Ok(self.dump_program()),
-            Level::Gradient => Ok(self.dump_gradient()),
+            Level::Gradient => {
+                let inputs = (0..self.inputs.len()).map(|at| InputId(at as u16)).collect();
+                Ok(lower(self, &Wanted { logit: true, inputs }).dump(self))
+            }
             Level::Plan | Level::Cuda | Level::Ptx => Err(ProgramError::NeedsPlan { level }),
         }
     }
@@ -80,54 +83,10 @@ impl Program {
         let mut page = Page::new(self, &graph);
         page.lines.extend(self.doc.lines().map(|line| format!("/// {line}").trim_end().to_owned()));
         page.lines.push(format!("loss {}", self.heading()));
-        page.lets(&roots, &[]);
+        page.lets(&roots);
         for output in self.outputs.iter() {
             let note = if output.differentiable { "" } else { "    // no gradient" };
             page.lines.push(format!("    {}: Row = {}{note}", output.name, page.text(output.expr)));
-        }
-        page.finish()
-    }
-
-    fn dump_gradient(&self) -> String {
-        let inputs = (0..self.inputs.len()).map(|at| super::InputId(at as u16)).collect();
-        let lowered = lower(self, &Wanted { logit: true, inputs });
-        let Lowered { graph, softmax, stats, outputs, logit, cols, rows, scalars } = &lowered;
-        let parts = |parts: &Parts| {
-            let Parts { softmax, target, uniform, softmax_at_target, target_rest } = *parts;
-            [softmax, target, uniform, softmax_at_target, target_rest]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-        };
-        let mut roots: Vec<ExprId> = outputs.iter().chain(stats).copied().collect();
-        roots.extend(softmax);
-        roots.extend(parts(logit));
-        roots.extend(cols.iter().flat_map(|(_, col)| parts(col)));
-        roots.extend(rows.iter().chain(scalars).map(|&(_, expr)| expr));
-
-        let mut page = Page::new(self, graph);
-        page.lines.push(format!("gradient of {}", self.heading()));
-        page.lines
-            .push("    // d_NAME is the upstream gradient of the output NAME, p = softmax(z)".to_owned());
-        if let &Some(z) = softmax {
-            page.name(z, "z");
-        }
-        page.lets(&roots, stats);
-        for (output, &expr) in self.outputs.iter().zip(outputs) {
-            page.lines.push(format!("    {}: Row = {}", output.name, page.text(expr)));
-        }
-        let name = |input: super::InputId| &graph.inputs()[input.index()].name;
-        if let Some(x) = graph.input_of_kind(super::InputKind::Logit) {
-            page.parts(&format!("dL/d{}[i, j]", name(x)), logit);
-        }
-        for (input, col) in cols {
-            page.parts(&format!("dL/d{}[j] = sum over i", name(*input)), col);
-        }
-        for &(input, expr) in rows {
-            page.lines.push(format!("    dL/d{}[i] = {}", name(input), page.text(expr)));
-        }
-        for &(input, expr) in scalars {
-            page.lines.push(format!("    dL/d{} = sum over i of {}", name(input), page.text(expr)));
         }
         page.finish()
     }
@@ -143,28 +102,11 @@ struct Page<'a> {
 
 impl<'a> Page<'a> {
     fn new(program: &'a Program, graph: &'a Graph) -> Page<'a> {
-        let mut names = HashMap::new();
-        for (at, &node) in graph.nodes().iter().enumerate() {
-            if let Node::Upstream(output) = node
-                && let Some(output) = program.outputs().get(usize::from(output))
-            {
-                names.insert(ExprId(at as u32), format!("d_{}", output.name));
-            }
-        }
-        Page { program, graph, names, lines: Vec::new() }
+        Page { program, graph, names: HashMap::new(), lines: Vec::new() }
     }
 
-    fn name(&mut self, id: ExprId, name: &str) {
-        let leaf = matches!(self.graph.get(id), Node::Input(_) | Node::Const(_));
-        let taken = self.program.inputs().iter().any(|input| input.name == name);
-        if !leaf && !taken {
-            self.names.insert(id, name.to_owned());
-            self.push_let(id);
-        }
-    }
-
-    /// A `let` for each of these nodes, and for each other that more than one expression uses.
-    fn lets(&mut self, roots: &[ExprId], always: &[ExprId]) {
+    /// A `let` for each value that more than one expression uses.
+    fn lets(&mut self, roots: &[ExprId]) {
         let mut uses: HashMap<ExprId, usize> = HashMap::new();
         let reachable = self.graph.reachable(roots);
         let operands = reachable.iter().flat_map(|&id| self.graph.get(id).operands());
@@ -175,7 +117,7 @@ impl<'a> Page<'a> {
         for &id in &reachable {
             let leaf = self.graph.get(id).operands().next().is_none();
             let shared = !leaf && uses.get(&id).is_some_and(|&uses| uses > 1);
-            if self.names.contains_key(&id) || !(shared || always.contains(&id)) {
+            if !shared {
                 continue;
             }
             let (letter, count) = match self.graph.kind(id) {
@@ -206,21 +148,6 @@ impl<'a> Page<'a> {
 
     fn text(&self, id: ExprId) -> String {
         Printer::new(self.graph, &|id| self.names.get(&id).cloned()).expr(id)
-    }
-
-    fn parts(&mut self, what: &str, parts: &Parts) {
-        self.lines.push(format!("    {what} of p * A + [j = y] * T + B / V, where"));
-        let named = [
-            ("A", parts.softmax),
-            ("T", parts.target),
-            ("B", parts.uniform),
-            ("A[y]", parts.softmax_at_target),
-            ("A[y] + T", parts.target_rest),
-        ];
-        for (name, part) in named {
-            let text = part.map_or("0".to_owned(), |part| self.text(part));
-            self.lines.push(format!("        {name} = {text}"));
-        }
     }
 
     fn finish(mut self) -> String {
@@ -271,6 +198,17 @@ loss gemma2(x: Logit, y: Target, cap: Scalar, zw: Scalar)
     guess: Row = argmax(z1)    // no gradient
 ";
         assert_eq!(gemma2().dump(Level::Program).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_gradient_is_printed_with_respect_to_every_input() {
+        let dump = gemma2().dump(Level::Gradient).unwrap();
+        for input in ["x", "cap", "zw"] {
+            assert!(
+                dump.contains(&format!("/d{input}")) || dump.contains(&format!("/d {input}")),
+                "{input}: {dump}"
+            );
+        }
     }
 
     #[test]

@@ -155,8 +155,20 @@ impl BinaryOp {
             BinaryOp::Div => a / b,
             BinaryOp::Pow => a.powf(b),
             // NaN in either operand propagates, as it must in a loss.
-            BinaryOp::Min => if b < a || b.is_nan() { b } else { a },
-            BinaryOp::Max => if b > a || b.is_nan() { b } else { a },
+            BinaryOp::Min => {
+                if b < a || b.is_nan() {
+                    b
+                } else {
+                    a
+                }
+            }
+            BinaryOp::Max => {
+                if b > a || b.is_nan() {
+                    b
+                } else {
+                    a
+                }
+            }
         }
     }
 }

@@ -213,7 +213,34 @@ impl ProgramBuilder {
         self.lookup(site, name)
     }
 
-    fn find(&self, name: &str) -> Option<Value> {
+    /// Notes that the user's text mentions a name in a place that was refused, so that an input is not called unused too.
+    pub fn mentions(&mut self, name: &str) {
+        if let Some(value) = self.find(name) {
+            self.mention_all(&[value]);
+        }
+    }
+
+    /// Notes the same of all inputs: the user has not written yet what they are for.
+    pub fn mention_inputs(&mut self) {
+        self.mentioned.fill(true);
+    }
+
+    /// Notes that the user's text mentions these values.
+    pub(super) fn mention_all(&mut self, values: &[Value]) {
+        for &value in values {
+            match self.known(value).what {
+                What::Target(input) => self.mentioned[input.index()] = true,
+                What::Expr(id) => {
+                    if let Node::Input(input) = self.graph.get(id) {
+                        self.mentioned[input.index()] = true;
+                    }
+                }
+                What::Poison => {}
+            }
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Value> {
         let mut bound = self.scopes.iter().rev().flat_map(|scope| scope.iter().rev());
         bound.find(|(other, _)| other == name).map(|&(_, value)| value)
     }
@@ -223,16 +250,8 @@ impl ProgramBuilder {
     }
 
     fn mention(&mut self, site: Site, name: &str, value: Value) -> Value {
+        self.mention_all(&[value]);
         let what = self.known(value).what;
-        match what {
-            What::Target(input) => self.mentioned[input.index()] = true,
-            What::Expr(id) => {
-                if let Node::Input(input) = self.graph.get(id) {
-                    self.mentioned[input.index()] = true;
-                }
-            }
-            What::Poison => {}
-        }
         self.push(Known { what, site, name: Some(name.to_owned()) })
     }
 
@@ -312,6 +331,7 @@ impl ProgramBuilder {
                 format!("{described} is a {}{}, not a {}", found.name(), self.kinds(value), kind.name());
             let help = format!("write `{}`, or leave the kind out: it is inferred", found.name());
             self.report(Diagnostic::new(site, message).help(help));
+            return self.poison();
         }
         value
     }
@@ -448,6 +468,11 @@ impl ProgramBuilder {
     /// An expression of this graph, or of one that continues it, in the user's names.
     pub(super) fn text(&self, graph: &Graph, id: ExprId) -> String {
         Printer::new(graph, &|id| self.named.get(&id).cloned()).depth(8).expr(id)
+    }
+
+    /// What an expression is, even if it has a name.
+    pub(super) fn definition(&self, id: ExprId) -> String {
+        Printer::new(&self.graph, &|id| self.named.get(&id).cloned()).depth(8).definition(id)
     }
 
     /// Names go into emitted source as they are.

@@ -25,9 +25,9 @@ impl ProgramBuilder {
             let error = Diagnostic::new(self.site, format!("`{}` has no output", self.name));
             self.report(error.help("end with an expression for the loss, or with a struct of outputs"));
         }
-        self.check_use(&outputs);
         let gradients = carries_gradient(&self.graph);
         self.check_loss(&gradients);
+        self.check_use(&outputs);
         if self.graph.reachable(&outputs).len() > MAX_NODES
             || self.outputs.len() > MAX_NAMES
             || self.graph.inputs().len() > MAX_NAMES
@@ -125,6 +125,10 @@ impl ProgramBuilder {
             true => message.to_owned(),
             false => "`loss` is a constant: no gradient can be taken".to_owned(),
         };
+        // That the Logit goes unread is the same mistake.
+        if let Some(logit) = self.graph.input_of_kind(InputKind::Logit) {
+            self.mentioned[logit.index()] = true;
+        }
         let help = "make it depend on the logits through `lse`, `at`, `mean` or `expect`; \
                     an output that is only looked at may be so, under another name than `loss`";
         self.report(Diagnostic::new(self.known(value).site, message).help(help));

@@ -1,7 +1,7 @@
 //! The functions of the language by name: what there is, calls, and what a wrong name may have meant.
 
 use super::{Diagnostic, ProgramBuilder, Site, Value};
-use crate::ir::{BinaryOp, UnaryOp};
+use crate::ir::{BinaryOp, InputKind, UnaryOp};
 
 /// A function of the language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +157,11 @@ impl ProgramBuilder {
     /// Calls a function of the language by its name; `name_site` is the name's own place.
     pub fn call(&mut self, site: Site, name_site: Site, name: &str, arguments: &[Value]) -> Value {
         let Some(function) = named(name) else {
-            return self.unknown_function(name_site, name);
+            self.mention_all(arguments);
+            return match self.find(name) {
+                Some(value) => self.not_a_function(name_site, name, value),
+                None => self.unknown_function(name_site, name),
+            };
         };
         match (function.what, arguments) {
             (What::Unary(op), &[a]) => self.unary(site, op, a),
@@ -188,19 +192,34 @@ impl ProgramBuilder {
         self.poison()
     }
 
+    fn not_a_function(&mut self, site: Site, name: &str, value: Value) -> Value {
+        if self.known(value).what != super::builder::What::Poison {
+            let error = Diagnostic::new(site, format!("`{name}` is a value, not a function"));
+            self.report(error.help(format!("multiply with `{name} * (...)`")));
+        }
+        self.poison()
+    }
+
     fn wrong_arity(&mut self, site: Site, function: &Function, arguments: &[Value]) -> Value {
         let wanted = match function.what {
             What::Max => "one argument or two",
             What::Unary(_) | What::Lse | What::Mean | What::Argmax => "one argument",
             What::Binary(_) | What::At | What::Expect => "two arguments",
         };
+        self.mention_all(arguments);
+        if let (What::At, Some(target)) = (function.what, self.graph.input_of_kind(InputKind::Target)) {
+            self.mentioned[target.index()] = true;
+        }
         let found = match arguments.len() {
             0 => "none is".to_owned(),
             1 => "1 is".to_owned(),
             many => format!("{many} are"),
         };
         let help = match (function.what, arguments) {
-            (What::At, &[z]) => format!("write `at({}, y)`, where `y: Target` is an input", self.bare(z)),
+            (What::At, &[z]) => match self.graph.input_of_kind(InputKind::Target) {
+                Some(y) => format!("write `at({}, {})`", self.bare(z), self.graph.inputs()[y.index()].name),
+                None => format!("write `at({}, y)`, and add `y: Target` to the inputs", self.bare(z)),
+            },
             (What::Expect, &[f]) => {
                 format!("write `expect(z, {})`: first the softmax's logits", self.bare(f))
             }

@@ -161,8 +161,13 @@ impl ProgramBuilder {
         let Some(inner) = inner_reduction(&self.graph, id) else {
             return Some(id);
         };
-        let message =
-            format!("`{}` is a reduction inside the argument of `{name}`", self.text(&self.graph, inner));
+        let (written, named) = (self.definition(inner), self.text(&self.graph, inner));
+        let inside = if written == named {
+            format!("`{written}`")
+        } else {
+            format!("`{named}`, which is `{written}`,")
+        };
+        let message = format!("{inside} is a reduction inside the argument of `{name}`");
         let help = self.without_nesting(reduction, id);
         let related = self.first_sites.get(&inner).copied();
         self.report(Diagnostic::new(site, message).help(help).related(related));
@@ -179,7 +184,8 @@ impl ProgramBuilder {
             Some(z) => {
                 let z = self.text(&self.graph, z);
                 format!(
-                    "`exp({z} - lse({z}))` is the softmax's probability: its sum with f over the vocabulary is `expect({z}, f)`"
+                    "`exp({z} - lse({z}))` is the softmax's probability: \
+                     the sum of it times f over the vocabulary is `expect({z}, f)`"
                 )
             }
             None => "all reductions are taken in one pass over the vocabulary: \
@@ -265,21 +271,6 @@ impl ProgramBuilder {
             ),
         };
         self.report(Diagnostic::new(self.known(value).site, message).help(help));
-    }
-
-    /// Notes that the user's text mentions these values, so that no follow-up calls an input of theirs unused.
-    fn mention_all(&mut self, values: &[Value]) {
-        for &value in values {
-            match self.known(value).what {
-                What::Target(input) => self.mentioned[input.index()] = true,
-                What::Expr(id) => {
-                    if let Node::Input(input) = self.graph.get(id) {
-                        self.mentioned[input.index()] = true;
-                    }
-                }
-                What::Poison => {}
-            }
-        }
     }
 }
 

@@ -194,7 +194,7 @@ fn an_unknown_function_is_guessed_at() {
 fn a_wrong_number_of_arguments_is_counted() {
     let (message, help) = mistake(|b, [x, ..]| b.call(HERE, HERE, "at", &[x]));
     assert_eq!(message, "`at` takes two arguments, and 1 is given");
-    assert_eq!(help, "write `at(x, y)`, where `y: Target` is an input");
+    assert_eq!(help, "write `at(x, y)`");
     let (message, _) = mistake(|b, [x, y, w, ..]| b.call(HERE, HERE, "max", &[x, y, w]));
     assert_eq!(message, "`max` takes one argument or two, and 3 are given");
 }

@@ -1,0 +1,17 @@
+//! Several mistakes, each at its place, none a consequence of another.
+
+use cce::{Logit, Loss, Row, Target};
+
+#[cce::loss]
+fn wrong(x: Logit, y: Target, weight: Row) -> Loss {
+    let z = x * 2.0;
+    let l = logsumexp(z);
+    let smooth = mean(z - lse(z));
+    let target = scale * y;
+    let loss = l + smooth + target;
+    if z > 0.0 { z } else { loss }
+}
+
+fn main() {
+    wrong::program();
+}

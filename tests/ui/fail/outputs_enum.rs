@@ -1,0 +1,8 @@
+//! Outputs are a struct.
+
+#[derive(cce::Outputs)]
+enum Wrong {
+    Loss,
+}
+
+fn main() {}
