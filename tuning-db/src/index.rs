@@ -298,3 +298,28 @@ fn place_or_damage(error: io::Error, what: &str) -> Failure {
         Failure::Damaged(format!("could not {what}: {error}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_in_the_store_is_sorted_into_busy_place_and_damage() {
+        let io =
+            |kind, text: &str| fence(|| Err::<(), _>(sled::Error::Io(io::Error::new(kind, text.to_owned()))));
+        assert!(matches!(io(io::ErrorKind::Other, "could not acquire lock on \"x\""), Err(Failure::Busy)));
+        assert!(matches!(io(io::ErrorKind::StorageFull, "full"), Err(Failure::Place(_))));
+        assert!(matches!(io(io::ErrorKind::PermissionDenied, "no"), Err(Failure::Place(_))));
+        assert!(matches!(io(io::ErrorKind::UnexpectedEof, "cut"), Err(Failure::Damaged(_))));
+        let bug = fence(|| Err::<(), _>(sled::Error::ReportableBug("odd".to_owned())));
+        assert!(matches!(bug, Err(Failure::Damaged(reason)) if reason.contains("odd")));
+    }
+
+    #[test]
+    fn a_panic_in_the_store_is_damage_and_does_not_get_through() {
+        let outcome = fence(|| -> sled::Result<()> { panic!("page {} is missing", 7) });
+        assert!(
+            matches!(outcome, Err(Failure::Damaged(reason)) if reason == "it panicked: page 7 is missing")
+        );
+    }
+}
