@@ -2,10 +2,29 @@
 //!
 //! All `unsafe` of the project lives in this crate.
 
+mod call;
+mod cpu;
 pub mod cubin_cache;
+mod device;
 pub mod driver;
 pub mod error;
+mod executor;
+mod inputs;
 pub mod nvrtc;
+mod outputs;
+mod plan;
+pub mod selection;
+mod views;
+mod workspace;
+
+pub use call::{Arg, Call, ScalarArg, SeedArg, TokenReduction};
+pub use device::{Device, DeviceKind, DeviceProperties};
+pub use error::{Error, Result};
+pub use inputs::Inputs;
+pub use outputs::{GradientViews, Gradients, Outputs, Upstream};
+pub use plan::{Plan, PlanBuilder, RunResult};
+pub use views::{Element, HostElement, Place, View, ViewMut};
+pub use workspace::{Saved, WORKSPACE_ALIGN, Workspace, WorkspaceSize};
 
 #[cfg(test)]
 mod nvrtc_for_tests;
