@@ -128,9 +128,13 @@ impl Winners {
     pub fn all(&self) -> Vec<(Source, KeyWinners)> {
         let mut all = Vec::new();
         if let Some(base) = &self.database {
-            let from_log = base.from_log.get().into_iter().flatten().cloned();
-            let stored = base.snapshot.iter().flat_map(Snapshot::all).chain(from_log);
-            all.extend(stored.map(|winners| (Source::Database, winners)));
+            // What was read from the log is complete; the snapshot may lack damaged entries.
+            let stored: Vec<_> = match (base.from_log.get(), &base.snapshot) {
+                (Some(from_log), _) => from_log.clone(),
+                (None, Some(snapshot)) => snapshot.all().collect(),
+                (None, None) => Vec::new(),
+            };
+            all.extend(stored.into_iter().map(|winners| (Source::Database, winners)));
         }
         for profile in &self.profiles {
             let source = Source::Profile(profile.name.clone());

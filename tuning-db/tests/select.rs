@@ -281,3 +281,20 @@ fn winners_are_shared_between_threads() {
     });
     assert_eq!(warnings, 1, "what is said once is said once by all threads together");
 }
+
+#[test]
+fn a_listing_shows_every_layer_with_its_source() {
+    let (folder, winners) = stored(&[Record::new(key(), measured(1, 2.0))]);
+    let winners = winners.with_profile(profile(2, 1.0, &generation()));
+    let sources = |winners: &Winners| winners.all().into_iter().map(|(source, _)| source).collect::<Vec<_>>();
+    let both = [Source::Database, Source::Profile("h100".into())];
+    assert_eq!(sources(&winners), both);
+    // A damaged snapshot changes where the database's winners are read from, not what is listed.
+    let path = folder.path().join("winners.snap");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let winners = Winners::open(folder.path()).with_profile(profile(2, 1.0, &generation()));
+    assert_eq!(tiles(&winners, &request(key())), [1, 2]);
+    assert_eq!(sources(&winners), both);
+}
