@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn executables_are_read_from_messages_and_other_lines_are_passed_over() {
         let messages = concat!(
-            "{\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"lib\"],\"name\":\"cce\"},\"executable\":null}\n",
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"lib\"],\"name\":\"cce\"},",
+            "\"executable\":null}\n",
             "warning: something\n",
             "{\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"test\"],\"name\":\"gpu_all\"},",
             "\"executable\":\"/t/gpu_all-1\"}\n",

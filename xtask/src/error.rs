@@ -27,8 +27,8 @@ pub enum Error {
 
     /// Fetching needs Python and pip, for PyPI.
     #[error(
-        "python3 with pip is needed to fetch {package} from PyPI ({reason}): install python3 and pip, or set {variable} to \
-         where it is"
+        "python3 with pip is needed to fetch {package} from PyPI ({reason}): install python3 and pip, or set \
+         {variable} to where it is"
     )]
     NoPip {
         /// The package.
