@@ -203,6 +203,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// Program, problem and schedule do not make a plan for the GPU.
+    #[error(transparent)]
+    Plan(#[from] cce_codegen::plan::PlanError),
+
     /// No usable NVRTC was found.
     #[error(
         "no usable NVRTC (libnvrtc) was found; tried:{}\ninstall the CUDA toolkit or \

@@ -5,6 +5,7 @@
 mod call;
 mod cpu;
 pub mod cubin_cache;
+pub mod cuda;
 mod device;
 pub mod driver;
 pub mod error;

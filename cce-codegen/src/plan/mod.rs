@@ -5,6 +5,7 @@
 
 mod backward;
 mod build;
+mod dump;
 mod forward;
 mod memory;
 pub(crate) mod saved;

@@ -3,7 +3,9 @@
 use super::Plan;
 use super::resolve::Resolver;
 use crate::cpu::{self, CpuExecutor};
+use crate::cuda::{CudaExecutor, gpu_of};
 use crate::device::{Device, Inner};
+use crate::driver::Context;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::outputs::Gradients;
@@ -11,7 +13,7 @@ use crate::selection;
 use crate::workspace::next_plan_id;
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::problem::{DType, Filter, GradientOutput, Ignored, IndexType, Layout, Problem};
-use cce_codegen::schedule::Schedule;
+use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_tuning_db::Grade;
 
 /// Makes a [`Plan`]. Everything has a default; `build` checks it all.
@@ -36,6 +38,21 @@ enum Wish {
     Own,
     /// As given.
     Given(Option<GradientOutput>),
+}
+
+/// The CUDA kernels offer `Exact`; the sampled default gives way to it, which is said.
+fn decide_cuda_filter(wish: Option<Filter>, notes: &mut Vec<String>) -> Result<Filter> {
+    match wish {
+        Some(Filter::Exact) => Ok(Filter::Exact),
+        Some(filter) => Err(Error::FilterNotAllowed {
+            filter: format!("{filter:?}"),
+            reason: "the CUDA kernels offer Exact".to_owned(),
+        }),
+        None => {
+            notes.push("filter: Exact, since the CUDA kernels do not offer the sampled default".to_owned());
+            Ok(Filter::Exact)
+        }
+    }
 }
 
 impl PlanBuilder {
@@ -155,10 +172,10 @@ impl PlanBuilder {
                 let (executor, grade) = self.cpu_executor(problem, &mut notes)?;
                 (Box::new(executor), grade)
             }
-            Inner::Cuda(_) => {
-                return Err(Error::InvalidProblem {
-                    reason: "this version has no plans for CUDA devices: use Device::cpu()".to_owned(),
-                });
+            Inner::Cuda(context) => {
+                problem.filter = decide_cuda_filter(self.filter, &mut notes)?;
+                let (executor, grade) = self.cuda_executor(problem, context, &mut notes)?;
+                (Box::new(executor), grade)
             }
         };
         Ok(Plan {
@@ -185,6 +202,38 @@ impl PlanBuilder {
         match chosen.value {
             Some(executor) => Ok((executor, chosen.grade)),
             None => Ok((build(None)?, Grade::Default)),
+        }
+    }
+
+    /// With the caller's schedule, or the best stored one that fits, or the default.
+    fn cuda_executor(
+        &self,
+        problem: Problem,
+        context: &Context,
+        notes: &mut Vec<String>,
+    ) -> Result<(CudaExecutor, Grade)> {
+        let build = |schedule: Schedule, notes: &mut Vec<String>| match schedule {
+            Schedule::Gpu(schedule) => CudaExecutor::new(context, &self.program, &problem, &schedule, notes),
+            Schedule::Cpu(_) => Err(Error::InvalidProblem {
+                reason: "the schedule is for the CPU device, expected one for a GPU".to_owned(),
+            }),
+        };
+        if let Some(schedule) = self.schedule {
+            return Ok((build(schedule, notes)?, Grade::Exact));
+        }
+        let mut said = Vec::new();
+        let device = selection::gpu(context.info());
+        let chosen = selection::choose(&self.program, &problem, device, |schedule| {
+            build(schedule, &mut said).map_err(|error| error.to_string())
+        });
+        notes.extend(chosen.notes);
+        notes.extend(said);
+        match chosen.value {
+            Some(executor) => Ok((executor, chosen.grade)),
+            None => {
+                let default = GpuSchedule::default_for(&self.program, &problem, &gpu_of(context));
+                Ok((build(Schedule::Gpu(default), notes)?, Grade::Default))
+            }
         }
     }
 

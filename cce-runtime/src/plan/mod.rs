@@ -6,6 +6,7 @@
 mod builder;
 mod resolve;
 mod run;
+mod staging;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! The short way: host data in, host data out.
 
 use super::Plan;
+use super::staging::Staging;
 use crate::call::{Call, TokenReduction};
 use crate::error::{Error, Result};
 use crate::inputs::Inputs;
@@ -78,6 +79,10 @@ impl Plan {
         if call.reduction == TokenReduction::None {
             call.reduction = TokenReduction::Sum;
         }
+        let mut staging = Staging::new(&self.device)?;
+        if call.stream.is_none() {
+            call.stream = staging.stream();
+        }
         let mut reduced = [0.0f32];
         let mut rows: Vec<Vec<f32>> = outputs.iter().map(|_| vec![0.0; problem.tokens]).collect();
         let mut wanted = Outputs::new().reduced(&loss.name, ViewMut::host(&mut reduced));
@@ -101,6 +106,8 @@ impl Plan {
             })
             .collect();
         let mut workspace = self.allocate()?;
+        let inputs = &staging.inputs(inputs)?;
+        let wanted = staging.outputs(wanted)?;
         if problem.wants_gradients() {
             let mut gradients = GradientViews::new();
             if let Some(buffer) = &mut hidden {
@@ -112,11 +119,13 @@ impl Plan {
             for (name, values) in &mut by_input {
                 gradients = gradients.input(name, ViewMut::host(values));
             }
+            let gradients = staging.gradients(gradients)?;
             let upstream = Upstream::new().scalar(&loss.name, 1.0f32);
             self.step(inputs, &upstream, &call, &mut workspace, wanted, gradients)?;
         } else {
             let _ = self.forward(inputs, &call, &mut workspace, wanted)?;
         }
+        staging.finish()?;
         Ok(RunResult {
             loss: f64::from(reduced[0]),
             outputs: outputs.iter().map(|output| output.name.to_string()).zip(rows).collect(),

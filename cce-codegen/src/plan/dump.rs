@@ -1,0 +1,60 @@
+//! A plan as text.
+
+use super::{Arg, GpuPlan, Launch, Region};
+use std::fmt::Write;
+
+impl GpuPlan {
+    /// The launches in order with their shapes and arguments, and the workspace, for people.
+    pub fn dump(&self) -> String {
+        let p = &self.problem;
+        let mut text = format!(
+            "plan of `{}`: N {} D {} V {} {}, filter {:?}\nschedule: {:?}\nworkspace: {} bytes held, {} forward, {} backward, peak {}\n",
+            self.program.name(),
+            p.tokens,
+            p.hidden,
+            p.vocab,
+            p.dtype.name(),
+            p.filter,
+            self.schedule,
+            self.workspace.held,
+            self.workspace.forward,
+            self.workspace.backward,
+            self.workspace.peak()
+        );
+        for (name, launches) in [("forward", &self.forward), ("backward", &self.backward)] {
+            let _ = writeln!(text, "{name}:");
+            for launch in launches {
+                let _ = writeln!(text, "  {}", line(launch));
+            }
+        }
+        text
+    }
+}
+
+fn line(launch: &Launch) -> String {
+    let args: Vec<String> = launch.args.iter().map(|arg| argument(*arg)).collect();
+    format!(
+        "{}<<<{}, {}, {}>>>({})",
+        launch.entry,
+        launch.blocks,
+        launch.threads,
+        launch.shared_bytes,
+        args.join(", ")
+    )
+}
+
+fn argument(arg: Arg) -> String {
+    match arg {
+        Arg::Workspace(buffer) => {
+            let region = match buffer.region {
+                Region::Held => "held",
+                Region::Forward => "forward",
+                Region::Backward => "backward",
+            };
+            format!("{region}+{}", buffer.offset)
+        }
+        Arg::Int(value) => value.to_string(),
+        Arg::InputGradient(input) => format!("gradient of input {}", input.0),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,185 @@
+//! A call's buffers and scalars as kernel arguments: the structs of the kernels, byte by byte.
+
+use crate::call::ArgSource;
+use crate::driver::LaunchArgs;
+use crate::executor::{
+    ResolvedGradients, ResolvedInput, ResolvedInputs, ResolvedOutput, ResolvedReduction, ResolvedSettings,
+    ResolvedUpstream,
+};
+use crate::views::RawView;
+use crate::workspace::RawWorkspace;
+use cce_codegen::ir::InputId;
+use cce_codegen::plan::{Arg, Buffer, GpuPlan};
+
+/// Everything that a launch of one call may refer to. What a pass does not have is empty.
+pub(super) struct Arguments<'a> {
+    pub(super) plan: &'a GpuPlan,
+    pub(super) inputs: &'a ResolvedInputs,
+    pub(super) settings: &'a ResolvedSettings,
+    pub(super) workspace: RawWorkspace,
+    pub(super) outputs: &'a [ResolvedOutput],
+    pub(super) upstreams: &'a [ResolvedUpstream],
+    pub(super) gradients: Option<&'a ResolvedGradients>,
+}
+
+/// Bytes of a C struct of 8-byte aligned members.
+#[derive(Default)]
+struct Struct(Vec<u8>);
+
+impl Struct {
+    fn pointer(&mut self, address: u64) {
+        self.0.extend(address.to_ne_bytes());
+    }
+
+    fn int(&mut self, value: i32) {
+        self.0.extend(value.to_ne_bytes());
+        self.0.extend([0; 4]);
+    }
+
+    /// `ScalarArg`.
+    fn scalar(&mut self, source: ArgSource<f32>) {
+        let (pointer, value) = match source {
+            ArgSource::Host(value) => (0, value),
+            ArgSource::Device { address, .. } => (address, 0.0),
+        };
+        self.pointer(pointer);
+        self.0.extend(value.to_ne_bytes());
+        self.0.extend([0; 4]);
+    }
+}
+
+fn address(view: Option<RawView>) -> u64 {
+    view.map_or(0, |view| view.address as u64)
+}
+
+impl Arguments<'_> {
+    /// The arguments of one launch.
+    pub(super) fn launch(&self, args: &[Arg]) -> LaunchArgs {
+        let mut launch = LaunchArgs::new();
+        for &arg in args {
+            match arg {
+                Arg::Int(value) => launch.push(value),
+                Arg::Ignore => launch.push(self.inputs.ignore_index.unwrap_or(i64::MIN)),
+                Arg::Values => launch.push_bytes(&self.values()),
+                Arg::Upstreams => launch.push_bytes(&self.upstreams()),
+                Arg::Reduction => launch.push_bytes(&self.reduction()),
+                Arg::OutputRows => launch.push_bytes(&self.output_rows()),
+                Arg::Reduced => launch.push_bytes(&self.reduced()),
+                Arg::InputRows => launch.push_bytes(&self.input_rows()),
+                Arg::Hidden
+                | Arg::Classifier
+                | Arg::Targets
+                | Arg::HiddenGradient
+                | Arg::ClassifierGradient
+                | Arg::InputGradient(_)
+                | Arg::Workspace(_)
+                | Arg::Null => launch.push(self.pointer(arg)),
+            };
+        }
+        launch
+    }
+
+    fn pointer(&self, arg: Arg) -> u64 {
+        match arg {
+            Arg::Hidden => self.inputs.hidden.address as u64,
+            Arg::Classifier => self.inputs.classifier.address as u64,
+            Arg::Targets => address(self.inputs.targets),
+            Arg::HiddenGradient => address(self.gradients.and_then(|gradients| gradients.hidden)),
+            Arg::ClassifierGradient => address(self.gradients.and_then(|gradients| gradients.classifier)),
+            Arg::InputGradient(input) => self.input_gradient(input),
+            Arg::Workspace(buffer) => self.place(buffer),
+            _ => 0,
+        }
+    }
+
+    /// The device address of a part of the workspace.
+    pub(super) fn place(&self, buffer: Buffer) -> u64 {
+        self.workspace.base as u64 + self.plan.workspace.offset(buffer)
+    }
+
+    fn input_gradient(&self, input: InputId) -> u64 {
+        let at = self.plan.problem.input_gradients.iter().position(|&wanted| wanted == input);
+        let view = at.and_then(|at| self.gradients.and_then(|gradients| gradients.inputs.get(at).copied()));
+        address(view)
+    }
+
+    fn values(&self) -> Vec<u8> {
+        let mut bytes = Struct::default();
+        for value in &self.inputs.values {
+            match value {
+                ResolvedInput::Implied => {}
+                ResolvedInput::Row(view) | ResolvedInput::Col(view) => bytes.pointer(view.address as u64),
+                ResolvedInput::Scalar(source) => bytes.scalar(*source),
+            }
+        }
+        if bytes.0.is_empty() { 0i32.to_ne_bytes().to_vec() } else { bytes.0 }
+    }
+
+    fn upstreams(&self) -> Vec<u8> {
+        let mut bytes = Struct::default();
+        for upstream in self.upstreams {
+            bytes.pointer(address(upstream.rows));
+            bytes.scalar(upstream.scalar.unwrap_or(ArgSource::Host(0.0)));
+            bytes.int(i32::from(upstream.scalar.is_some()));
+        }
+        bytes.0
+    }
+
+    fn reduction(&self) -> Vec<u8> {
+        let none = ArgSource::Host(1.0);
+        let (mode, divisor, weights) = match self.settings.reduction {
+            ResolvedReduction::Sum => (0, none, 0),
+            ResolvedReduction::Mean => (1, none, 0),
+            ResolvedReduction::DividedBy(divisor) => (2, divisor, 0),
+            ResolvedReduction::MeanByTarget(input) => {
+                let weights = match self.inputs.values.get(input.index()) {
+                    Some(ResolvedInput::Col(view)) => view.address as u64,
+                    _ => 0,
+                };
+                (3, none, weights)
+            }
+        };
+        let mut bytes = Struct::default();
+        bytes.int(mode);
+        bytes.scalar(divisor);
+        bytes.pointer(weights);
+        bytes.0
+    }
+
+    /// Where every output's rows are: the caller's, or scratch where the reduction needs them.
+    fn output_rows(&self) -> Vec<u8> {
+        let scratch = self.place(self.plan.output_rows);
+        let row = self.plan.problem.tokens as u64 * 4;
+        let mut bytes = Struct::default();
+        for (at, output) in self.outputs.iter().enumerate() {
+            bytes.pointer(match (output.rows, output.reduced) {
+                (Some(view), _) => view.address as u64,
+                (None, Some(_)) => scratch + at as u64 * row,
+                (None, None) => 0,
+            });
+        }
+        bytes.0
+    }
+
+    fn reduced(&self) -> Vec<u8> {
+        let mut bytes = Struct::default();
+        for output in self.outputs {
+            bytes.pointer(address(output.reduced));
+        }
+        bytes.0
+    }
+
+    fn input_rows(&self) -> Vec<u8> {
+        let mut bytes = Struct::default();
+        for &input in &self.plan.row_gradients {
+            bytes.pointer(self.input_gradient(input));
+        }
+        for &(_, rows) in &self.plan.scalar_gradients {
+            bytes.pointer(self.place(rows));
+        }
+        if bytes.0.is_empty() {
+            bytes.pointer(0);
+        }
+        bytes.0
+    }
+}

@@ -1,0 +1,209 @@
+//! Runs a GPU plan: loads its kernels once, then puts the launches of each call on the caller's stream. A call allocates nothing,
+//! copies nothing and waits for nothing, so that it can be captured in a graph; only a call that checks its targets waits.
+
+use super::args::Arguments;
+use super::jit;
+use crate::cubin_cache::CubinCache;
+use crate::driver::{Context, DevicePtr, Function, LaunchConfig, RawStream, Stream};
+use crate::error::{Error, Result};
+use crate::executor::{
+    Executor, ResolvedBackward, ResolvedForward, ResolvedInputs, ResolvedSettings, ResolvedStep,
+};
+use crate::nvrtc::Nvrtc;
+use crate::workspace::{RawWorkspace, WorkspaceSize};
+use cce_codegen::ir::Program;
+use cce_codegen::plan::{GpuPlan, Launch};
+use cce_codegen::problem::Problem;
+use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
+use std::collections::HashMap;
+
+/// What schedules must know of this device.
+pub(crate) fn gpu_of(context: &Context) -> Gpu {
+    let info = context.info();
+    Gpu {
+        name: info.name.clone(),
+        capability: info.compute_capability,
+        multiprocessors: info.multiprocessors,
+        shared_per_block: info.shared_per_block,
+        l2_bytes: info.l2_bytes,
+    }
+}
+
+/// A plan's kernels, loaded on one GPU.
+pub(crate) struct CudaExecutor {
+    context: Context,
+    plan: GpuPlan,
+    schedule: Schedule,
+    functions: HashMap<(usize, &'static str), Function>,
+}
+
+impl CudaExecutor {
+    /// Plans, compiles (or takes from the cache) and loads. `notes` gets what is worth knowing: a cache that could not be used, say.
+    pub(crate) fn new(
+        context: &Context,
+        program: &Program,
+        problem: &Problem,
+        schedule: &GpuSchedule,
+        notes: &mut Vec<String>,
+    ) -> Result<CudaExecutor> {
+        let plan = GpuPlan::build(program, problem, schedule, &gpu_of(context))?;
+        let info = context.info();
+        let nvrtc = Nvrtc::find(Some(info.driver), Some(info.arch()))?;
+        let compiled = jit::compile(&plan, &nvrtc, info.arch(), &CubinCache::from_env())?;
+        let mut functions = HashMap::new();
+        for (index, (module, compiled)) in plan.modules.iter().zip(&compiled).enumerate() {
+            if let Some(warning) = &compiled.cached.warning
+                && !notes.contains(warning)
+            {
+                notes.push(warning.clone());
+            }
+            let loaded = context.load_module(&compiled.cached.compiled.cubin)?;
+            for &entry in &module.entries {
+                functions.insert((index, entry), loaded.function(entry)?);
+            }
+        }
+        for launch in plan.forward.iter().chain(&plan.backward) {
+            if launch.shared_bytes > 0
+                && let Some(function) = functions.get_mut(&(launch.module, launch.entry))
+                && function.max_dynamic_shared() < launch.shared_bytes
+            {
+                function.allow_dynamic_shared(launch.shared_bytes)?;
+            }
+        }
+        let schedule = Schedule::Gpu(plan.schedule);
+        Ok(CudaExecutor { context: context.clone(), plan, schedule, functions })
+    }
+
+    fn stream(&self, settings: &ResolvedSettings) -> Result<Stream> {
+        match settings.stream {
+            None => Ok(self.context.default_stream()),
+            Some(raw) => {
+                let raw = RawStream(std::ptr::without_provenance_mut(raw as usize));
+                // SAFETY: the call's contract is that the stream is live on this device while the call's work runs.
+                unsafe { self.context.stream_from_raw(raw) }
+            }
+        }
+    }
+
+    fn launch(&self, stream: &Stream, launches: &[Launch], arguments: &Arguments<'_>) -> Result<()> {
+        for launch in launches.iter().filter(|launch| launch.blocks > 0) {
+            let Some(function) = self.functions.get(&(launch.module, launch.entry)) else {
+                return Err(Error::Launch {
+                    kernel: launch.entry.to_owned(),
+                    reason: "the plan names a kernel that none of its modules has".to_owned(),
+                });
+            };
+            let config =
+                LaunchConfig::linear(launch.blocks, launch.threads).with_dynamic_shared(launch.shared_bytes);
+            // SAFETY: the plan's arguments are in the order and of the types of the kernel's parameters (the driver checks their sizes);
+            // every address was resolved from views that the caller promises to be valid until the stream's work is done, and from a
+            // workspace of the size that the plan asked for.
+            unsafe { function.launch(stream, &config, &arguments.launch(&launch.args)) }?;
+        }
+        Ok(())
+    }
+
+    /// Fails with the first out-of-range target. Waits for the stream.
+    fn check_targets(
+        &self,
+        stream: &Stream,
+        inputs: &ResolvedInputs,
+        settings: &ResolvedSettings,
+        workspace: RawWorkspace,
+    ) -> Result<()> {
+        let Some(check) = self.plan.check_targets.as_ref().filter(|_| settings.check_targets) else {
+            return Ok(());
+        };
+        if stream.is_capturing()? {
+            return Err(Error::InvalidCall {
+                reason: "a call that checks its targets waits for the GPU and cannot be captured in a graph: check \
+                         outside the capture"
+                    .to_owned(),
+            });
+        }
+        let arguments = self.arguments(inputs, settings, workspace);
+        self.launch(stream, std::slice::from_ref(check), &arguments)?;
+        let mut found = [0i64; 2];
+        let from = DevicePtr(arguments.place(self.plan.bad_target));
+        // SAFETY: the plan put two i64 there; `found` is borrowed until the stream has been waited for, just below.
+        unsafe { stream.download_async(&mut found, from) }?;
+        stream.synchronize()?;
+        match found {
+            [row, target] if row >= 0 => {
+                Err(Error::TargetOutOfRange { row: row as usize, target, vocab: self.plan.problem.vocab })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn arguments<'a>(
+        &'a self,
+        inputs: &'a ResolvedInputs,
+        settings: &'a ResolvedSettings,
+        workspace: RawWorkspace,
+    ) -> Arguments<'a> {
+        Arguments {
+            plan: &self.plan,
+            inputs,
+            settings,
+            workspace,
+            outputs: &[],
+            upstreams: &[],
+            gradients: None,
+        }
+    }
+}
+
+impl Executor for CudaExecutor {
+    fn workspace(&self) -> WorkspaceSize {
+        WorkspaceSize { peak: self.plan.workspace.peak(), held: self.plan.workspace.held }
+    }
+
+    fn problem(&self) -> &Problem {
+        &self.plan.problem
+    }
+
+    fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    fn dump(&self, level: &str) -> Option<Result<String>> {
+        match level {
+            "plan" => Some(Ok(self.plan.dump())),
+            "cuda" => Some(Ok(jit::sources(&self.plan))),
+            "ptx" => {
+                let info = self.context.info();
+                let nvrtc = Nvrtc::find(Some(info.driver), Some(info.arch()));
+                Some(nvrtc.and_then(|nvrtc| jit::ptx(&self.plan, &nvrtc, info.arch())))
+            }
+            _ => None,
+        }
+    }
+
+    fn forward(&self, call: &ResolvedForward) -> Result<()> {
+        let stream = self.stream(&call.settings)?;
+        self.check_targets(&stream, &call.inputs, &call.settings, call.workspace)?;
+        let mut arguments = self.arguments(&call.inputs, &call.settings, call.workspace);
+        arguments.outputs = &call.outputs;
+        self.launch(&stream, &self.plan.forward, &arguments)
+    }
+
+    fn backward(&self, call: &ResolvedBackward) -> Result<()> {
+        let stream = self.stream(&call.settings)?;
+        let mut arguments = self.arguments(&call.inputs, &call.settings, call.workspace);
+        arguments.upstreams = &call.upstreams;
+        arguments.gradients = Some(&call.gradients);
+        self.launch(&stream, &self.plan.backward, &arguments)
+    }
+
+    fn step(&self, call: &ResolvedStep) -> Result<()> {
+        let stream = self.stream(&call.settings)?;
+        self.check_targets(&stream, &call.inputs, &call.settings, call.workspace)?;
+        let mut arguments = self.arguments(&call.inputs, &call.settings, call.workspace);
+        arguments.outputs = &call.outputs;
+        arguments.upstreams = &call.upstreams;
+        arguments.gradients = Some(&call.gradients);
+        self.launch(&stream, &self.plan.forward, &arguments)?;
+        self.launch(&stream, &self.plan.backward, &arguments)
+    }
+}
