@@ -1,11 +1,13 @@
 //! The types in a loss's signature: what a value varies over. They exist at compile time only.
 
-/// The raw logit `x_ij = E_i . C_j`: one value for every token `i` and vocabulary entry `j`. A loss has exactly one as its input;
-/// what is computed from it is a Logit too, until a reduction over the vocabulary (`lse`, `at`, `mean`, `expect`) makes it a [`Row`].
+/// The raw logit `x_ij = E_i . C_j`: one value for every token `i` and vocabulary entry `j`. A loss
+/// has exactly one as its input; what is computed from it is a Logit too, until a reduction over
+/// the vocabulary (`lse`, `at`, `mean`, `expect`) makes it a [`Row`].
 #[derive(Clone, Copy, Debug)]
 pub struct Logit(());
 
-/// The target's index `y_i` into the vocabulary, one a token. It is no number: `at(z, y)` reads at it, nothing else does.
+/// The target's index `y_i` into the vocabulary, one a token. It is no number: `at(z, y)` reads at
+/// it, nothing else does.
 #[derive(Clone, Copy, Debug)]
 pub struct Target(());
 

@@ -1,8 +1,9 @@
-//! Every shipped loss against its formula, written here a second time and independently: values, the gradient of every output with
-//! respect to the logits in closed form, and every gradient, inputs' included, against central differences.
+//! Every shipped loss against its formula, written here a second time and independently: values,
+//! the gradient of every output with respect to the logits in closed form, and every gradient,
+//! inputs' included, against central differences.
 //!
-//! What is tested is the program as the oracle evaluates it, and the gradient normal form that all devices compute. Devices have
-//! tests of their own against the same oracle.
+//! What is tested is the program as the oracle evaluates it, and the gradient normal form that all
+//! devices compute. Devices have tests of their own against the same oracle.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -56,7 +57,8 @@ fn lse(z: &[f64]) -> f64 {
     log_sum_exp(z, None)
 }
 
-/// `lse(z) - z_y` without the difference: `ln(1 + e^u)`, `u` the others' lse relative to the target.
+/// `lse(z) - z_y` without the difference: `ln(1 + e^u)`, `u` the others' lse relative to the
+/// target.
 fn nll(z: &[f64], y: usize) -> f64 {
     let u = log_sum_exp(z, Some(y)) - z[y];
     u.max(0.0) + (-u.abs()).exp().ln_1p()
@@ -334,8 +336,8 @@ fn values_are_the_formulas() {
             for (at, expected) in expected.into_iter().enumerate() {
                 let what = || format!("{} output {at} of {given:?}", formula.name);
                 assert_near(lowered[at], expected, rounding(given), &what);
-                // As it is written, a loss near a sure target is a difference of rounded numbers: that it is right
-                // there is the lowering's work. Elsewhere both are.
+                // As it is written, a loss near a sure target is a difference of rounded numbers:
+                // that it is right there is the lowering's work. Elsewhere both are.
                 if expected.is_finite()
                     && nll(&given.x, given.y) > 1e-2
                     && given.x.iter().all(|x| x.abs() < 30.0)

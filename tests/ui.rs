@@ -1,7 +1,8 @@
 //! What the user reads when a loss is wrong, and that right ones compile without warnings.
 //!
-//! Each file in `tests/ui/fail` has one mistake, named by the file; its `.stderr` is under review. After a change of messages:
-//! `TRYBUILD=overwrite cargo test --test ui`, and read the difference as a user would.
+//! Each file in `tests/ui/fail` has one mistake, named by the file; its `.stderr` is under review.
+//! After a change of messages: `TRYBUILD=overwrite cargo test --test ui`, and read the difference
+//! as a user would.
 
 #[test]
 fn each_mistake_has_its_message() {

@@ -12,7 +12,8 @@ use syn::{
     Type, UnOp,
 };
 
-/// What the body does with names, in order: emitted again so that the compiler and the editor see it.
+/// What the body does with names, in order: emitted again so that the compiler and the editor see
+/// it.
 pub enum Event {
     /// `let name`, of this kind if it is known.
     Let(Ident, Option<Kind>),
@@ -217,7 +218,8 @@ impl Body<'_> {
             );
         }
         let mut value = match (pattern, &*init.expr) {
-            // That there are no patterns is said below; that there are no tuples would be said twice.
+            // That there are no patterns is said below; that there are no tuples would be said
+            // twice.
             (Pat::Tuple(_), Expr::Tuple(tuple)) => {
                 for element in &tuple.elems {
                     self.value(element);
@@ -249,7 +251,8 @@ impl Body<'_> {
         }
     }
 
-    /// Names of a pattern that was refused are known all the same, so that their uses are not reported too.
+    /// Names of a pattern that was refused are known all the same, so that their uses are not
+    /// reported too.
     fn bind_poisoned(&mut self, pattern: &Pat) {
         let mut names = Vec::new();
         collect_names(pattern, &mut names);

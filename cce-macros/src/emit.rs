@@ -1,4 +1,5 @@
-//! What stands in the place of the function: a type, its program in const parts, and code for the compiler to check.
+//! What stands in the place of the function: a type, its program in const parts, and code for the
+//! compiler to check.
 
 use crate::body::{Body, Event};
 use crate::signature::{self, Declared, plain};
@@ -48,7 +49,8 @@ pub fn loss(arguments: TokenStream, item: TokenStream) -> TokenStream {
     }
 }
 
-/// The item could not be read as a function: its errors, and the type if the name is there, as while typing.
+/// The item could not be read as a function: its errors, and the type if the name is there, as
+/// while typing.
 fn unparsed(item: TokenStream, error: &Error) -> TokenStream {
     let errors = error.to_compile_error();
     let first = item.clone().into_iter().next().map_or_else(Span::call_site, |token| token.span());
@@ -65,7 +67,8 @@ fn unparsed(item: TokenStream, error: &Error) -> TokenStream {
             }
         }
         _ => {
-            let message = "a loss is a function\nhelp: write `#[cce::loss] fn name(x: Logit, y: Target) -> Loss { ... }`";
+            let message = "a loss is a function\n\
+                           help: write `#[cce::loss] fn name(x: Logit, y: Target) -> Loss { ... }`";
             Error::new(first, message).to_compile_error()
         }
     }
@@ -124,8 +127,8 @@ fn implementation(name: &Ident, returns: &TokenStream, program: &TokenStream) ->
     }
 }
 
-/// The body once more, as far as names go: unused names, missing and unknown fields are reported by the compiler itself, and
-/// the editor shows every name's kind.
+/// The body once more, as far as names go: unused names, missing and unknown fields are reported by
+/// the compiler itself, and the editor shows every name's kind.
 fn mirror(declared: &Declared, events: &[Event], fields: Option<&(Path, Vec<Ident>)>) -> TokenStream {
     let arguments = declared.inputs.iter().map(|(name, _, ty)| quote!(#[allow(unused_variables)] #name: #ty));
     let checked = declared.inputs.iter().map(|(name, kind, _)| {
@@ -150,7 +153,8 @@ fn mirror(declared: &Declared, events: &[Event], fields: Option<&(Path, Vec<Iden
     }
 }
 
-/// Of a wrong body: what it takes so that the kinds that the user has imported do not count as unused.
+/// Of a wrong body: what it takes so that the kinds that the user has imported do not count as
+/// unused.
 fn unused_imports(declared: &Declared, events: &[Event]) -> TokenStream {
     let arguments = declared.inputs.iter().map(|(_, _, ty)| quote!(_: #ty));
     let returns = declared.returns.as_ref().map(|path| quote!(_: #path)).into_iter();
@@ -251,7 +255,8 @@ fn node(node: &Node) -> TokenStream {
         Node::Mean(_) => "Mean",
         Node::Max(_) => "Max",
         Node::Argmax(_) => "Argmax",
-        // A program has no derived nodes; should one appear, the compiler of the user's crate says so.
+        // A program has no derived nodes; should one appear, the compiler of the user's crate says
+        // so.
         Node::TargetValue(_) | Node::Nll(_) | Node::Upstream(_) | Node::Coef(_) => "NotInPrograms",
     };
     let name = format_ident!("{name}");

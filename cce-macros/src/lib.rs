@@ -6,9 +6,10 @@
 //!              outputs)      only)     cce-codegen)      rustc's own checks)
 //! ```
 //!
-//! The macro knows the syntax and nothing else: what a program may say is checked by `cce_codegen::valid`, so that a program
-//! built at run time gets the same messages. Mistakes become `compile_error!`s at their spans, all at once; beside them the
-//! loss's type is emitted all the same, so that the rest of the user's crate, and the editor, know it.
+//! The macro knows the syntax and nothing else: what a program may say is checked by
+//! `cce_codegen::valid`, so that a program built at run time gets the same messages. Mistakes
+//! become `compile_error!`s at their spans, all at once; beside them the loss's type is emitted all
+//! the same, so that the rest of the user's crate, and the editor, know it.
 
 mod body;
 mod emit;

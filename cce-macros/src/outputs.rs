@@ -16,12 +16,14 @@ pub fn derive(item: TokenStream) -> TokenStream {
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) if !fields.named.is_empty() => &fields.named,
             _ => {
-                let message = "outputs are a struct with named fields\nhelp: give it fields of type `Row`, such as `loss: Row`";
+                let message = "outputs are a struct with named fields\n\
+                               help: give it fields of type `Row`, such as `loss: Row`";
                 return Error::new_spanned(name, message).to_compile_error();
             }
         },
         _ => {
-            let message = "outputs are a struct, with a field of type `Row` for each\nhelp: write `struct Name { loss: Row }`";
+            let message = "outputs are a struct, with a field of type `Row` for each\n\
+                           help: write `struct Name { loss: Row }`";
             return Error::new_spanned(name, message).to_compile_error();
         }
     };
@@ -49,7 +51,8 @@ pub fn derive(item: TokenStream) -> TokenStream {
             const NAMES: &'static [&'static str] = &[#(#names),*];
         }
         const _: () = {
-            // The fields are read through their names, at run time: this tells the compiler that they are not dead.
+            // The fields are read through their names, at run time: this tells the compiler that
+            // they are not dead.
             #[allow(dead_code, clippy::all)]
             fn read(outputs: &#name) {
                 #(let _ = &outputs.#idents;)*

@@ -82,7 +82,8 @@ pub fn expression(expr: &Expr) -> Refusal {
         }
         Expr::Tuple(_) | Expr::Array(_) | Expr::Repeat(_) => refusal(
             "values of a loss are single numbers: it has no tuples and arrays",
-            "bind each value with a `let` of its own; return several in a struct with `#[derive(cce::Outputs)]`",
+            "bind each value with a `let` of its own; \
+             return several in a struct with `#[derive(cce::Outputs)]`",
         ),
         Expr::Struct(_) => refusal(
             "a struct of outputs stands only at the end of a loss",

@@ -6,7 +6,8 @@ use crate::{Col, Logit, Loss, Scalar, Target, loss};
 ///
 /// `loss = lse(x) - x[y]`
 ///
-/// PyTorch: [`cross_entropy(E @ C.T, y)`](https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html).
+/// PyTorch: [`cross_entropy(E @ C.T,
+/// y)`](https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html).
 #[loss]
 pub fn cross_entropy(x: Logit, y: Target) -> Loss {
     lse(x) - at(x, y)
@@ -27,8 +28,8 @@ pub fn cross_entropy_with_bias(x: Logit, y: Target, bias: Col) -> Loss {
 ///
 /// `z = scale * x; loss = lse(z) - z[y]`
 ///
-/// `scale` is a model's `logit_scale` (Cohere's Command R, for one), or one over a temperature. It may be learned: ask the plan for
-/// its gradient.
+/// `scale` is a model's `logit_scale` (Cohere's Command R, for one), or one over a temperature. It
+/// may be learned: ask the plan for its gradient.
 #[loss]
 pub fn scaled(x: Logit, y: Target, scale: Scalar) -> Loss {
     let z = scale * x;

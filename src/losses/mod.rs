@@ -1,11 +1,12 @@
 //! The losses that ship.
 //!
-//! Each is a type that `#[cce::loss]` has made of a function: `losses::cross_entropy::program()` is what a plan is made from. The
-//! function is the whole of it: press *source* beside a loss to read it, and copy it as the start of your own.
+//! Each is a type that `#[cce::loss]` has made of a function: `losses::cross_entropy::program()` is
+//! what a plan is made from. The function is the whole of it: press *source* beside a loss to read
+//! it, and copy it as the start of your own.
 //!
-//! All are per token. How tokens are reduced (not at all, sum, mean over those that count, a given normaliser) is said in the
-//! call. In the formulas `z` are the logits after the loss's own transform, `p = softmax(z)`, `y` the target, `V` the size of the
-//! vocabulary.
+//! All are per token. How tokens are reduced (not at all, sum, mean over those that count, a given
+//! normaliser) is said in the call. In the formulas `z` are the logits after the loss's own
+//! transform, `p = softmax(z)`, `y` the target, `V` the size of the vocabulary.
 
 mod likelihood;
 mod policy;

@@ -1,4 +1,5 @@
-//! For reinforcement learning, and against it: log-probabilities, entropies, tokens that are not to come.
+//! For reinforcement learning, and against it: log-probabilities, entropies, tokens that are not to
+//! come.
 
 use crate::{Logit, Loss, Outputs, Row, Target, loss};
 
@@ -11,13 +12,15 @@ pub struct TokenLogprob {
     pub entropy: Row,
 }
 
-/// The log-probability of a given token, and the entropy of the distribution: what policy gradients are made of.
+/// The log-probability of a given token, and the entropy of the distribution: what policy gradients
+/// are made of.
 ///
 /// `logprob = x[y] - lse(x); entropy = lse(x) - sum_j p_j x_j`
 ///
-/// Both take an upstream gradient a token: the backward of PPO's or GRPO's objective, whatever it is, is this program's backward
-/// with that objective's derivatives. Schulman et al., *Proximal Policy Optimization Algorithms*,
-/// [arXiv:1707.06347](https://arxiv.org/abs/1707.06347), equations 7 and 9.
+/// Both take an upstream gradient a token: the backward of PPO's or GRPO's objective, whatever it
+/// is, is this program's backward with that objective's derivatives. Schulman et al., *Proximal
+/// Policy Optimization Algorithms*, [arXiv:1707.06347](https://arxiv.org/abs/1707.06347), equations
+/// 7 and 9.
 #[loss]
 pub fn token_logprob(x: Logit, y: Target) -> TokenLogprob {
     let l = lse(x);
@@ -28,9 +31,10 @@ pub fn token_logprob(x: Logit, y: Target) -> TokenLogprob {
 ///
 /// `loss = -ln(1 - p[y])`
 ///
-/// Welleck et al., *Neural Text Generation with Unlikelihood Training*, [arXiv:1908.04319](https://arxiv.org/abs/1908.04319),
-/// equation 3, with one negative candidate. `ln(1 - e^-a)` is computed in two ways, so that it is exact for all `a`: Mächler,
-/// *Accurately Computing log(1 - exp(-|a|))*, 2012.
+/// Welleck et al., *Neural Text Generation with Unlikelihood Training*,
+/// [arXiv:1908.04319](https://arxiv.org/abs/1908.04319), equation 3, with one negative candidate.
+/// `ln(1 - e^-a)` is computed in two ways, so that it is exact for all `a`: Mächler, *Accurately
+/// Computing log(1 - exp(-|a|))*, 2012.
 #[loss]
 pub fn unlikelihood(x: Logit, y: Target) -> Loss {
     let nll = lse(x) - at(x, y);

@@ -6,8 +6,9 @@ use crate::{Col, Logit, Loss, Outputs, Row, Scalar, Target, loss};
 ///
 /// `loss = (1 - smoothing) * (lse(x) - x[y]) + smoothing * (lse(x) - mean(x))`
 ///
-/// Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, [arXiv:1512.00567](https://arxiv.org/abs/1512.00567),
-/// section 7. PyTorch: `cross_entropy(..., label_smoothing=smoothing)`.
+/// Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*,
+/// [arXiv:1512.00567](https://arxiv.org/abs/1512.00567), section 7. PyTorch: `cross_entropy(...,
+/// label_smoothing=smoothing)`.
 #[loss]
 pub fn label_smoothing(x: Logit, y: Target, smoothing: Scalar) -> Loss {
     let l = lse(x);
@@ -18,8 +19,8 @@ pub fn label_smoothing(x: Logit, y: Target, smoothing: Scalar) -> Loss {
 ///
 /// `loss = lse(x) - x[y] + weight * lse(x)^2`
 ///
-/// Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways*, [arXiv:2204.02311](https://arxiv.org/abs/2204.02311),
-/// section 5, with `weight = 1e-4`.
+/// Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways*,
+/// [arXiv:2204.02311](https://arxiv.org/abs/2204.02311), section 5, with `weight = 1e-4`.
 #[loss]
 pub fn z_loss(x: Logit, y: Target, weight: Scalar) -> Loss {
     let l = lse(x);
@@ -37,13 +38,14 @@ pub struct Gemma2 {
     pub entropy: Row,
 }
 
-/// A loss with everything: softcapped logits with a bias, a z-loss, a weight a token; beside it the normaliser and the entropy,
-/// through both of which gradients can flow.
+/// A loss with everything: softcapped logits with a bias, a z-loss, a weight a token; beside it the
+/// normaliser and the entropy, through both of which gradients can flow.
 ///
 /// `z = cap * tanh((x + bias) / cap); l = lse(z)`\
 /// `loss = weight * (l - z[y] + zw * l^2); lse = l; entropy = l - sum_j p_j z_j`
 ///
-/// The cap is Gemma 2's, see [`softcapped`](crate::losses::softcapped); the z-loss PaLM's, see [`z_loss`].
+/// The cap is Gemma 2's, see [`softcapped`](crate::losses::softcapped); the z-loss PaLM's, see
+/// [`z_loss`].
 #[loss]
 pub fn gemma2(x: Logit, y: Target, bias: Col, weight: Row, cap: Scalar, zw: Scalar) -> Gemma2 {
     let z = cap * tanh((x + bias) / cap);

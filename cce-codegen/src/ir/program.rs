@@ -48,12 +48,14 @@ pub struct Output {
     pub name: Cow<'static, str>,
     /// The expression, of kind Row or Scalar.
     pub expr: ExprId,
-    /// Whether an upstream gradient may be given: false where it depends on the inputs only through `max`, `argmax` or comparisons.
+    /// Whether an upstream gradient may be given: false where it depends on the inputs only through
+    /// `max`, `argmax` or comparisons.
     pub differentiable: bool,
 }
 
-/// A loss: inputs, an expression DAG, outputs. Made by [`crate::valid::ProgramBuilder`] (which `#[cce::loss]` uses) or read by
-/// [`Program::load`]; both check everything, so that whatever takes a `Program` may rely on it.
+/// A loss: inputs, an expression DAG, outputs. Made by [`crate::valid::ProgramBuilder`] (which
+/// `#[cce::loss]` uses) or read by [`Program::load`]; both check everything, so that whatever takes
+/// a `Program` may rely on it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Program {
     pub(crate) name: Cow<'static, str>,
@@ -103,8 +105,9 @@ impl Program {
         graph
     }
 
-    /// Blake3 of what the program computes: inputs with their names and kinds, nodes, outputs with their names. The function's
-    /// name and documentation do not count, nor the order in which values were written down; the order of inputs does.
+    /// Blake3 of what the program computes: inputs with their names and kinds, nodes, outputs with
+    /// their names. The function's name and documentation do not count, nor the order in which
+    /// values were written down; the order of inputs does.
     pub fn hash(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("cce-codegen 2026 program, schema 1");
         let mut text = |text: &str| {
@@ -149,7 +152,8 @@ impl Program {
         *hasher.finalize().as_bytes()
     }
 
-    /// Used by the code that `#[cce::loss]` writes, which has checked these parts with the same builder.
+    /// Used by the code that `#[cce::loss]` writes, which has checked these parts with the same
+    /// builder.
     #[doc(hidden)]
     pub const fn from_checked_parts(
         name: &'static str,

@@ -16,8 +16,9 @@
 //! }
 //! ```
 //!
-//! A node is its operation and its operands: places of earlier nodes, or the name of an input. The operations are those of the
-//! language, and `neg`, `const` (a number), `input` (a name), `if` (a comparison, its two operands, two values).
+//! A node is its operation and its operands: places of earlier nodes, or the name of an input. The
+//! operations are those of the language, and `neg`, `const` (a number), `input` (a name), `if` (a
+//! comparison, its two operands, two values).
 
 use super::{BinaryOp, Cmp, ExprId, Input, InputKind, Node, Program, UnaryOp};
 use crate::valid::{Diagnostic, ProgramBuilder, Site, Value};
@@ -36,7 +37,8 @@ pub enum ProgramError {
     Form(#[from] serde_json::Error),
     /// The text says no schema, or one that this version does not know.
     #[error(
-        "expected a program of schema {SCHEMA}, found {found}; load it with the version that saved it, or save it again"
+        "expected a program of schema {SCHEMA}, found {found}; \
+         load it with the version that saved it, or save it again"
     )]
     Schema {
         /// What stands there.
@@ -122,7 +124,8 @@ impl Program {
         let inputs = self.inputs.iter().map(|input| json!({"name": input.name, "kind": input.kind}));
         let outputs = self.outputs.iter().map(|output| json!({"name": output.name, "node": output.expr.0}));
         format!(
-            "{{\n  \"schema\": {SCHEMA},\n  \"name\": {},\n  \"doc\": {},\n  \"inputs\": {},\n  \"nodes\": {},\n  \"outputs\": {}\n}}\n",
+            "{{\n  \"schema\": {SCHEMA},\n  \"name\": {},\n  \"doc\": {},\n  \
+             \"inputs\": {},\n  \"nodes\": {},\n  \"outputs\": {}\n}}\n",
             json!(self.name),
             json!(self.doc),
             lines(inputs.collect()),
@@ -365,7 +368,8 @@ mod tests {
     fn a_newer_schema_is_refused_by_its_number() {
         assert_eq!(
             edited(|json| json["schema"] = json!(2)),
-            "expected a program of schema 1, found 2; load it with the version that saved it, or save it again"
+            "expected a program of schema 1, found 2; \
+             load it with the version that saved it, or save it again"
         );
         assert!(edited(|json| drop(json.as_object_mut().unwrap().remove("schema"))).contains("found none"));
     }

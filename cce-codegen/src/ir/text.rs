@@ -4,8 +4,8 @@ use super::{BinaryOp, ExprId, Graph, InputKind, Node, UnaryOp};
 
 /// Prints expressions of one arena in the language's own syntax.
 ///
-/// The name of an expression, where `name` has one, stands for it; so does `...` below `depth` levels, so that a shared
-/// subexpression cannot blow up the text.
+/// The name of an expression, where `name` has one, stands for it; so does `...` below `depth`
+/// levels, so that a shared subexpression cannot blow up the text.
 pub struct Printer<'a> {
     graph: &'a Graph,
     name: &'a dyn Fn(ExprId) -> Option<String>,
@@ -40,7 +40,8 @@ impl<'a> Printer<'a> {
         text
     }
 
-    /// The expression's operation over its operands, even if it has a name itself: the right-hand side of a `let`.
+    /// The expression's operation over its operands, even if it has a name itself: the right-hand
+    /// side of a `let`.
     pub fn definition(&self, id: ExprId) -> String {
         let mut text = String::new();
         self.write_node(&mut text, id, Binding::Sum, self.depth);
@@ -84,8 +85,9 @@ impl<'a> Printer<'a> {
                 self.call(text, op.name(), &[a, b], depth);
             }
             Node::Binary(op, a, b) => {
-                // The right operand of `-` and `/` needs parentheses at equal binding; of `+` and `*` too, since
-                // floating-point operations do not associate and the text is to say what is computed.
+                // The right operand of `-` and `/` needs parentheses at equal binding; of `+` and
+                // `*` too, since floating-point operations do not associate and the text is to say
+                // what is computed.
                 let right = if binding == Binding::Sum { Binding::Product } else { Binding::Negation };
                 self.write(text, a, binding, depth);
                 text.push_str(&format!(" {} ", op.name()));

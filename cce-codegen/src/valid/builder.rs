@@ -1,4 +1,5 @@
-//! The builder: names, arithmetic and outputs. Reductions, calls by name and the checks of the whole are its siblings.
+//! The builder: names, arithmetic and outputs. Reductions, calls by name and the checks of the
+//! whole are its siblings.
 
 use super::{Diagnostic, Site, functions};
 use crate::ir::text::Printer;
@@ -34,8 +35,9 @@ pub(super) struct Known {
 
 /// Builds a program, one operation at a time, and checks it.
 ///
-/// Every operation takes the [`Site`] of the expression that it stands for, and handles of its operands; it returns a handle
-/// of its result. Mistakes do not stop the building: they are collected, and [`ProgramBuilder::finish`] returns them all.
+/// Every operation takes the [`Site`] of the expression that it stands for, and handles of its
+/// operands; it returns a handle of its result. Mistakes do not stop the building: they are
+/// collected, and [`ProgramBuilder::finish`] returns them all.
 ///
 /// ```
 /// use cce_codegen::ir::InputKind;
@@ -154,7 +156,8 @@ impl ProgramBuilder {
         value
     }
 
-    /// Binds a name to a value in the innermost scope: a `let`. Later bindings of the same name shadow earlier ones.
+    /// Binds a name to a value in the innermost scope: a `let`. Later bindings of the same name
+    /// shadow earlier ones.
     pub fn bind(&mut self, name: &str, value: Value) {
         if let What::Expr(id) = self.known(value).what {
             // An expression that loses its name to another is written out in messages from here on.
@@ -168,7 +171,8 @@ impl ProgramBuilder {
         }
     }
 
-    /// Opens a scope: names bound from here on are gone after the matching [`ProgramBuilder::leave`].
+    /// Opens a scope: names bound from here on are gone after the matching
+    /// [`ProgramBuilder::leave`].
     pub fn enter(&mut self) {
         self.scopes.push(Vec::new());
     }
@@ -213,7 +217,8 @@ impl ProgramBuilder {
         self.lookup(site, name)
     }
 
-    /// Notes that the user's text mentions a name in a place that was refused, so that an input is not called unused too.
+    /// Notes that the user's text mentions a name in a place that was refused, so that an input is
+    /// not called unused too.
     pub fn mentions(&mut self, name: &str) {
         if let Some(value) = self.find(name) {
             self.mention_all(&[value]);
@@ -319,7 +324,8 @@ impl ProgramBuilder {
         }
     }
 
-    /// States the kind that a value is to have, as in `let z: Logit = ...;`; a value of a smaller kind fits.
+    /// States the kind that a value is to have, as in `let z: Logit = ...;`; a value of a smaller
+    /// kind fits.
     pub fn ascribe(&mut self, site: Site, value: Value, kind: Kind) -> Value {
         let Some(id) = self.number(value) else {
             return self.poison();
@@ -349,8 +355,8 @@ impl ProgramBuilder {
         self.outputs.push((site, name.to_owned(), value));
     }
 
-    /// A mistake that the caller has found itself, such as syntax outside the language: the program will not finish, and
-    /// what is computed from the returned value is not reported on.
+    /// A mistake that the caller has found itself, such as syntax outside the language: the program
+    /// will not finish, and what is computed from the returned value is not reported on.
     pub fn error(&mut self, site: Site, message: &str, help: Option<&str>) -> Value {
         let mut error = Diagnostic::new(site, message);
         error.help = help.map(str::to_owned);
@@ -358,7 +364,8 @@ impl ProgramBuilder {
         self.poison()
     }
 
-    /// A value that stands where a mistake is that has been reported already: nothing that uses it is reported.
+    /// A value that stands where a mistake is that has been reported already: nothing that uses it
+    /// is reported.
     pub fn poisoned(&mut self) -> Value {
         self.poison()
     }
@@ -439,7 +446,8 @@ impl ProgramBuilder {
         }
     }
 
-    /// The kinds of the names in an expression that has none itself: ` (x: Logit, w: Row)`, or nothing.
+    /// The kinds of the names in an expression that has none itself: ` (x: Logit, w: Row)`, or
+    /// nothing.
     pub(super) fn kinds(&self, value: Value) -> String {
         let Known { what: What::Expr(root), name: None, .. } = self.known(value) else {
             return String::new();

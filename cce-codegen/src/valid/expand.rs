@@ -1,7 +1,8 @@
 //! What to write instead of a reduction of an expression that contains a reduction.
 //!
-//! `at`, `mean` and `expect` are linear and keep constants: values that do not vary over the vocabulary come out of them,
-//! sums and products are distributed. `at` commutes with everything. `lse`, `max` and `argmax` commute with a shift.
+//! `at`, `mean` and `expect` are linear and keep constants: values that do not vary over the
+//! vocabulary come out of them, sums and products are distributed. `at` commutes with everything.
+//! `lse`, `max` and `argmax` commute with a shift.
 
 use super::reductions::{Reduction, inner_reduction};
 use crate::ir::{BinaryOp, ExprId, Graph, Node, UnaryOp};
@@ -9,7 +10,8 @@ use crate::ir::{BinaryOp, ExprId, Graph, Node, UnaryOp};
 /// Distributing products doubles terms: beyond this depth a hint would be no help.
 const DEPTH: usize = 8;
 
-/// An expression equal to the reduction of `f` in which no reduction contains another, if the rules above find one.
+/// An expression equal to the reduction of `f` in which no reduction contains another, if the rules
+/// above find one.
 pub(super) fn expanded(graph: &mut Graph, reduction: Reduction, f: ExprId) -> Option<ExprId> {
     expand(graph, reduction, f, DEPTH)
 }

@@ -4,7 +4,8 @@ use super::builder::What;
 use super::{Diagnostic, ProgramBuilder};
 use crate::ir::{ExprId, Graph, InputKind, Node, Output, Program};
 
-/// What a program may hold: far more than a loss needs, little enough that recursion over it is safe.
+/// What a program may hold: far more than a loss needs, little enough that recursion over it is
+/// safe.
 const MAX_NODES: usize = 4096;
 /// The same for inputs, and for outputs.
 const MAX_NAMES: usize = 64;
@@ -72,7 +73,8 @@ impl ProgramBuilder {
         }
     }
 
-    /// Every input is read by some output. In a program with mistakes it is enough that the text mentions it.
+    /// Every input is read by some output. In a program with mistakes it is enough that the text
+    /// mentions it.
     fn check_use(&mut self, outputs: &[ExprId]) {
         let mut used = self.mentioned.clone();
         if self.diagnostics.is_empty() {
@@ -115,7 +117,8 @@ impl ProgramBuilder {
         if self.graph.kind(id).varies_over_vocab() || gradients[id.index()] {
             return;
         }
-        let message = "`loss` is not differentiable: every path from it to an input goes through `max`, `argmax` or a comparison";
+        let message = "`loss` is not differentiable: every path from it to an input \
+                       goes through `max`, `argmax` or a comparison";
         let message = match self
             .graph
             .reachable(&[id])
@@ -151,8 +154,8 @@ fn carries_gradient(graph: &Graph) -> Vec<bool> {
     carries
 }
 
-/// The nodes that the outputs depend on in an order that depends on the outputs alone (operands first, left to right), and
-/// each old node's new id.
+/// The nodes that the outputs depend on in an order that depends on the outputs alone (operands
+/// first, left to right), and each old node's new id.
 fn canonical(graph: &Graph, outputs: &[ExprId]) -> (Vec<Node>, Vec<ExprId>) {
     const NOWHERE: ExprId = ExprId(u32::MAX);
     let mut position = vec![NOWHERE; graph.nodes().len()];

@@ -1,4 +1,5 @@
-//! The functions of the language by name: what there is, calls, and what a wrong name may have meant.
+//! The functions of the language by name: what there is, calls, and what a wrong name may have
+//! meant.
 
 use super::{Diagnostic, ProgramBuilder, Site, Value};
 use crate::ir::{BinaryOp, InputKind, UnaryOp};
@@ -33,7 +34,8 @@ const fn function(name: &'static str, usage: &'static str, meaning: &'static str
     Function { name, usage, meaning, what }
 }
 
-/// All functions of the language: those on values of any kind first, then the reductions over the vocabulary.
+/// All functions of the language: those on values of any kind first, then the reductions over the
+/// vocabulary.
 pub const FUNCTIONS: &[Function] = &[
     function("exp", "exp(a)", "e to the power a", What::Unary(UnaryOp::Exp)),
     function("expm1", "expm1(a)", "exp(a) - 1, exact near 0", What::Unary(UnaryOp::Expm1)),
@@ -60,7 +62,8 @@ pub const FUNCTIONS: &[Function] = &[
     function(
         "max",
         "max(a, b)",
-        "the larger of two, the first at ties; of one Logit or Col, `max(z)`, the largest over the vocabulary, without a gradient",
+        "the larger of two, the first at ties; of one Logit or Col, `max(z)`, \
+         the largest over the vocabulary, without a gradient",
         What::Max,
     ),
     function("lse", "lse(z)", "the logarithm of the sum of exp(z) over the vocabulary", What::Lse),
@@ -83,14 +86,16 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     (&["logsumexp", "log_sum_exp", "logaddexp", "log_partition"], "write `lse(z)`"),
     (
         &["softmax"],
-        "the softmax's expectation of f is `expect(z, f)`; its logarithm at the target is `at(z, y) - lse(z)`",
+        "the softmax's expectation of f is `expect(z, f)`; \
+         its logarithm at the target is `at(z, y) - lse(z)`",
     ),
     (&["log_softmax", "logsoftmax", "log_prob", "logprob"], "write `at(z, y) - lse(z)`"),
     (&["cross_entropy", "nll", "nll_loss"], "write `lse(z) - at(z, y)`"),
     (&["entropy"], "write `lse(z) - expect(z, z)`"),
     (
         &["sum", "reduce_sum"],
-        "the reductions are `lse(z)`, `at(z, y)`, `mean(z)` and `expect(z, f)`; a sum over the tokens is asked for in the call",
+        "the reductions are `lse(z)`, `at(z, y)`, `mean(z)` and `expect(z, f)`; \
+         a sum over the tokens is asked for in the call",
     ),
     (&["average", "avg"], "write `mean(z)`"),
     (
@@ -125,7 +130,8 @@ pub(super) fn usage(name: &str) -> &str {
     named(name).map_or(name, |function| function.usage)
 }
 
-/// The candidate that `name` is most likely a misspelling of: at most a third of its letters differ.
+/// The candidate that `name` is most likely a misspelling of: at most a third of its letters
+/// differ.
 pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = name.chars().count().div_ceil(3);
     let near = candidates.map(|candidate| (edits(name, candidate), candidate));

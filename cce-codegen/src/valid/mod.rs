@@ -1,12 +1,15 @@
 //! Every check of the language, in one place.
 //!
-//! A [`ProgramBuilder`] is the only way to make a [`Program`](crate::ir::Program): `#[cce::loss]` drives it while the user
-//! compiles, [`Program::load`](crate::ir::Program::load) drives it with a file, and a front end in another language may
-//! drive it at run time. All three get the same checks and the same messages.
+//! A [`ProgramBuilder`] is the only way to make a [`Program`](crate::ir::Program): `#[cce::loss]`
+//! drives it while the user compiles, [`Program::load`](crate::ir::Program::load) drives it with a
+//! file, and a front end in another language may drive it at run time. All three get the same
+//! checks and the same messages.
 //!
 //! # What a back end may assume of a program
-//! - Exactly one Logit input, at most one Target; every input is read by some output; names are ASCII identifiers and differ.
-//! - Nodes are interned, stand in topological order, and are all reachable from the outputs; none of the derived ones occurs.
+//! - Exactly one Logit input, at most one Target; every input is read by some output; names are
+//!   ASCII identifiers and differ.
+//! - Nodes are interned, stand in topological order, and are all reachable from the outputs; none
+//!   of the derived ones occurs.
 //! - Literals are finite.
 //! - Every reduction's argument varies over the vocabulary and contains no reduction.
 //! - All `lse` and `expect` are over one and the same `z`, which depends on the logit.
@@ -14,8 +17,9 @@
 //! - `differentiable` is right for each output, and true for one named `loss`.
 //!
 //! # Errors
-//! A mistake makes a [`Diagnostic`] and a *poisoned* value; what is computed from a poisoned value is poisoned silently, so
-//! that one mistake is reported once, and all mistakes of a program are reported together.
+//! A mistake makes a [`Diagnostic`] and a *poisoned* value; what is computed from a poisoned value
+//! is poisoned silently, so that one mistake is reported once, and all mistakes of a program are
+//! reported together.
 
 mod builder;
 mod expand;
@@ -30,7 +34,8 @@ pub use functions::{FUNCTIONS, Function};
 
 use std::fmt;
 
-/// A place in the user's source, as the caller of the builder numbers them: the macro maps it to a span.
+/// A place in the user's source, as the caller of the builder numbers them: the macro maps it to a
+/// span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Site(pub u32);
 

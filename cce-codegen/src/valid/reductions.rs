@@ -120,7 +120,8 @@ impl ProgramBuilder {
         self.reduce(site, Reduction::Max, f)
     }
 
-    /// `argmax(f)`: the smallest vocabulary index at which `f` is largest, as a number. Carries no gradient.
+    /// `argmax(f)`: the smallest vocabulary index at which `f` is largest, as a number. Carries no
+    /// gradient.
     pub fn argmax(&mut self, site: Site, f: Value) -> Value {
         self.reduce(site, Reduction::Argmax, f)
     }
@@ -132,7 +133,8 @@ impl ProgramBuilder {
         }
     }
 
-    /// The argument of a reduction, if it may be one: it varies over the vocabulary and contains no reduction.
+    /// The argument of a reduction, if it may be one: it varies over the vocabulary and contains no
+    /// reduction.
     fn argument(&mut self, site: Site, reduction: Reduction, f: Value) -> Option<ExprId> {
         let id = self.number(f)?;
         let kind = self.graph.kind(id);
@@ -267,7 +269,8 @@ impl ProgramBuilder {
                 "reduce it over the vocabulary: `at({bare}, {target})`, `mean({bare})` or `expect(z, {bare})`"
             ),
             None => format!(
-                "reduce it over the vocabulary: `at({bare}, {target})`, `mean({bare})`, `expect(z, {bare})` or `lse({bare})`"
+                "reduce it over the vocabulary: `at({bare}, {target})`, `mean({bare})`, \
+                 `expect(z, {bare})` or `lse({bare})`"
             ),
         };
         self.report(Diagnostic::new(self.known(value).site, message).help(help));

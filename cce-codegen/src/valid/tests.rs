@@ -5,7 +5,8 @@ use crate::ir::{BinaryOp, Cmp, InputKind, Kind, Node, Program, UnaryOp};
 
 const HERE: Site = Site(0);
 
-/// A program over x: Logit, y: Target, w: Row, b: Col, s: Scalar; built by `body`, whose value is the output `loss`.
+/// A program over x: Logit, y: Target, w: Row, b: Col, s: Scalar; built by `body`, whose value is
+/// the output `loss`.
 fn build(body: impl FnOnce(&mut ProgramBuilder, [Value; 5]) -> Value) -> Result<Program, Vec<Diagnostic>> {
     let mut builder = ProgramBuilder::new(HERE, "test");
     let x = builder.input(Site(1), "x", InputKind::Logit);
@@ -81,7 +82,8 @@ fn a_logit_is_no_output_and_the_hint_lists_the_reductions() {
     let (message, help) = mistake(|b, [x, _, w, ..]| b.mul(HERE, x, w));
     assert_eq!(
         message,
-        "the output `loss` needs a Row, one value a token, and `x * w` is a Logit, one value for every token and vocabulary entry (x: Logit, w: Row)"
+        "the output `loss` needs a Row, one value a token, and `x * w` is a Logit, \
+         one value for every token and vocabulary entry (x: Logit, w: Row)"
     );
     assert!(help.contains("`at(x * w, y)`") && help.contains("`mean(x * w)`"), "{help}");
 }
@@ -123,7 +125,8 @@ fn a_square_around_a_reduction_is_multiplied_out() {
     });
     assert_eq!(
         help,
-        "write `expect(x, x * x) - expect(x, x) * lse(x) - lse(x) * (expect(x, x) - lse(x))`, which is the same"
+        "write `expect(x, x * x) - expect(x, x) * lse(x) - lse(x) * (expect(x, x) - lse(x))`, \
+         which is the same"
     );
 }
 
