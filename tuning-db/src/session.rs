@@ -26,8 +26,9 @@ use crate::winner::KeyWinners;
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// So many owners in a row that died while opening the store: it is set aside without opening it again.
-const OPENINGS_GRANTED: u32 = 3;
+/// So many owners in a row died while opening the store: it is set aside without opening it again. Three in a
+/// row are met by chance when processes are killed all the time; rebuilding is only slow, but needless then.
+const OPENINGS_GRANTED: u32 = 5;
 
 /// Something that was put right, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
