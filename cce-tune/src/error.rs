@@ -105,4 +105,58 @@ pub enum Error {
         /// What the device said.
         reason: String,
     },
+    /// Building or running a plan failed.
+    #[error(transparent)]
+    Runtime(#[from] cce_runtime::Error),
+    /// The reference that every candidate is compared with is itself wrong.
+    #[error(
+        "the reference computation differs from the f64 oracle: {reason}; nothing was tuned, because nothing could be \
+         checked: please report this"
+    )]
+    ReferenceWrong {
+        /// In what.
+        reason: String,
+    },
+    /// A scalar was given that the loss does not have.
+    #[error("the loss {program} has no Scalar input {name}; its Scalar inputs: {known}")]
+    UnknownScalar {
+        /// The name given.
+        name: String,
+        /// The loss.
+        program: String,
+        /// The names there are.
+        known: String,
+    },
+    /// There is nothing to tune.
+    #[error("no schedule is known for this problem on this device")]
+    NoCandidate,
+    /// JSON could not be written or read.
+    #[error("json: {0}")]
+    Json(String),
+    /// The command line asks for something that cannot be.
+    #[error("{reason}")]
+    Usage {
+        /// What was expected, what was found.
+        reason: String,
+    },
+    /// A file holds no valid loss.
+    #[error("{path} holds no loss: {reason}", path = path.display())]
+    Loss {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A loss has no form at the level asked for.
+    #[error("cannot print this loss: {reason}")]
+    Emit {
+        /// Why.
+        reason: String,
+    },
+    /// There is nothing to work on.
+    #[error("{reason}")]
+    Nothing {
+        /// What is missing, and how it comes about.
+        reason: String,
+    },
 }

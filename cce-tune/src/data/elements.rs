@@ -130,6 +130,14 @@ impl Elements {
         }
     }
 
+    pub(super) fn rotate(&mut self, by: usize) {
+        match self {
+            Elements::F32(v) => v.rotate_left(by),
+            Elements::F16(v) => v.rotate_left(by),
+            Elements::Bf16(v) => v.rotate_left(by),
+        }
+    }
+
     pub(super) fn first(&self, len: usize) -> Elements {
         match self {
             Elements::F32(v) => Elements::F32(v[..len].to_vec()),
@@ -191,6 +199,26 @@ impl Targets {
         match self {
             Targets::I32(v) => Targets::I32(v[..len].to_vec()),
             Targets::I64(v) => Targets::I64(v[..len].to_vec()),
+        }
+    }
+
+    pub(super) fn rotate(&mut self, by: usize) {
+        match self {
+            Targets::I32(v) => v.rotate_left(by),
+            Targets::I64(v) => v.rotate_left(by),
+        }
+    }
+
+    /// Takes targets beyond `vocab` modulo it.
+    pub(super) fn wrap(&mut self, vocab: usize) {
+        for token in 0..self.len() {
+            let target = self.get(token);
+            if target >= vocab as i64 && vocab > 0 {
+                match self {
+                    Targets::I32(v) => v[token] = (target % vocab as i64) as i32,
+                    Targets::I64(v) => v[token] = target % vocab as i64,
+                }
+            }
         }
     }
 

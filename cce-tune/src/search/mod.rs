@@ -60,6 +60,30 @@ pub trait Bench: Sync {
     fn clocks(&self) -> Option<Clocks>;
 }
 
+impl<B: Bench> Bench for &mut B {
+    type Built = B::Built;
+
+    fn build(&self, schedule: &Schedule) -> Result<B::Built, Failure> {
+        (**self).build(schedule)
+    }
+
+    fn resources(&self, built: &B::Built) -> Option<Resources> {
+        (**self).resources(built)
+    }
+
+    fn check(&mut self, built: &mut B::Built) -> Result<f64, Failure> {
+        (**self).check(built)
+    }
+
+    fn time(&mut self, built: &mut B::Built, round: usize) -> Result<f64, Failure> {
+        (**self).time(built, round)
+    }
+
+    fn clocks(&self) -> Option<Clocks> {
+        (**self).clocks()
+    }
+}
+
 /// Why a candidate is dropped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {

@@ -1,0 +1,122 @@
+//! How close two results are.
+
+use cce_codegen::problem::{DType, Filter};
+use rayon::prelude::*;
+
+/// The most that a result may differ from the reference: ||difference|| / ||reference||.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Of each output, as a vector over the tokens.
+    pub outputs: f64,
+    /// Of each gradient.
+    pub gradients: f64,
+}
+
+impl Tolerance {
+    /// Outputs come from products accumulated in fp32, in another order: a few times 1e-6, whatever the
+    /// inputs' type. Gradients of 16-bit inputs are rounded twice on either side, once as a factor of a
+    /// product and once as a result (2^-9 relative each at most in bf16). A sampled gradient is unbiased
+    /// noise, 1e-2 on a trained head and up to 6.6e-2 on a uniform softmax under the default quota, more with
+    /// a coarser step; so its limit only finds what is broken.
+    pub fn of(dtype: DType, filter: Filter) -> Tolerance {
+        let rounding = match dtype {
+            DType::F32 => 2e-4,
+            DType::F16 => 4e-3,
+            DType::Bf16 => 1.2e-2,
+        };
+        let gradients = match filter {
+            Filter::Exact => rounding,
+            Filter::Blocks { eps } => rounding + 8.0 * f64::from(eps).sqrt(),
+            Filter::Sampled { eps, .. } => rounding + (8.0 * f64::from(eps).sqrt()).max(0.2),
+        };
+        Tolerance { outputs: 1e-4, gradients }
+    }
+}
+
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// ||difference|| / ||reference||; the norm of the difference itself where the reference is zero.
+    pub error: f64,
+    /// Elements that are NaN where the reference is not.
+    pub nan: usize,
+}
+
+impl Comparison {
+    /// Compares two vectors. Where both are NaN, or the same infinity, they agree.
+    pub fn of(result: &[f32], reference: &[f32]) -> Comparison {
+        if result.len() != reference.len() {
+            return Comparison { error: f64::INFINITY, nan: 0 };
+        }
+        const CHUNK: usize = 1 << 16;
+        let (difference, norm, nan) = result
+            .par_chunks(CHUNK)
+            .zip(reference.par_chunks(CHUNK))
+            .map(|(result, reference)| {
+                let (mut difference, mut norm, mut nan) = (0.0f64, 0.0f64, 0usize);
+                for (&a, &b) in result.iter().zip(reference) {
+                    if a.is_nan() && !b.is_nan() {
+                        nan += 1;
+                    } else if a != b && !b.is_nan() {
+                        difference += (f64::from(a) - f64::from(b)).powi(2);
+                    }
+                    if b.is_finite() {
+                        norm += f64::from(b).powi(2);
+                    }
+                }
+                (difference, norm, nan)
+            })
+            // In the order of the chunks, so that the same numbers give the same error.
+            .collect::<Vec<_>>()
+            .into_iter()
+            .fold((0.0, 0.0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1, sum.2 + part.2));
+        let error = match (difference.sqrt(), norm.sqrt()) {
+            (difference, 0.0) => difference,
+            (difference, norm) => difference / norm,
+        };
+        Comparison { error, nan }
+    }
+
+    /// Why this is wrong, if it is: `what` names the vector.
+    pub fn judge(&self, what: &str, limit: f64) -> Result<(), String> {
+        if self.nan > 0 {
+            return Err(format!("{what}: {} elements are NaN or were not written", self.nan));
+        }
+        if self.error.is_nan() || self.error > limit {
+            return Err(format!("{what} differs by {:.1e}, at most {limit:.1e} is rounding", self.error));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_to_the_reference() {
+        let comparison = Comparison::of(&[3.0, 4.4], &[3.0, 4.0]);
+        assert!((comparison.error - 0.08).abs() < 1e-6);
+        assert!(comparison.judge("dE", 0.1).is_ok());
+        let message = comparison.judge("dE", 0.01).unwrap_err();
+        assert_eq!(message, "dE differs by 8.0e-2, at most 1.0e-2 is rounding");
+    }
+
+    #[test]
+    fn an_element_that_was_not_written_is_wrong_whatever_the_rest() {
+        let mut result = vec![1.0; 1_000_000];
+        let reference = result.clone();
+        result[777_777] = f32::NAN;
+        let message = Comparison::of(&result, &reference).judge("dC", 1.0).unwrap_err();
+        assert!(message.contains("1 elements are NaN"), "{message}");
+    }
+
+    #[test]
+    fn where_the_reference_is_not_finite_the_same_is_right() {
+        let special = [f32::NAN, f32::INFINITY, 2.0];
+        assert!(Comparison::of(&special, &special).judge("lse", 1e-6).is_ok());
+        assert!(Comparison::of(&[f32::NAN, 5.0, 2.0], &special).judge("lse", 1e-6).is_err());
+        assert!(Comparison::of(&[0.0], &[0.0, 1.0]).judge("lse", 1e-6).is_err());
+        assert_eq!(Comparison::of(&[1e-9], &[0.0]).error, f64::from(1e-9f32));
+    }
+}

@@ -1,0 +1,319 @@
+//! Plans, run on copies of one head.
+
+use super::{Comparison, HostData, Memory, Tolerance};
+use crate::Error;
+use crate::arguments::Arguments;
+use crate::data::{Head, Targets};
+use crate::search::{Bench, Failure};
+use crate::task::Task;
+use cce_codegen::ir::InputKind;
+use cce_codegen::schedule::Schedule;
+use cce_runtime::{Call, Device, Element, GradientViews, Inputs, Outputs, Plan, Upstream, Workspace};
+use cce_tuning_db::{Clocks, Resources, Status};
+
+/// Copies of the inputs that timed runs rotate through, at most.
+const MOST_COPIES: usize = 4;
+
+/// A task on a device, with its inputs in the device's memory.
+pub struct PlanBench<M: Memory> {
+    memory: M,
+    device: Device,
+    task: Task,
+    tolerance: Tolerance,
+    copies: Vec<Copied<M::Buffer>>,
+    rows: Vec<(String, M::Buffer)>,
+    cols: Vec<(String, M::Buffer)>,
+    scalars: Vec<(String, f32)>,
+    outputs: OutputBuffers<M::Buffer>,
+    workspace: Option<(u64, Workspace<'static>)>,
+    reference: Option<Results>,
+}
+
+/// One copy of hidden states, classifier and targets.
+struct Copied<B> {
+    hidden: B,
+    classifier: B,
+    targets: B,
+}
+
+struct OutputBuffers<B> {
+    reduced: B,
+    rows: Vec<(String, B)>,
+    hidden: Option<B>,
+    classifier: Option<B>,
+    inputs: Vec<(String, B)>,
+}
+
+/// Everything that one run computed, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Results {
+    /// The mean of the loss (of the first output, where none has that name).
+    pub reduced: f32,
+    /// Every output, token by token.
+    pub outputs: Vec<(String, Vec<f32>)>,
+    /// dE, dC and gradients of inputs, those that the task asks for.
+    pub gradients: Vec<(String, Vec<f32>)>,
+}
+
+impl<M: Memory> PlanBench<M> {
+    /// Copies the inputs to the device. `head` has the task's shape and type. With `for_timing`, several
+    /// times, as far as half of the free memory allows; else once.
+    ///
+    /// # Errors
+    /// When there is no room for one copy and the outputs, or `arguments` do not fit the program.
+    pub fn new(
+        memory: M,
+        device: Device,
+        task: Task,
+        head: &Head,
+        arguments: &Arguments,
+        for_timing: bool,
+    ) -> Result<PlanBench<M>, Error> {
+        let own = Element::from(task.dtype);
+        let program = &task.program;
+        let wanted = |name: &str, wanted: bool, rows: usize| -> Result<Option<M::Buffer>, Error> {
+            wanted.then(|| memory.poisoned(own, rows * task.width, name)).transpose()
+        };
+        let outputs = OutputBuffers {
+            reduced: memory.poisoned(Element::F32, 1, "the reduced loss")?,
+            rows: named(program.outputs().iter().map(|o| o.name.as_ref()), |name| {
+                memory.poisoned(Element::F32, task.tokens, name)
+            })?,
+            hidden: wanted("dE", task.gradients.hidden, task.tokens)?,
+            classifier: wanted("dC", task.gradients.classifier, task.vocab)?,
+            inputs: named(task.input_gradients.iter().map(String::as_str), |name| {
+                let kind = program.inputs().iter().find(|input| input.name == name).map(|input| input.kind);
+                let len = match kind {
+                    Some(InputKind::Row) => task.tokens,
+                    Some(InputKind::Col) => task.vocab,
+                    _ => 1,
+                };
+                memory.poisoned(Element::F32, len, name)
+            })?,
+        };
+        let rows = named_values(&arguments.rows, |name, v| memory.upload(HostData::F32(v), name))?;
+        let cols = named_values(&arguments.cols, |name, v| memory.upload(HostData::F32(v), name))?;
+        let mut copies = vec![copied(&memory, head, 0)?];
+        let bytes = ((head.hidden.len() + head.classifier.len()) * head.dtype().bytes()) as u64;
+        while for_timing && copies.len() < MOST_COPIES && memory.free_bytes() / 2 > bytes {
+            copies.push(copied(&memory, head, copies.len())?);
+        }
+        let problem_filter = task.filter.unwrap_or(cce_codegen::problem::Filter::SAMPLED);
+        Ok(PlanBench {
+            tolerance: Tolerance::of(task.dtype, problem_filter),
+            memory,
+            device,
+            copies,
+            rows,
+            cols,
+            scalars: arguments.scalars.clone(),
+            outputs,
+            workspace: None,
+            reference: None,
+            task,
+        })
+    }
+
+    /// What candidates are compared with.
+    pub fn set_reference(&mut self, reference: Results) {
+        self.reference = Some(reference);
+    }
+
+    /// Runs a plan of this task once on poisoned outputs.
+    ///
+    /// # Errors
+    /// What the plan or the device reports.
+    pub fn run(&mut self, plan: &Plan) -> Result<Results, Error> {
+        let buffers = &mut self.outputs;
+        self.memory.poison(&mut buffers.reduced)?;
+        let all = buffers.rows.iter_mut().chain(&mut buffers.inputs).map(|(_, buffer)| buffer);
+        for buffer in all.chain(&mut buffers.hidden).chain(&mut buffers.classifier) {
+            self.memory.poison(buffer)?;
+        }
+        self.call(plan, 0)?;
+        let (memory, buffers) = (&self.memory, &self.outputs);
+        let mut gradients = Vec::new();
+        for (name, buffer) in [("dE", &buffers.hidden), ("dC", &buffers.classifier)] {
+            if let Some(buffer) = buffer {
+                gradients.push((name.to_owned(), memory.download(buffer)?));
+            }
+        }
+        for (name, buffer) in &buffers.inputs {
+            gradients.push((format!("the gradient of {name}"), memory.download(buffer)?));
+        }
+        Ok(Results {
+            reduced: memory.download(&buffers.reduced)?.first().copied().unwrap_or(f32::NAN),
+            outputs: buffers
+                .rows
+                .iter()
+                .map(|(name, buffer)| Ok((name.clone(), memory.download(buffer)?)))
+                .collect::<Result<_, Error>>()?,
+            gradients,
+        })
+    }
+
+    /// One call on one copy of the inputs, to its end; its time in ms.
+    fn call(&mut self, plan: &Plan, copy: usize) -> Result<f64, Error> {
+        let needed = plan.workspace().peak;
+        if self.workspace.as_ref().is_none_or(|(bytes, _)| *bytes < needed) {
+            // Given back first: there may not be room for both.
+            self.workspace = None;
+            self.workspace = Some((needed, plan.allocate()?));
+        }
+        let Some((_, workspace)) = &mut self.workspace else { return Ok(0.0) };
+        let (memory, buffers) = (&self.memory, &mut self.outputs);
+        let copied = &self.copies[copy % self.copies.len()];
+        let mut inputs = Inputs::new(memory.view(&copied.hidden), memory.view(&copied.classifier));
+        if plan.program().has_target() {
+            inputs = inputs.targets(memory.view(&copied.targets));
+        }
+        for (name, buffer) in &self.rows {
+            inputs = inputs.row(name, memory.view(buffer));
+        }
+        for (name, buffer) in &self.cols {
+            inputs = inputs.col(name, memory.view(buffer));
+        }
+        for (name, value) in &self.scalars {
+            inputs = inputs.scalar(name, *value);
+        }
+        let loss = loss_name(plan);
+        let mut outputs = Outputs::new().reduced(&loss, memory.view_mut(&mut buffers.reduced));
+        for (name, buffer) in &mut buffers.rows {
+            outputs = outputs.row(name, memory.view_mut(buffer));
+        }
+        let call = Call::new().seed(copy as u64);
+        if !plan.problem().wants_gradients() {
+            return memory.time(|| {
+                let _saved = plan.forward(&inputs, &call, workspace, outputs)?;
+                Ok(())
+            });
+        }
+        let mut gradients = GradientViews::new();
+        if let Some(buffer) = &mut buffers.hidden {
+            gradients = gradients.hidden(memory.view_mut(buffer));
+        }
+        if let Some(buffer) = &mut buffers.classifier {
+            gradients = gradients.classifier(memory.view_mut(buffer));
+        }
+        for (name, buffer) in &mut buffers.inputs {
+            gradients = gradients.input(name, memory.view_mut(buffer));
+        }
+        let upstream = Upstream::new().scalar(&loss, 1.0f32);
+        memory.time(|| Ok(plan.step(&inputs, &upstream, &call, workspace, outputs, gradients)?))
+    }
+}
+
+/// The output that is reduced: `loss`, or the first.
+fn loss_name(plan: &Plan) -> String {
+    let outputs = plan.program().outputs();
+    let loss = outputs.iter().find(|output| output.name == "loss").or(outputs.first());
+    loss.map(|output| output.name.to_string()).unwrap_or_default()
+}
+
+fn named<'a, B>(
+    names: impl Iterator<Item = &'a str>,
+    make: impl Fn(&str) -> Result<B, Error>,
+) -> Result<Vec<(String, B)>, Error> {
+    names.map(|name| Ok((name.to_owned(), make(name)?))).collect()
+}
+
+fn named_values<B>(
+    values: &[(String, Vec<f32>)],
+    make: impl Fn(&str, &[f32]) -> Result<B, Error>,
+) -> Result<Vec<(String, B)>, Error> {
+    values.iter().map(|(name, values)| Ok((name.clone(), make(name, values)?))).collect()
+}
+
+/// Copy number `turn` of the inputs, with the tokens rotated by a part of their number.
+fn copied<M: Memory>(memory: &M, head: &Head, turn: usize) -> Result<Copied<M::Buffer>, Error> {
+    let rotated;
+    let head = match turn {
+        0 => head,
+        _ => {
+            rotated = head.rotated(turn * head.tokens / MOST_COPIES);
+            &rotated
+        }
+    };
+    let targets = match &head.targets {
+        Targets::I32(values) => HostData::I32(values),
+        Targets::I64(values) => HostData::I64(values),
+    };
+    Ok(Copied {
+        hidden: memory.upload((&head.hidden).into(), "the hidden states")?,
+        classifier: memory.upload((&head.classifier).into(), "the classifier")?,
+        targets: memory.upload(targets, "the targets")?,
+    })
+}
+
+impl<M: Memory> Bench for PlanBench<M> {
+    type Built = Plan;
+
+    fn build(&self, schedule: &Schedule) -> Result<Plan, Failure> {
+        self.task.plan(&self.device, *schedule).map_err(|error| failure(&error))
+    }
+
+    fn resources(&self, _: &Plan) -> Option<Resources> {
+        None
+    }
+
+    fn check(&mut self, plan: &mut Plan) -> Result<f64, Failure> {
+        let results = self.run(plan).map_err(|error| failure(&error))?;
+        match &self.reference {
+            Some(reference) => results.compare(reference, &self.tolerance),
+            None => Ok(0.0),
+        }
+    }
+
+    fn time(&mut self, plan: &mut Plan, round: usize) -> Result<f64, Failure> {
+        self.call(plan, round).map_err(|error| failure(&error))
+    }
+
+    fn clocks(&self) -> Option<Clocks> {
+        self.memory.clocks()
+    }
+}
+
+impl Results {
+    /// The worst relative error against a reference.
+    ///
+    /// # Errors
+    /// [`Status::Wrong`], with every vector that is beyond its tolerance.
+    pub fn compare(&self, reference: &Results, tolerance: &Tolerance) -> Result<f64, Failure> {
+        let mut worst = 0.0f64;
+        let mut wrong = Vec::new();
+        let pairs = |ours: &'_ [(String, Vec<f32>)],
+                     theirs: &'_ [(String, Vec<f32>)]|
+         -> Vec<(String, Comparison)> {
+            ours.iter().zip(theirs).map(|((name, a), (_, b))| (name.clone(), Comparison::of(a, b))).collect()
+        };
+        for (name, comparison) in pairs(&self.outputs, &reference.outputs) {
+            wrong.extend(comparison.judge(&format!("output {name}"), tolerance.outputs).err());
+        }
+        for (name, comparison) in pairs(&self.gradients, &reference.gradients) {
+            worst = worst.max(comparison.error);
+            wrong.extend(comparison.judge(&name, tolerance.gradients).err());
+        }
+        match wrong.is_empty() {
+            true => Ok(worst),
+            false => Err(Failure { error: Some(worst), ..Failure::new(Status::Wrong(wrong.join("; "))) }),
+        }
+    }
+}
+
+/// How a trial ends that ran into this error.
+pub fn failure(error: &Error) -> Failure {
+    use cce_runtime::Error as Runtime;
+    let Error::Runtime(runtime) = error else { return Failure::new(Status::Launch(error.to_string())) };
+    let text = runtime.to_string();
+    let status = match runtime {
+        Runtime::WorkspaceTooSmall { .. } | Runtime::OutOfMemory { .. } | Runtime::OutOfHostMemory { .. } => {
+            Status::Resources(text)
+        }
+        Runtime::Compile { .. } | Runtime::Nvrtc { .. } | Runtime::ArchNotSupported { .. } => {
+            Status::Compile(text)
+        }
+        Runtime::InvalidProblem { .. } | Runtime::FilterNotAllowed { .. } => Status::Constraint(text),
+        _ => Status::Launch(text),
+    };
+    Failure { fatal: runtime.is_sticky(), ..Failure::new(status) }
+}

@@ -1,0 +1,106 @@
+//! `cce-tune emit`: a loss at every level from what the user wrote to PTX. Needs no GPU.
+
+use super::output::Output;
+use super::programs::Programs;
+use super::{EXIT_OK, EmitArgs};
+use crate::Error;
+use crate::task::Task;
+use cce_codegen::ir::{Level, Program};
+use cce_codegen::plan::GpuPlan;
+use cce_codegen::problem::{DType, Filter, Ignored, Problem};
+use cce_codegen::schedule::{Gpu, GpuSchedule};
+use cce_runtime::Device;
+use cce_runtime::nvrtc::{Arch, Nvrtc, Options, Source};
+
+/// The parser of `--dump`.
+pub(super) fn level(text: &str) -> Result<Level, String> {
+    text.parse()
+}
+
+/// The parser of `--arch`.
+pub(super) fn arch(text: &str) -> Result<Arch, String> {
+    text.parse::<Arch>().map_err(|error| error.to_string())
+}
+
+pub(super) fn run(args: &EmitArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+    let program = programs.find(&args.problem.loss)?;
+    let text = match args.dump {
+        Level::Program | Level::Gradient => {
+            program.dump(args.dump).map_err(|error| Error::Emit { reason: error.to_string() })?
+        }
+        level => from_plan(args, &program, level)?,
+    };
+    let value = serde_json::json!({
+        "schema": 1, "loss": program.name(), "level": args.dump.name(), "arch": args.arch.to_string(), "text": text,
+    });
+    output.either(|| if text.ends_with('\n') { text.clone() } else { format!("{text}\n") }, &value)?;
+    Ok(EXIT_OK)
+}
+
+fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String, Error> {
+    let gpu = match args.arch {
+        Arch { major: 9, minor: 0, .. } => Gpu::h100(),
+        arch => Gpu::of_capability(arch.major, arch.minor),
+    };
+    let problem = problem(args, program)?;
+    let schedule = match args.family.as_str() {
+        "simt" => GpuSchedule::simt(program, &problem, &gpu),
+        _ => GpuSchedule::default_for(program, &problem, &gpu),
+    };
+    let plan = GpuPlan::build(program, &problem, &schedule, &gpu)
+        .map_err(|error| Error::Emit { reason: error.to_string() })?;
+    let is_wanted = |name: &str| args.module.as_deref().is_none_or(|wanted| wanted == name);
+    let modules: Vec<_> = plan.modules.iter().filter(|module| is_wanted(module.name)).collect();
+    if modules.is_empty() {
+        let names: Vec<&str> = plan.modules.iter().map(|module| module.name).collect();
+        let reason = format!(
+            "there is no module {}; expected one of {}",
+            args.module.as_deref().unwrap_or_default(),
+            names.join(", ")
+        );
+        return Err(Error::Usage { reason });
+    }
+    let mut text = String::new();
+    match level {
+        Level::Cuda => {
+            for module in modules {
+                text += &format!("// ==== module {}\n{}\n", module.name, module.source);
+            }
+        }
+        Level::Ptx => {
+            let nvrtc = Nvrtc::find(None, Some(args.arch))?;
+            for module in modules {
+                let file = format!("{}.cu", module.name);
+                let source = Source { text: &module.source, name: &file, loss: program.name() };
+                let ptx = nvrtc.ptx(&source, args.arch, &Options::default())?;
+                text += &format!("// ==== module {}\n{ptx}\n", module.name);
+            }
+        }
+        _ => text = plan.dump(),
+    }
+    Ok(text)
+}
+
+/// The problem as a GPU's plan would have it, with the GPU's defaults.
+fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
+    let flags = &args.problem;
+    // A plan of the CPU device checks names and types in the same way.
+    let task = Task {
+        tokens: flags.tokens.unwrap_or(8192),
+        width: flags.hidden.unwrap_or(2304),
+        vocab: flags.vocab.unwrap_or(256_000),
+        dtype: flags.dtype.unwrap_or(DType::Bf16),
+        filter: Some(flags.filter.unwrap_or(Filter::Exact)),
+        ..super::tune::task(flags, program.clone(), &Device::cpu(), None)
+    };
+    let mut problem = task.exact().builder().build(&Device::cpu())?.problem().clone();
+    let aligned = Problem::new(task.tokens, task.width, task.vocab, task.dtype);
+    problem.hidden_layout = aligned.hidden_layout;
+    problem.classifier_layout = aligned.classifier_layout;
+    problem.workspace_limit = task.memory_limit;
+    problem.filter = task.filter.unwrap_or(Filter::Exact);
+    if !program.has_target() {
+        problem.ignored = Ignored::None;
+    }
+    Ok(problem)
+}

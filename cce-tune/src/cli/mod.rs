@@ -1,0 +1,242 @@
+//! The command line: `cce-tune`, and the same for a user's own losses through [`run`].
+
+mod check;
+mod doctor;
+mod emit;
+mod output;
+mod programs;
+mod show;
+mod transfer;
+mod tune;
+pub mod values;
+
+pub use check::{Check, Checked};
+
+use crate::Error;
+use crate::stop::Stop;
+use cce_codegen::ir::Program;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use output::Output;
+use programs::Programs;
+use std::process::ExitCode;
+
+/// It worked.
+pub const EXIT_OK: u8 = 0;
+/// Something failed; standard error says what, and what to do.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line was not understood.
+pub const EXIT_USAGE: u8 = 2;
+/// Nothing won: no candidate could run, or none was right.
+pub const EXIT_NO_WINNER: u8 = 3;
+/// The results differ from the data file's references by more than rounding.
+pub const EXIT_REFERENCES: u8 = 4;
+/// Stopped by Ctrl-C; what was done is kept.
+pub const EXIT_STOPPED: u8 = 130;
+
+/// Finds the fastest schedule for a loss, a shape and a device, and remembers it.
+///
+/// Candidates are compiled in parallel, checked against a reference, timed in interleaved rounds, and stored
+/// as they come; every plan built later on this machine, for the same loss and a similar shape, uses the
+/// winner. Ctrl-C keeps what is done, running again resumes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cce-tune",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit codes: 0 it worked; 1 something failed; 2 the command line was not understood; 3 nothing won (no \
+                  candidate could run, or none was right); 4 the results differ from the data file's references by more than \
+                  rounding; 130 stopped by Ctrl-C, what was done is kept.\n\n\
+                  The database's folder: CCE_TUNING_DIR, else XDG_DATA_HOME/cce, else ~/.local/share/cce."
+)]
+struct CommandLine {
+    #[command(flatten)]
+    tune: TuneArgs,
+    /// Print JSON on standard output instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what was found (driver, NVRTC, GPUs, folders, database) and what to do about what is missing.
+    Doctor,
+    /// List what is stored: winners, or with --trials every trial.
+    Show(ShowArgs),
+    /// Write all trials as JSON, or with --profile the winners as a profile that other machines can use.
+    Export(ExportArgs),
+    /// Add the trials of exports, or of other databases' folders.
+    Import(ImportArgs),
+    /// Print a loss: as a program, its gradient, its plan, its CUDA, its PTX. Needs no GPU.
+    Emit(EmitArgs),
+}
+
+/// What is tuned.
+#[derive(Debug, Args)]
+struct TuneArgs {
+    /// The device: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
+    gpu: values::Gpu,
+    #[command(flatten)]
+    problem: ProblemArgs,
+    /// Hidden states, classifier and targets of your own: a safetensors file with e [N, D], c [V, D] and
+    /// targets [N]. References in it (lse, loss, de_rows, dc_rows) are checked.
+    #[arg(long, value_name = "FILE")]
+    data: Option<std::path::PathBuf>,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::scalar)]
+    scalar: Vec<(String, f32)>,
+    /// Generate a head before its training (uniform softmax) instead of one shaped like a trained model's.
+    #[arg(long, conflicts_with = "data")]
+    untrained: bool,
+    /// The seed of the generated head.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    seed: u64,
+    /// Try only the first candidates, at most so many.
+    #[arg(long, value_name = "COUNT", value_parser = values::count)]
+    candidates: Option<usize>,
+    /// List the candidates and the constraints that they break, without running any.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print every candidate, not only the best.
+    #[arg(long)]
+    all: bool,
+}
+
+/// The problem.
+#[derive(Debug, Args)]
+struct ProblemArgs {
+    /// A shipped loss by its name, or a file saved with Program::save.
+    #[arg(long, default_value = "cross_entropy", value_name = "NAME|FILE")]
+    loss: String,
+    /// N, the number of tokens [default: 8192 on a GPU, 256 on the CPU device; with --data, all].
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    tokens: Option<usize>,
+    /// D, the hidden size [default: 2304 on a GPU, 576 on the CPU device].
+    #[arg(long, value_name = "D", value_parser = values::count)]
+    hidden: Option<usize>,
+    /// V, the vocabulary's size [default: 256000 on a GPU, 8192 on the CPU device].
+    #[arg(long, value_name = "V", value_parser = values::count)]
+    vocab: Option<usize>,
+    /// Type of hidden states and classifier: f32, f16, bf16 [default: bf16 on a GPU, f32 on the CPU device;
+    /// with --data, the file's].
+    #[arg(long, value_name = "TYPE", value_parser = values::dtype)]
+    dtype: Option<cce_codegen::problem::DType>,
+    /// The filter: exact, sampled, sampled:EPS,MAX_ENTRIES, blocks:EPS [default: sampled where loss and
+    /// device allow it].
+    #[arg(long, value_name = "FILTER", value_parser = values::filter)]
+    filter: Option<cce_codegen::problem::Filter>,
+    /// What is minimised: the time of the loss alone (loss), or with gradients (gradients, hidden,
+    /// classifier).
+    #[arg(long, default_value = "gradients", value_name = "OBJECTIVE", value_parser = values::objective)]
+    objective: cce_runtime::Gradients,
+    /// The gradient of a Row, Col or Scalar input of the loss is computed too; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    input_gradient: Vec<String>,
+    /// The most workspace that a schedule may need, such as 512M.
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    memory_limit: Option<u64>,
+    /// Tune for calls in which every token counts: none is ignored.
+    #[arg(long)]
+    no_ignored: bool,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// Every trial, not only the winners.
+    #[arg(long)]
+    trials: bool,
+    /// Only those of this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    loss: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// Where to; standard output if left out.
+    file: Option<std::path::PathBuf>,
+    /// Write a profile of this name: the winners alone, for CCE_PROFILE on other machines.
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// Exports, or folders of other databases.
+    #[arg(required = true)]
+    from: Vec<std::path::PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct EmitArgs {
+    #[command(flatten)]
+    problem: ProblemArgs,
+    /// What to print: program, gradient, plan, cuda or ptx.
+    #[arg(long, default_value = "program", value_name = "LEVEL", value_parser = emit::level)]
+    dump: cce_codegen::ir::Level,
+    /// The architecture that CUDA and PTX are for: sm_80, sm_90a ...
+    #[arg(long, default_value = "sm_90a", value_name = "ARCH", value_parser = emit::arch)]
+    arch: cce_runtime::nvrtc::Arch,
+    /// The kernel family: auto (the default schedule's), or simt.
+    #[arg(long, default_value = "auto", value_name = "FAMILY", value_parser = ["auto", "simt"])]
+    family: String,
+    /// Print only this module, such as forward.
+    #[arg(long, value_name = "NAME")]
+    module: Option<String>,
+}
+
+/// Runs the command line of this process, with these losses besides the shipped ones; the first of them is
+/// the default of `--loss`. A user's own tuner is `fn main() -> ExitCode {
+/// cce_tune::run([my_loss::program()]) }`.
+pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
+    let programs = Programs::new(programs);
+    let mut command = CommandLine::command();
+    if let Some(first) = programs.default_name() {
+        let first: &'static str = first.to_owned().leak();
+        command = command.mut_arg("loss", |arg| arg.default_value(first));
+    }
+    // Prints help, version and mistakes itself, and ends with 0 or 2.
+    let matches = command.get_matches();
+    let line = match CommandLine::from_arg_matches(&matches) {
+        Ok(line) => line,
+        Err(error) => error.exit(),
+    };
+    let stop = Stop::new();
+    if let Err(error) = stop_on_ctrl_c(&stop) {
+        eprintln!("cce-tune: Ctrl-C will not be noticed: {error}");
+    }
+    let output = Output::new(line.json);
+    let done = match line.command {
+        None => tune::run(&line.tune, &programs, &output, &stop),
+        Some(Command::Doctor) => doctor::run(&output),
+        Some(Command::Show(args)) => show::run(&args, &programs, &output),
+        Some(Command::Export(args)) => transfer::export(&args, &output),
+        Some(Command::Import(args)) => transfer::import(&args, &output),
+        Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
+    };
+    ExitCode::from(match done {
+        Ok(code) => code,
+        // Whoever reads the output has gone: `cce-tune show | head` is no failure.
+        Err(Error::Write { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => EXIT_OK,
+        Err(error) => {
+            output.failed(&error);
+            match error {
+                Error::Usage { .. } => EXIT_USAGE,
+                _ => EXIT_FAILED,
+            }
+        }
+    })
+}
+
+/// The first Ctrl-C asks to stop where work can be left, the second ends the process: everything stored is in
+/// the log.
+fn stop_on_ctrl_c(stop: &Stop) -> Result<(), ctrlc::Error> {
+    let stop = stop.clone();
+    ctrlc::set_handler(move || {
+        if stop.request() {
+            std::process::exit(i32::from(EXIT_STOPPED));
+        }
+        eprintln!("\nstopping after the run at hand; what is done is kept (Ctrl-C again: now)");
+    })
+}

@@ -1,0 +1,329 @@
+//! `cce-tune`: tune one problem on one or several devices, print the ranking.
+
+use super::check::{Check, Checked};
+use super::output::{Output, bytes, table};
+use super::programs::Programs;
+use super::values::{Gpu, filter_text};
+use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, ProblemArgs, TuneArgs};
+use crate::Error;
+use crate::data::{Head, Targets};
+use crate::progress::Console;
+use crate::search::{Effort, Ended, Ranked};
+use crate::stop::Stop;
+use crate::task::Task;
+use crate::tuning::{Report, Tuner};
+use cce_codegen::ir::Program;
+use cce_codegen::problem::{DType, IndexType};
+use cce_runtime::driver::Devices;
+use cce_runtime::{Device, DeviceKind, selection};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Candidates that the table shows without `--all`.
+const SHOWN: usize = 12;
+
+pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
+    let program = programs.find(&args.problem.loss)?;
+    let devices = devices(args.gpu)?;
+    let file = match &args.data {
+        Some(path) => {
+            for (given, flag) in [(args.problem.hidden, "--hidden"), (args.problem.vocab, "--vocab")] {
+                if given.is_some() {
+                    let reason = format!("{flag} comes from the file with --data; leave it out");
+                    return Err(Error::Usage { reason });
+                }
+            }
+            let head = Head::load(path)?;
+            Some(match args.problem.tokens {
+                Some(tokens) => head.first_tokens(tokens),
+                None => head,
+            })
+        }
+        None => None,
+    };
+    let console = Console::new();
+    let folder = database_folder()?;
+    let tuner = Tuner {
+        folder: &folder,
+        effort: Effort::default(),
+        candidates: args.candidates,
+        scalars: args.scalar.clone(),
+        progress: &console,
+        stop,
+    };
+    let (mut values, mut code) = (Vec::new(), EXIT_OK);
+    for device in &devices {
+        let task = task(&args.problem, program.clone(), device, file.as_ref());
+        if args.dry_run {
+            values.push(dry_run(&tuner, &task, device, args.all, output)?);
+            continue;
+        }
+        let (value, device_code) = one(args, &tuner, &task, device, file.as_ref(), output)?;
+        values.push(value);
+        code = code.max(device_code);
+        if stop.requested() {
+            break;
+        }
+    }
+    if output.is_json() {
+        let value = json!({"schema": 1, "database": folder, "devices": values});
+        output.either(String::new, &value)?;
+    }
+    Ok(code)
+}
+
+/// The folder of the database, which has to be somewhere.
+pub(super) fn database_folder() -> Result<PathBuf, Error> {
+    selection::folder().ok_or_else(|| Error::Usage {
+        reason: "there is no folder for the database: CCE_TUNING_DIR is `none`, or neither it nor XDG_DATA_HOME nor HOME is \
+                 set; set CCE_TUNING_DIR to a folder"
+            .to_owned(),
+    })
+}
+
+/// The devices to tune. Says in one line when `auto` falls to the CPU device.
+fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
+    Ok(match gpu {
+        Gpu::Cpu => vec![Device::cpu()],
+        Gpu::Index(index) => vec![Device::cuda(index)?],
+        Gpu::All => {
+            let count = Devices::count()?;
+            if count == 0 {
+                // The driver's own words for a device that is not there.
+                return Ok(vec![Device::cuda(0)?]);
+            }
+            (0..count).map(Device::cuda).collect::<Result<_, _>>()?
+        }
+        Gpu::Auto => {
+            let why = match Devices::count() {
+                Ok(0) => "the CUDA driver shows no GPU".to_owned(),
+                Ok(_) => return Ok(vec![Device::cuda(0)?]),
+                Err(error @ cce_runtime::Error::NoDriver { .. }) => {
+                    error.to_string().lines().next().unwrap_or_default().to_owned()
+                }
+                // A GPU that does not work is not hidden behind a slower device.
+                Err(error) => return Err(error.into()),
+            };
+            eprintln!("no GPU here, tuning the CPU device ({why}; `cce-tune doctor` says more)");
+            vec![Device::cpu()]
+        }
+    })
+}
+
+/// The task that the flags describe on a device.
+pub(super) fn task(args: &ProblemArgs, program: Program, device: &Device, file: Option<&Head>) -> Task {
+    let (tokens, width, vocab, dtype) = match (file, device.kind()) {
+        (Some(head), _) => (head.tokens, head.width, head.vocab, head.dtype()),
+        (None, DeviceKind::Cuda) => (8192, 2304, 256_000, DType::Bf16),
+        (None, DeviceKind::Cpu) => (256, 576, 8192, DType::F32),
+    };
+    let index = match file.map(|head| &head.targets) {
+        Some(Targets::I64(_)) => IndexType::I64,
+        _ => IndexType::I32,
+    };
+    Task {
+        program,
+        tokens: args.tokens.map_or(tokens, |given| if file.is_some() { given.min(tokens) } else { given }),
+        width: args.hidden.unwrap_or(width),
+        vocab: args.vocab.unwrap_or(vocab),
+        dtype: args.dtype.unwrap_or(dtype),
+        filter: args.filter,
+        gradients: args.objective,
+        input_gradients: args.input_gradient.clone(),
+        index,
+        ignored: !args.no_ignored,
+        memory_limit: args.memory_limit,
+    }
+}
+
+/// Tunes one device, prints, and returns the JSON and the exit code.
+fn one(
+    args: &TuneArgs,
+    tuner: &Tuner<'_>,
+    task: &Task,
+    device: &Device,
+    file: Option<&Head>,
+    output: &Output,
+) -> Result<(Value, u8), Error> {
+    let started = Instant::now();
+    let head = || -> Result<Head, Error> {
+        Ok(match file {
+            Some(head) => head.converted(task.dtype),
+            None => {
+                tuner.progress.note("generating the inputs");
+                let make = if args.untrained { Head::untrained } else { Head::generated };
+                make(task.tokens, task.width, task.vocab, args.seed, task.dtype)
+            }
+        })
+    };
+    let report = tuner.tune(task, device, head)?;
+    for note in &report.notes {
+        tuner.progress.note(note);
+    }
+    let winner = report.ranking.winner();
+    let checked = match (file, winner, report.ended) {
+        (Some(head), Some(winner), Ended::Complete) if !head.references.is_empty() => {
+            let check = Check { task, device, head: &head.converted(task.dtype), schedule: winner.schedule };
+            check.run(report.problem.filter)?
+        }
+        _ => None,
+    };
+    let code = match (&checked, report.ended, winner) {
+        (_, Ended::Stopped, _) => EXIT_STOPPED,
+        (_, _, None) => EXIT_NO_WINNER,
+        (Some(checked), ..) if !checked.is_right() => EXIT_REFERENCES,
+        _ => EXIT_OK,
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    if !output.is_json() {
+        output.text(&text(args, task, &report, checked.as_ref(), seconds))?;
+    }
+    Ok((value(task, &report, checked.as_ref(), seconds), code))
+}
+
+fn headline(task: &Task, report: &Report) -> String {
+    let problem = &report.problem;
+    let wanted = match (task.gradients.hidden, task.gradients.classifier) {
+        (true, true) => "loss and both gradients",
+        (true, false) => "loss and dE",
+        (false, true) => "loss and dC",
+        (false, false) => "loss",
+    };
+    format!(
+        "{}, {} x {} x {} {}, {wanted}, filter {}, on {}",
+        task.program.name(),
+        problem.tokens,
+        problem.hidden,
+        problem.vocab,
+        problem.dtype.name(),
+        filter_text(problem.filter),
+        report.device.name()
+    )
+}
+
+fn text(args: &TuneArgs, task: &Task, report: &Report, checked: Option<&Checked>, seconds: f64) -> String {
+    let mut text = format!("{}\n\n", headline(task, report));
+    let entries = &report.ranking.entries;
+    let shown = if args.all { entries.len() } else { SHOWN.min(entries.len()) };
+    let rows: Vec<Vec<String>> =
+        entries.iter().take(shown).enumerate().map(|(at, entry)| row(at, entry)).collect();
+    let header = ["", "ms", "spread", "error", "schedule", "why it is not the best"];
+    text += &table(&header, &rows, &[0, 1, 2, 3]);
+    if shown < entries.len() {
+        text += &format!("... and {} more (--all)\n", entries.len() - shown);
+    }
+    let counts: Vec<String> =
+        report.ranking.counts().iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let measured = entries.iter().filter(|entry| entry.trial.is_some()).count();
+    text += &format!(
+        "\n{} candidates: {}; {} of {measured} trials were stored before; {seconds:.1} s\n",
+        entries.len(),
+        counts.join(", "),
+        report.reused.min(measured)
+    );
+    text += &match (report.ended, report.ranking.winner()) {
+        (Ended::Stopped, _) => "stopped; what is done is kept, run again to go on\n".to_owned(),
+        (_, Some(winner)) => format!(
+            "winner: {} ({:.3} ms); plans for this problem now use it (grade {})\n",
+            winner.description,
+            winner.trial.as_ref().and_then(|trial| trial.median).unwrap_or(f64::NAN),
+            report.grade
+        ),
+        (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
+    };
+    if let Some(checked) = checked {
+        text += &format!("\n{}", checked.text());
+    }
+    text
+}
+
+fn row(at: usize, entry: &Ranked) -> Vec<String> {
+    let trial = entry.trial.as_ref();
+    let time = trial.and_then(cce_tuning_db::Trial::time);
+    let spread = trial.and_then(|trial| trial.spread).zip(time);
+    vec![
+        (at + 1).to_string(),
+        time.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
+        spread.map_or(String::new(), |(spread, ms)| format!("{:.1} %", 100.0 * spread / ms)),
+        trial.and_then(|trial| trial.gradient_error).map_or(String::new(), |error| format!("{error:.1e}")),
+        entry.description.clone(),
+        match trial.filter(|trial| trial.status != cce_tuning_db::Status::Ok) {
+            Some(trial) => format!("{}: {}", trial.status.name(), entry.reason),
+            None => entry.reason.clone(),
+        },
+    ]
+}
+
+fn candidate_value(entry: &Ranked) -> Value {
+    let trial = entry.trial.as_ref();
+    json!({
+        "schedule": entry.schedule,
+        "description": entry.description,
+        "status": trial.map_or("not tried", |trial| trial.status.name()),
+        "ms": trial.and_then(cce_tuning_db::Trial::time),
+        "spread_ms": trial.and_then(|trial| trial.spread),
+        "samples": trial.map_or(0, |trial| trial.samples.len()),
+        "gradient_error": trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
+        "resources": trial.and_then(|trial| trial.resources),
+        "reason": entry.reason,
+    })
+}
+
+fn value(task: &Task, report: &Report, checked: Option<&Checked>, seconds: f64) -> Value {
+    json!({
+        "loss": task.program.name(),
+        "key": report.key,
+        "problem": report.problem,
+        "ended": match report.ended { Ended::Complete => "complete", Ended::Stopped => "stopped" },
+        "seconds": seconds,
+        "reused": report.reused,
+        "grade": report.grade.to_string(),
+        "winner": report.ranking.winner().map(candidate_value),
+        "candidates": report.ranking.entries.iter().map(candidate_value).collect::<Vec<_>>(),
+        "notes": report.notes,
+        "references": checked,
+    })
+}
+
+/// Lists the space.
+fn dry_run(
+    tuner: &Tuner<'_>,
+    task: &Task,
+    device: &Device,
+    all: bool,
+    output: &Output,
+) -> Result<Value, Error> {
+    let (problem, space) = tuner.space(task, device)?;
+    let candidates = &space.candidates;
+    let fit = candidates.iter().filter(|candidate| candidate.constraint.is_none()).count();
+    if !output.is_json() {
+        let shown = if all { candidates.len() } else { candidates.len().min(4 * SHOWN) };
+        let rows: Vec<Vec<String>> = candidates
+            .iter()
+            .take(shown)
+            .map(|c| {
+                let why = c.constraint.clone().unwrap_or_default();
+                vec![crate::search::describe(&c.schedule), why]
+            })
+            .collect();
+        let mut text = table(&["schedule", "constraint that it breaks"], &rows, &[]);
+        if shown < candidates.len() {
+            text += &format!("... and {} more (--all)\n", candidates.len() - shown);
+        }
+        text += &format!("\n{} candidates, {fit} of them would be tried\n", candidates.len());
+        if let Some(limit) = problem.workspace_limit {
+            text += &format!("workspace limit {}\n", bytes(limit));
+        }
+        output.text(&text)?;
+    }
+    Ok(json!({
+        "loss": task.program.name(),
+        "problem": problem,
+        "candidates": candidates.iter().map(|c| json!({
+            "schedule": c.schedule,
+            "description": crate::search::describe(&c.schedule),
+            "constraint": c.constraint,
+        })).collect::<Vec<_>>(),
+    }))
+}

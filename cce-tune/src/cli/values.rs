@@ -1,0 +1,178 @@
+//! Values on the command line: sizes in bytes, filters, types, scalars.
+
+use cce_codegen::problem::{DType, Filter};
+use cce_runtime::Gradients;
+use std::str::FromStr;
+
+/// `512M`, `1.5G`, `2GiB`, `1000000`: powers of 1024.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let expected = || format!("expected bytes such as 512M, 1.5G or 1000000, found {text}");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(expected()),
+    };
+    let number: f64 = number.parse().map_err(|_| expected())?;
+    let bytes = number * (1u64 << shift) as f64;
+    if bytes < 1.0 || bytes >= u64::MAX as f64 { Err(expected()) } else { Ok(bytes as u64) }
+}
+
+/// `f32`, `f16`, `bf16`.
+pub fn dtype(text: &str) -> Result<DType, String> {
+    [DType::F32, DType::F16, DType::Bf16]
+        .into_iter()
+        .find(|dtype| dtype.name() == text)
+        .ok_or_else(|| format!("expected f32, f16 or bf16, found {text}"))
+}
+
+/// `exact`, `sampled`, `sampled:2^-10`, `sampled:2^-10,384`, `blocks:2^-12`.
+pub fn filter(text: &str) -> Result<Filter, String> {
+    let expected = || {
+        format!(
+            "expected exact, sampled, sampled:EPS, sampled:EPS,MAX_ENTRIES or blocks:EPS with an EPS such as 2^-10, \
+             found {text}"
+        )
+    };
+    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    match (kind, rest) {
+        ("exact", "") => Ok(Filter::Exact),
+        ("sampled", "") => Ok(Filter::SAMPLED),
+        ("sampled", rest) => {
+            let Filter::Sampled { max_entries: default, .. } = Filter::SAMPLED else {
+                return Err(expected());
+            };
+            let (eps, max_entries) = match rest.split_once(',') {
+                Some((eps, max)) => (eps, u32::from_str(max).map_err(|_| expected())?),
+                None => (rest, default),
+            };
+            Ok(Filter::Sampled { eps: threshold(eps).ok_or_else(expected)?, max_entries })
+        }
+        ("blocks", eps) => Ok(Filter::Blocks { eps: threshold(eps).ok_or_else(expected)? }),
+        _ => Err(expected()),
+    }
+}
+
+/// A number in (0, 1), perhaps as a power of two.
+fn threshold(text: &str) -> Option<f32> {
+    let value = match text.strip_prefix("2^") {
+        Some(exponent) => f32::from(i16::from_str(exponent).ok()?).exp2(),
+        None => text.parse().ok()?,
+    };
+    (value > 0.0 && value < 1.0).then_some(value)
+}
+
+/// The filter as it is written on the command line.
+pub fn filter_text(filter: Filter) -> String {
+    let power = |eps: f32| match eps.log2() {
+        log if log.fract() == 0.0 => format!("2^{log}"),
+        _ => eps.to_string(),
+    };
+    match filter {
+        Filter::Exact => "exact".to_owned(),
+        Filter::Blocks { eps } => format!("blocks:{}", power(eps)),
+        Filter::Sampled { eps, max_entries } => format!("sampled:{},{max_entries}", power(eps)),
+    }
+}
+
+/// What is minimised: the time of the loss, or of the loss and these gradients.
+pub fn objective(text: &str) -> Result<Gradients, String> {
+    match text {
+        "loss" => Ok(Gradients::none()),
+        "gradients" => Ok(Gradients::both()),
+        "hidden" => Ok(Gradients::hidden()),
+        "classifier" => Ok(Gradients::classifier()),
+        _ => Err(format!(
+            "expected loss (the forward pass alone), gradients (loss and both gradients), hidden (loss and dE) or \
+             classifier (loss and dC), found {text}"
+        )),
+    }
+}
+
+/// `NAME=VALUE`.
+pub fn scalar(text: &str) -> Result<(String, f32), String> {
+    let parsed = text
+        .split_once('=')
+        .and_then(|(name, value)| Some((name.trim().to_owned(), value.trim().parse().ok()?)));
+    parsed.ok_or_else(|| format!("expected NAME=NUMBER such as cap=30, found {text}"))
+}
+
+/// A count of at least one.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if (1..=1 << 28).contains(&count) => Ok(count),
+        _ => Err(format!("expected a number from 1 to {}, found {text}", 1 << 28)),
+    }
+}
+
+/// Which device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gpu {
+    /// The first GPU, or the CPU device where there is none.
+    Auto,
+    /// The CPU device.
+    Cpu,
+    /// A GPU by its index.
+    Index(usize),
+    /// Every GPU.
+    All,
+}
+
+impl FromStr for Gpu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Gpu, String> {
+        match text {
+            "auto" => Ok(Gpu::Auto),
+            "cpu" => Ok(Gpu::Cpu),
+            "all" => Ok(Gpu::All),
+            index => index
+                .parse()
+                .map(Gpu::Index)
+                .map_err(|_| format!("expected auto, cpu, all or the index of a GPU, found {text}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_bytes_are_powers_of_1024() {
+        assert_eq!(bytes("512M"), Ok(512 << 20));
+        assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
+        assert_eq!(bytes("1000"), Ok(1000));
+        for wrong in ["", "M", "-1", "5X", "1e400"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn filters_are_read_as_they_are_written() {
+        for text in ["exact", "blocks:2^-12", "sampled:2^-10,384", "sampled:2^-8,100"] {
+            assert_eq!(filter_text(filter(text).unwrap()), text);
+        }
+        assert_eq!(filter("sampled"), Ok(Filter::SAMPLED));
+        assert_eq!(filter("sampled:2^-10"), Ok(Filter::SAMPLED));
+        for wrong in ["", "sampled:", "sampled:0", "blocks", "sampled:2^-10,x", "exact:1", "sampled:2"] {
+            assert!(filter(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn devices_scalars_and_objectives_are_read() {
+        assert_eq!("auto".parse(), Ok(Gpu::Auto));
+        assert_eq!("3".parse(), Ok(Gpu::Index(3)));
+        assert!("gpu".parse::<Gpu>().is_err());
+        assert_eq!(scalar("cap=30"), Ok(("cap".to_owned(), 30.0)));
+        assert!(scalar("cap").is_err() && scalar("cap=x").is_err());
+        assert_eq!(objective("loss"), Ok(Gradients::none()));
+        assert!(objective("speed").is_err());
+        assert!(count("0").is_err() && count("7").is_ok());
+    }
+}
