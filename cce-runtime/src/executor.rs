@@ -77,7 +77,6 @@ pub(crate) struct ResolvedSettings {
     pub(crate) reduction: ResolvedReduction,
     pub(crate) seed: Scalar<u64>,
     /// The raw CUDA stream; `None`: the default one. Always `None` on the CPU.
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) stream: Option<u64>,
     pub(crate) check_targets: bool,
 }

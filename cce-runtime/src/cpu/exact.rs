@@ -10,6 +10,7 @@ use super::row::RowInputs;
 use super::stats::{self, Pass, Scratch};
 use super::tensor::{Rows, RowsMut};
 use crate::workspace::RawWorkspace;
+use cce_codegen::ir::InputId;
 use cce_codegen::problem::GradientOutput;
 use rayon::prelude::*;
 
@@ -25,7 +26,7 @@ pub(crate) struct Buffers<'w> {
     panel: &'w mut [f32],
     de: &'w mut [f32],
     dc: &'w mut [f32],
-    col_sums: &'w mut [f64],
+    pub(crate) col_sums: &'w mut [f64],
 }
 
 impl<'w> Buffers<'w> {
@@ -84,7 +85,7 @@ impl Walk<'_, '_> {
             let first = index * blocks.tokens;
             let e = pack(&call.e, block, call.hidden, buffers.e);
             let records = &mut buffers.records[first * size..(first + block.len()) * size];
-            records.par_chunks_mut(size).for_each(|record| stats::begin(self.forward, record));
+            self.begin(records);
             for chunk in (0..call.vocab).step_by(blocks.chunk) {
                 let width = blocks.chunk.min(call.vocab - chunk);
                 let tile = &mut buffers.tile[..block.len() * width];
@@ -98,14 +99,34 @@ impl Walk<'_, '_> {
                 self.write_hidden(&buffers.de[..], large, block, false);
             }
         }
-        for (reduced, sum) in outputs.reduced.iter_mut().zip(&sums) {
-            if let Some(reduced) = reduced {
-                reduced[0] = if call.factor == 0.0 { 0.0 } else { (sum * call.factor) as f32 };
-            }
-        }
+        self.reduce(outputs, &sums);
         if let Some(large) = large {
             self.close(buffers, large);
         }
+    }
+
+    /// Opens records.
+    pub(crate) fn begin(&self, records: &mut [f64]) {
+        records.par_chunks_mut(self.forward.record()).for_each(|record| stats::begin(self.forward, record));
+    }
+
+    /// Delivers the reduced outputs.
+    pub(crate) fn reduce(&self, outputs: &mut HostOutputs<'_>, sums: &[f64]) {
+        for (reduced, sum) in outputs.reduced.iter_mut().zip(sums) {
+            if let Some(reduced) = reduced {
+                // A factor of 0 means that no token counts.
+                reduced[0] = if self.call.factor == 0.0 { 0.0 } else { (sum * self.call.factor) as f32 };
+            }
+        }
+    }
+
+    /// The forward's row slots of a token.
+    pub(crate) fn slots_of(&self, token: u32, scratch: &mut Scratch) -> Vec<f32> {
+        let inputs =
+            RowInputs { inputs: &self.call.inputs, token: token as usize, stats: &[], upstreams: &[] };
+        let Scratch { slots, values, .. } = scratch;
+        self.forward.slots.run(&inputs, values, |at, value| slots[at] = value as f32);
+        slots.clone()
     }
 
     /// dE, dC and Col gradients from the records of a forward.
@@ -157,14 +178,14 @@ impl Walk<'_, '_> {
         self.close(buffers, large);
     }
 
-    /// Gradients of Row and Scalar inputs, and of Col inputs from their sums; `slots` are the problem's `input_gradients`.
+    /// Gradients of Row and Scalar inputs, and of Col inputs from their sums; `wanted` are the problem's `input_gradients`.
     pub(crate) fn inputs(
         &self,
-        buffers: &Buffers<'_>,
+        code: &GradientCode,
+        (tokens, records, col_sums): (&[u32], &[f64], &[f64]),
         gradients: &mut HostGradients<'_>,
-        wanted: &[cce_codegen::ir::InputId],
+        wanted: &[InputId],
     ) {
-        let Some(code) = self.gradient else { return };
         let size = self.forward.record();
         let place = |id| wanted.iter().position(|&other| other == id);
         let mut sums = vec![0.0f64; code.scalars.len()];
@@ -178,8 +199,8 @@ impl Walk<'_, '_> {
         }
         let mut scratch = Vec::new();
         if !code.rows.is_empty() || !code.scalars.is_empty() {
-            for (at, &token) in buffers.tokens.iter().enumerate() {
-                let record = &buffers.records[at * size..(at + 1) * size];
+            for (at, &token) in tokens.iter().enumerate() {
+                let record = &records[at * size..(at + 1) * size];
                 let upstreams = self.call.upstreams(token as usize);
                 let inputs = RowInputs {
                     inputs: &self.call.inputs,
@@ -205,7 +226,7 @@ impl Walk<'_, '_> {
         }
         for (at, (id, _)) in code.cols.iter().enumerate() {
             if let Some(place) = place(*id) {
-                let sums = &buffers.col_sums[at * self.call.vocab..(at + 1) * self.call.vocab];
+                let sums = &col_sums[at * self.call.vocab..(at + 1) * self.call.vocab];
                 for (out, &sum) in gradients.inputs[place].iter_mut().zip(sums) {
                     *out = sum as f32;
                 }
@@ -213,7 +234,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn blocks_of<'t>(
+    pub(crate) fn blocks_of<'t>(
         &self,
         tokens: &'t [u32],
         targets: &'t [u32],
@@ -226,7 +247,13 @@ impl Walk<'_, '_> {
     }
 
     /// The logits of a block over a range of columns, row-major in `tile`.
-    fn logits(&self, tile: &mut [f32], e: &[f32], columns: std::ops::Range<usize>, panel: &mut [f32]) {
+    pub(crate) fn logits(
+        &self,
+        tile: &mut [f32],
+        e: &[f32],
+        columns: std::ops::Range<usize>,
+        panel: &mut [f32],
+    ) {
         let (d, width) = (self.call.hidden, columns.len());
         let rows = e.len() / d;
         let e = Matrix::new(e, rows, d, d);
@@ -252,7 +279,14 @@ impl Walk<'_, '_> {
     }
 
     /// Adds a tile to its tokens' records.
-    fn statistics(&self, tile: &[f32], first: usize, tokens: &[u32], targets: &[u32], records: &mut [f64]) {
+    pub(crate) fn statistics(
+        &self,
+        tile: &[f32],
+        first: usize,
+        tokens: &[u32],
+        targets: &[u32],
+        records: &mut [f64],
+    ) {
         let (code, call, strip) = (self.forward, self.call, self.blocks.strip);
         let width = tile.len() / tokens.len();
         let rows = tile.par_chunks(width).zip(records.par_chunks_mut(code.record())).zip(tokens).enumerate();
@@ -279,7 +313,7 @@ impl Walk<'_, '_> {
     }
 
     /// Closes a block's records and delivers its outputs.
-    fn finish(
+    pub(crate) fn finish(
         &self,
         tokens: &[u32],
         targets: &[u32],
@@ -310,7 +344,7 @@ impl Walk<'_, '_> {
     }
 
     /// Outputs of tokens that are ignored (0) or out of range (NaN).
-    fn outputs_of_others(&self, outputs: &mut HostOutputs<'_>, sums: &mut [f64]) {
+    pub(crate) fn outputs_of_others(&self, outputs: &mut HostOutputs<'_>, sums: &mut [f64]) {
         for token in 0..self.call.tokens {
             let value = match self.call.token(token) {
                 Token::Counts(_) => continue,
@@ -403,7 +437,7 @@ impl Walk<'_, '_> {
     }
 
     /// Rounds a block's dE into its tokens' rows.
-    fn write_hidden(&self, de: &[f32], large: &mut Large<'_>, tokens: &[u32], add: bool) {
+    pub(crate) fn write_hidden(&self, de: &[f32], large: &mut Large<'_>, tokens: &[u32], add: bool) {
         let d = self.call.hidden;
         let Some((out, output)) = &mut large.hidden else { return };
         for (&token, row) in tokens.iter().zip(de.chunks(d)) {
@@ -431,23 +465,27 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// What is left when every tile is done: rows of tokens that do not count, and dC from where it was accumulated.
-    fn close(&self, buffers: &mut Buffers<'_>, large: &mut Large<'_>) {
+    /// The rows of dE that belong to tokens that do not count.
+    pub(crate) fn close_hidden(&self, large: &mut Large<'_>) {
         let d = self.call.hidden;
+        let Some((out, output)) = &mut large.hidden else { return };
+        for token in 0..self.call.tokens {
+            let range = token * d..(token + 1) * d;
+            match self.call.token(token) {
+                Token::Counts(_) => {}
+                Token::Ignored if output.accumulate => {}
+                Token::Ignored => out.range(range).fill(0.0),
+                Token::OutOfRange => out.range(range).fill(f32::NAN),
+            }
+        }
+    }
+
+    /// What is left when every tile is done: rows of tokens that do not count, and what was accumulated in the workspace.
+    fn close(&self, buffers: &mut Buffers<'_>, large: &mut Large<'_>) {
         if self.whole_hidden(large) {
             self.write_hidden(&buffers.de[..], large, buffers.tokens, false);
         }
-        if let Some((out, output)) = &mut large.hidden {
-            for token in 0..self.call.tokens {
-                let range = token * d..(token + 1) * d;
-                match self.call.token(token) {
-                    Token::Counts(_) => {}
-                    Token::Ignored if output.accumulate => {}
-                    Token::Ignored => out.range(range).fill(0.0),
-                    Token::OutOfRange => out.range(range).fill(f32::NAN),
-                }
-            }
-        }
+        self.close_hidden(large);
         if buffers.tokens.is_empty() {
             buffers.col_sums.fill(0.0);
             if let Some((out, output)) = &mut large.classifier
@@ -465,14 +503,20 @@ impl Walk<'_, '_> {
 const PRODUCT_COLUMNS: usize = 1024;
 
 /// The rows of these tokens as f32, one behind the other.
-fn pack<'e>(rows: &Rows<'_>, tokens: &[u32], d: usize, out: &'e mut [f32]) -> &'e [f32] {
+pub(crate) fn pack<'e>(rows: &Rows<'_>, tokens: &[u32], d: usize, out: &'e mut [f32]) -> &'e [f32] {
     let out = &mut out[..tokens.len() * d];
     out.par_chunks_mut(d).zip(tokens).for_each(|(out, &token)| rows.read(token as usize, out));
     out
 }
 
 /// Consecutive rows as f32.
-fn convert<'p>(rows: &Rows<'_>, first: usize, count: usize, d: usize, out: &'p mut [f32]) -> &'p [f32] {
+pub(crate) fn convert<'p>(
+    rows: &Rows<'_>,
+    first: usize,
+    count: usize,
+    d: usize,
+    out: &'p mut [f32],
+) -> &'p [f32] {
     let out = &mut out[..count * d];
     out.par_chunks_mut(d).enumerate().for_each(|(at, out)| rows.read(first + at, out));
     out

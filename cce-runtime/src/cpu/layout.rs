@@ -81,13 +81,8 @@ pub(crate) fn default_schedule(problem: &Problem) -> CpuSchedule {
     CpuSchedule { token_block: tokens as u32, strip: 512 }
 }
 
-/// Chooses blocks that fit the problem's workspace limit, the fastest of those.
-pub(crate) fn choose(
-    problem: &Problem,
-    schedule: &CpuSchedule,
-    forward: &ForwardCode,
-    gradient: Option<&GradientCode>,
-) -> Result<(Blocks, Regions)> {
+/// A schedule's numbers make sense.
+pub(crate) fn check(schedule: &CpuSchedule) -> Result<()> {
     if schedule.token_block == 0 || schedule.strip == 0 {
         return Err(Error::InvalidProblem {
             reason: format!(
@@ -96,6 +91,16 @@ pub(crate) fn choose(
             ),
         });
     }
+    Ok(())
+}
+
+/// Chooses blocks that fit the problem's workspace limit, the fastest of those.
+pub(crate) fn choose(
+    problem: &Problem,
+    schedule: &CpuSchedule,
+    forward: &ForwardCode,
+    gradient: Option<&GradientCode>,
+) -> Result<(Blocks, Regions)> {
     let limit = problem.workspace_limit.unwrap_or(u64::MAX);
     let strip = (schedule.strip as usize).min(problem.vocab);
     let most = (schedule.token_block as usize).min(problem.tokens.max(1));
@@ -104,10 +109,7 @@ pub(crate) fn choose(
     for tokens in halvings(most) {
         for strips in halvings(problem.vocab.div_ceil(strip)) {
             for order in [Order::TokensOuter, Order::VocabOuter] {
-                let panel = match problem.dtype {
-                    DType::F32 => 0,
-                    _ => (PANEL_BYTES / (4 * problem.hidden)).clamp(1, strips * strip),
-                };
+                let panel = panel_rows(problem, strips * strip);
                 // Under pressure the panel shrinks with the tile.
                 let panel = if tokens < 16 { panel.min(16) } else { panel };
                 let chunk = (strips * strip).min(problem.vocab);
@@ -124,6 +126,14 @@ pub(crate) fn choose(
     match best {
         Some((_, blocks, regions)) => Ok((blocks, regions)),
         None => Err(Error::WorkspaceTooSmall { given: limit, smallest }),
+    }
+}
+
+/// Rows of the classifier that are converted to f32 at a time; 0 if they are f32.
+pub(crate) fn panel_rows(problem: &Problem, most: usize) -> usize {
+    match problem.dtype {
+        DType::F32 => 0,
+        _ => (PANEL_BYTES / (4 * problem.hidden)).clamp(1, most),
     }
 }
 

@@ -98,7 +98,7 @@ fn ln_reduced(f: f32, n: f32) -> f32 {
     p = p * f - 0.166_680_58;
     p = p * f + 0.200_007_14;
     p = p * f - 0.249_999_94;
-    p = p * f + 0.333_333_31;
+    p = p * f + 0.333_333_3;
     let square = f * f;
     let tail = p * f * square + n * LN2_LOW - 0.5 * square;
     (f + tail) + n * LN2_HIGH

@@ -19,6 +19,7 @@ mod math;
 mod memory;
 mod product;
 mod row;
+mod sampled;
 mod stats;
 mod strip;
 mod tensor;
@@ -29,30 +30,72 @@ use crate::executor::{
     ResolvedSettings, ResolvedStep, ResolvedUpstream,
 };
 use crate::workspace::{RawWorkspace, WorkspaceSize};
-use cce_codegen::diff::{Wanted, lower};
+use cce_codegen::diff::{NotRankOne, Wanted, lower};
 use cce_codegen::ir::Program;
 use cce_codegen::problem::{Filter, Problem};
 use cce_codegen::schedule::Schedule;
 use code::{ForwardCode, GradientCode};
 use exact::{Buffers, Large, Walk};
 use host::{HostCall, HostGradients, HostOutputs};
-use layout::{Blocks, Regions};
+use layout::{Blocks, Order, Regions};
+use sampled::{SampledBuffers, SampledCode, SampledRegions, Shape};
 
-/// The filter of a plan: the caller's if it is allowed, else what the program allows, which `notes` says.
+/// The filter of a plan: the caller's if it is allowed; else `Sampled` where the program allows it, or `Exact`, and `notes` says
+/// why.
 pub(crate) fn decide_filter(
     program: &Program,
     problem: &Problem,
     wish: Option<Filter>,
     notes: &mut Vec<String>,
 ) -> Result<Filter> {
-    let _ = (program, problem, notes);
+    let refused = |filter: Filter, reason: String| {
+        Err(Error::FilterNotAllowed { filter: format!("{filter:?}"), reason })
+    };
     match wish {
-        None | Some(Filter::Exact) => Ok(Filter::Exact),
-        Some(filter) => Err(Error::FilterNotAllowed {
-            filter: format!("{filter:?}"),
-            reason: "the CPU device offers Exact".to_owned(),
-        }),
+        Some(Filter::Exact) => Ok(Filter::Exact),
+        Some(filter @ Filter::Blocks { .. }) => {
+            refused(filter, "the CPU device offers Exact and Sampled".to_owned())
+        }
+        Some(filter @ Filter::Sampled { eps, max_entries }) => {
+            if !(eps > 0.0 && eps <= 1.0) || max_entries < 2 {
+                let reason = format!(
+                    "eps is {eps} and max_entries {max_entries}, expected eps above 0 and at most 1, max_entries at least 2"
+                );
+                return refused(filter, reason);
+            }
+            match not_sampled(program, problem) {
+                None => Ok(filter),
+                Some(reason) => refused(filter, reason),
+            }
+        }
+        // What is not computed is not thinned.
+        None if problem.hidden_gradient.is_none() && problem.classifier_gradient.is_none() => {
+            Ok(Filter::Exact)
+        }
+        // Every column would be hot.
+        None if sampled::hot_columns(problem.vocab) == problem.vocab => Ok(Filter::Exact),
+        None => match not_sampled(program, problem) {
+            None => Ok(Filter::SAMPLED),
+            Some(reason) => {
+                notes.push(format!("the filter is Exact: {reason}"));
+                Ok(Filter::Exact)
+            }
+        },
     }
+}
+
+/// Why this program's gradient cannot be sampled.
+fn not_sampled(program: &Program, problem: &Problem) -> Option<String> {
+    let logit = logit_wanted(problem);
+    let mut lowered = lower(program, &Wanted { logit, inputs: problem.input_gradients.clone() });
+    if lowered.softmax.is_none() {
+        return Some("the program has no softmax, so there is nothing to sample".to_owned());
+    }
+    sampled::factors(&mut lowered, logit).err().map(|reason| reason.to_string())
+}
+
+fn logit_wanted(problem: &Problem) -> bool {
+    problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some()
 }
 
 /// A plan on the CPU.
@@ -60,13 +103,26 @@ pub(crate) struct CpuExecutor {
     problem: Problem,
     schedule: Schedule,
     forward: ForwardCode,
-    gradient: Option<GradientCode>,
     blocks: Blocks,
-    regions: Regions,
+    size: WorkspaceSize,
+    filtered: Filtered,
+}
+
+/// What the filter decides.
+enum Filtered {
+    Exact { gradient: Option<Box<GradientCode>>, regions: Box<Regions> },
+    Sampled { code: Box<SampledCode>, shape: Shape, regions: Box<SampledRegions> },
+}
+
+/// The inputs, settings and workspace of any call.
+struct Given<'a> {
+    inputs: &'a ResolvedInputs,
+    settings: &'a ResolvedSettings,
+    workspace: RawWorkspace,
 }
 
 impl CpuExecutor {
-    /// Compiles the program for the host and lays out the workspace.
+    /// Compiles the program for the host and lays out the workspace. The problem's filter has been decided.
     pub(crate) fn new(
         program: &Program,
         problem: Problem,
@@ -81,50 +137,94 @@ impl CpuExecutor {
                 });
             }
         };
-        let logit = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
+        layout::check(&schedule)?;
+        let logit = logit_wanted(&problem);
         let lowered = lower(program, &Wanted { logit, inputs: problem.input_gradients.clone() });
         let forward = ForwardCode::compile(&lowered);
-        let gradient = problem.wants_gradients().then(|| GradientCode::compile(&lowered, logit));
-        let (blocks, regions) = layout::choose(&problem, &schedule, &forward, gradient.as_ref())?;
-        Ok(CpuExecutor { problem, schedule: Schedule::Cpu(schedule), forward, gradient, blocks, regions })
+        let (blocks, size, filtered) = match problem.filter {
+            Filter::Sampled { eps, max_entries } if problem.wants_gradients() => {
+                let not_allowed = |reason: NotRankOne| Error::FilterNotAllowed {
+                    filter: format!("{:?}", problem.filter),
+                    reason: reason.to_string(),
+                };
+                let code = SampledCode::compile(lowered, logit).map_err(not_allowed)?;
+                let shape = Shape::new(problem.vocab, eps, max_entries);
+                let (tokens, regions) = sampled::choose(&problem, &schedule, &shape, &forward, &code)?;
+                let blocks = Blocks {
+                    order: Order::TokensOuter,
+                    tokens,
+                    chunk: problem.vocab,
+                    strip: (schedule.strip as usize).min(problem.vocab),
+                    panel: layout::panel_rows(&problem, problem.vocab),
+                };
+                let size = regions.size;
+                let (code, regions) = (Box::new(code), Box::new(regions));
+                (blocks, size, Filtered::Sampled { code, shape, regions })
+            }
+            _ => {
+                let gradient = problem.wants_gradients().then(|| GradientCode::compile(&lowered, logit));
+                let (blocks, regions) = layout::choose(&problem, &schedule, &forward, gradient.as_ref())?;
+                let (gradient, regions) = (gradient.map(Box::new), Box::new(regions));
+                (blocks, regions.size, Filtered::Exact { gradient, regions })
+            }
+        };
+        Ok(CpuExecutor { problem, schedule: Schedule::Cpu(schedule), forward, blocks, size, filtered })
     }
 
     fn walk<'a, 'c>(&'a self, call: &'a HostCall<'c>) -> Walk<'a, 'c> {
-        Walk { forward: &self.forward, gradient: self.gradient.as_ref(), blocks: &self.blocks, call }
+        let gradient = match &self.filtered {
+            Filtered::Exact { gradient, .. } => gradient.as_deref(),
+            Filtered::Sampled { .. } => None,
+        };
+        Walk { forward: &self.forward, gradient, blocks: &self.blocks, call }
     }
 
-    fn run_forward(
-        &self,
-        inputs: &ResolvedInputs,
-        settings: &ResolvedSettings,
-        outputs: &[ResolvedOutput],
-        workspace: RawWorkspace,
-    ) -> Result<()> {
+    fn run_forward(&self, given: &Given<'_>, outputs: &[ResolvedOutput]) -> Result<()> {
         // SAFETY: a resolved call's views and workspace are valid during the call and do not overlap, and live on the host.
         unsafe {
-            let call = HostCall::new(&self.problem, inputs, settings, &[])?;
-            let mut buffers = Buffers::new(&self.regions, workspace, &call);
-            self.walk(&call).forward(&mut buffers, &mut HostOutputs::new(outputs), None);
+            let call = HostCall::new(&self.problem, given.inputs, given.settings, &[])?;
+            let (walk, mut outputs) = (self.walk(&call), HostOutputs::new(outputs));
+            match &self.filtered {
+                Filtered::Exact { regions, .. } => {
+                    let mut buffers = Buffers::new(regions, given.workspace, &call);
+                    walk.forward(&mut buffers, &mut outputs, None);
+                }
+                Filtered::Sampled { code, shape, regions } => {
+                    let mut buffers = SampledBuffers::new(regions, given.workspace, &call);
+                    sampled::forward(&walk, code, shape, &mut buffers, &mut outputs);
+                }
+            }
         }
         Ok(())
     }
 
     fn run_backward(
         &self,
-        inputs: &ResolvedInputs,
-        settings: &ResolvedSettings,
+        given: &Given<'_>,
         upstreams: &[ResolvedUpstream],
         gradients: &ResolvedGradients,
-        workspace: RawWorkspace,
     ) -> Result<()> {
+        let wanted = &self.problem.input_gradients;
         // SAFETY: as in `run_forward`.
         unsafe {
-            let call = HostCall::new(&self.problem, inputs, settings, upstreams)?;
-            let mut buffers = Buffers::new(&self.regions, workspace, &call);
-            let mut gradients = HostGradients::new(gradients);
-            let walk = self.walk(&call);
-            walk.backward(&mut buffers, &mut self.large(&mut gradients));
-            walk.inputs(&buffers, &mut gradients, &self.problem.input_gradients);
+            let call = HostCall::new(&self.problem, given.inputs, given.settings, upstreams)?;
+            let (walk, mut gradients) = (self.walk(&call), HostGradients::new(gradients));
+            let mut large = self.large(&mut gradients);
+            match &self.filtered {
+                Filtered::Exact { gradient: None, .. } => {}
+                Filtered::Exact { gradient: Some(code), regions } => {
+                    let mut buffers = Buffers::new(regions, given.workspace, &call);
+                    walk.backward(&mut buffers, &mut large);
+                    let data = (buffers.tokens, &*buffers.records, &*buffers.col_sums);
+                    walk.inputs(code, data, &mut gradients, wanted);
+                }
+                Filtered::Sampled { code, shape, regions } => {
+                    let mut buffers = SampledBuffers::new(regions, given.workspace, &call);
+                    sampled::backward(&walk, code, shape, &mut buffers, &mut large);
+                    let data = (buffers.tokens, &*buffers.records, &*buffers.col_sums);
+                    walk.inputs(&code.hot, data, &mut gradients, wanted);
+                }
+            }
         }
         Ok(())
     }
@@ -140,7 +240,7 @@ impl CpuExecutor {
 
 impl Executor for CpuExecutor {
     fn workspace(&self) -> WorkspaceSize {
-        self.regions.size
+        self.size
     }
 
     fn problem(&self) -> &Problem {
@@ -156,36 +256,39 @@ impl Executor for CpuExecutor {
     }
 
     fn forward(&self, call: &ResolvedForward) -> Result<()> {
-        self.run_forward(&call.inputs, &call.settings, &call.outputs, call.workspace)
+        let given = Given { inputs: &call.inputs, settings: &call.settings, workspace: call.workspace };
+        self.run_forward(&given, &call.outputs)
     }
 
     fn backward(&self, call: &ResolvedBackward) -> Result<()> {
-        self.run_backward(&call.inputs, &call.settings, &call.upstreams, &call.gradients, call.workspace)
+        let given = Given { inputs: &call.inputs, settings: &call.settings, workspace: call.workspace };
+        self.run_backward(&given, &call.upstreams, &call.gradients)
     }
 
     fn step(&self, call: &ResolvedStep) -> Result<()> {
-        let walks = self.gradient.as_ref().is_some_and(GradientCode::walks);
-        if !(walks && self.blocks.fused(self.problem.vocab)) {
-            self.run_forward(&call.inputs, &call.settings, &call.outputs, call.workspace)?;
-            return self.run_backward(
-                &call.inputs,
-                &call.settings,
-                &call.upstreams,
-                &call.gradients,
-                call.workspace,
-            );
+        let given = Given { inputs: &call.inputs, settings: &call.settings, workspace: call.workspace };
+        match &self.filtered {
+            Filtered::Exact { gradient: Some(code), regions }
+                if code.walks() && self.blocks.fused(self.problem.vocab) =>
+            {
+                // SAFETY: as in `run_forward`.
+                unsafe {
+                    let host = HostCall::new(&self.problem, given.inputs, given.settings, &call.upstreams)?;
+                    let mut buffers = Buffers::new(regions, given.workspace, &host);
+                    let mut gradients = HostGradients::new(&call.gradients);
+                    let walk = self.walk(&host);
+                    let mut large = self.large(&mut gradients);
+                    walk.forward(&mut buffers, &mut HostOutputs::new(&call.outputs), Some(&mut large));
+                    let data = (buffers.tokens, &*buffers.records, &*buffers.col_sums);
+                    walk.inputs(code, data, &mut gradients, &self.problem.input_gradients);
+                }
+                Ok(())
+            }
+            _ => {
+                self.run_forward(&given, &call.outputs)?;
+                self.run_backward(&given, &call.upstreams, &call.gradients)
+            }
         }
-        // SAFETY: as in `run_forward`.
-        unsafe {
-            let host = HostCall::new(&self.problem, &call.inputs, &call.settings, &call.upstreams)?;
-            let mut buffers = Buffers::new(&self.regions, call.workspace, &host);
-            let mut gradients = HostGradients::new(&call.gradients);
-            let walk = self.walk(&host);
-            let mut large = self.large(&mut gradients);
-            walk.forward(&mut buffers, &mut HostOutputs::new(&call.outputs), Some(&mut large));
-            walk.inputs(&buffers, &mut gradients, &self.problem.input_gradients);
-        }
-        Ok(())
     }
 }
 
@@ -193,7 +296,7 @@ impl CpuExecutor {
     fn describe(&self) -> String {
         let Blocks { order, tokens, chunk, strip, panel } = self.blocks;
         let Problem { tokens: n, hidden: d, vocab: v, dtype, filter, .. } = &self.problem;
-        let fused = self.blocks.fused(*v);
+        let fused = self.blocks.fused(*v) && matches!(self.filtered, Filtered::Exact { .. });
         format!(
             "cpu plan: {n} tokens x {d} hidden x {v} vocab, {}, {filter:?}\n\
              tile: {tokens} tokens x {chunk} columns, strips of {strip}, panel of {panel} classifier rows\n\
@@ -201,8 +304,8 @@ impl CpuExecutor {
              workspace: peak {} bytes, held {} bytes\n",
             dtype.name(),
             if fused { "one tile for forward and backward in a step" } else { "logits computed again" },
-            self.regions.size.peak,
-            self.regions.size.held
+            self.size.peak,
+            self.size.held
         )
     }
 }

@@ -21,6 +21,11 @@ impl<'a> Matrix<'a> {
         Matrix { data, rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// Some of the columns.
+    pub(crate) fn columns(self, first: usize, count: usize) -> Matrix<'a> {
+        Matrix { data: &self.data[(first * self.col_stride).min(self.data.len())..], cols: count, ..self }
+    }
+
     /// The transpose.
     pub(crate) fn transposed(self) -> Matrix<'a> {
         Matrix {

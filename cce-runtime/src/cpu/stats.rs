@@ -7,7 +7,7 @@ use super::strip::{Registers, StripInputs, Values, zip};
 
 /// What a thread needs.
 pub(crate) struct Scratch {
-    registers: Registers,
+    pub(crate) registers: Registers,
     weights: Vec<f32>,
     pub(crate) slots: Vec<f32>,
     pub(crate) values: Vec<f64>,

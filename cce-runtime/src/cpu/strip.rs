@@ -107,11 +107,8 @@ impl StripCode {
         }
         let mut places: HashMap<ExprId, Operand> = HashMap::new();
         let mut free: Vec<usize> = Vec::new();
-        for at in 0..needed.len() {
+        for (at, _) in needed.iter().enumerate().filter(|(_, needed)| **needed) {
             let id = ExprId(at as u32);
-            if !needed[at] {
-                continue;
-            }
             if !graph.kind(id).varies_over_vocab() {
                 places.insert(id, Operand::Row(code.row_slots.len()));
                 code.row_slots.push(id);
@@ -165,6 +162,19 @@ impl StripCode {
     /// The expressions whose values, rounded to f32, are the row slots.
     pub(crate) fn row_slots(&self) -> &[ExprId] {
         &self.row_slots
+    }
+
+    /// Whether any instruction or result reads the raw logits.
+    pub(crate) fn reads_logits(&self) -> bool {
+        let logit = |operand: &Operand| *operand == Operand::Logit;
+        let reads = |instruction: &Instruction| match instruction.operation {
+            Operation::Unary(_, a) => logit(&a),
+            Operation::Binary(_, a, b) => logit(&a) || logit(&b),
+            Operation::Select { lhs, rhs, then, otherwise, .. } => {
+                [lhs, rhs, then, otherwise].iter().any(logit)
+            }
+        };
+        self.instructions.iter().any(reads) || self.results.iter().any(logit)
     }
 
     /// Evaluates all instructions on a strip. Call it inside a vectorised context.

@@ -3,3 +3,4 @@
 mod errors;
 mod exact;
 mod programs;
+mod sampled;
