@@ -1,4 +1,4 @@
-//! Everything that the language has, without a warning.
+//! Everything that the language has compiles without a warning.
 
 #![deny(warnings, missing_docs)]
 
@@ -55,7 +55,8 @@ mod private {
 #[allow(unused_imports)]
 use private::shorter;
 
-fn main() {
+#[test]
+fn what_the_language_has_becomes_a_program() {
     // A name that is also a loss's can be bound.
     let shorter = private::shorter::program();
     assert_eq!(shorter.outputs()[0].name, "loss");
