@@ -72,6 +72,11 @@ pub mod prelude {
     };
 }
 
+/// The guide of the language is tested with the crate.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/losses.md")]
+mod guide {}
+
 /// What the code written by the macros uses. Not part of the interface.
 #[doc(hidden)]
 pub mod __private {
