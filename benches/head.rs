@@ -1,0 +1,334 @@
+//! Loss, and loss with both gradients, beside cuBLASLt's product of the same shape (T), on one GPU.
+//!
+//! ```text
+//! cargo bench --bench head -- --tokens 8192 --hidden 2304 --vocab 256000 --dtype bf16
+//! cargo bench --bench head -- --data smollm2_head.safetensors
+//! cargo bench --bench head -- --sweep 512,1024,2048,4096,8192,16384 --hidden 2304 --vocab 256000
+//! ```
+//!
+//! A ratio is the median over interleaved pairs (our call, then the product) after warm-up, inputs rotating between two sets of hidden
+//! states. Errors are ||difference|| / ||reference|| against family `simt` in fp32 on the same inputs. Memory is what the plan asks for
+//! beyond inputs and outputs. Needs cuBLASLt (`CCE_CUBLASLT_PATH`, or on the loader's path).
+
+#![expect(unsafe_code, reason = "hands raw device pointers to plans")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark stops at the first error")]
+
+#[path = "support/cublaslt.rs"]
+mod cublaslt;
+
+use cce::{
+    Call, Device, Element, Filter, GradientOutput, GradientViews, Inputs, Outputs, Plan, Schedule, Upstream,
+};
+use cce::{DType, View, ViewMut};
+use cce_codegen::schedule::{Gpu, GpuSchedule};
+use cce_runtime::driver::{Buffer, Context, Event, Stream};
+use cce_tune::data::Head;
+use clap::Parser;
+use rayon::prelude::*;
+
+#[derive(Parser)]
+#[command(about = "Loss and gradients beside cuBLASLt's product of the same shape")]
+struct Arguments {
+    /// The GPU's ordinal.
+    #[arg(long, default_value_t = 0)]
+    gpu: usize,
+    /// Tokens.
+    #[arg(long, default_value_t = 8192)]
+    tokens: usize,
+    /// Hidden size.
+    #[arg(long, default_value_t = 2304)]
+    hidden: usize,
+    /// Vocabulary entries.
+    #[arg(long, default_value_t = 256_000)]
+    vocab: usize,
+    /// bf16, f16 or f32.
+    #[arg(long, default_value = "bf16")]
+    dtype: String,
+    /// A safetensors file with `e`, `c` (or `c_q`, `c_scale`) and `targets`, instead of a generated head.
+    #[arg(long)]
+    data: Option<std::path::PathBuf>,
+    /// Numbers of tokens to go through.
+    #[arg(long, value_delimiter = ',')]
+    sweep: Vec<usize>,
+    /// Pairs to measure after warm-up.
+    #[arg(long, default_value_t = 21)]
+    pairs: usize,
+    /// Largest workspace of the exact gradients, in MiB.
+    #[arg(long)]
+    workspace: Option<u64>,
+    /// Skip the comparison with fp32.
+    #[arg(long)]
+    no_errors: bool,
+    /// One JSON object a row instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let device = match Device::cuda(arguments.gpu) {
+        Ok(device) => device,
+        Err(error) => return println!("not run, this benchmark needs a GPU: {error}"),
+    };
+    let dtype = match arguments.dtype.as_str() {
+        "f32" => DType::F32,
+        "f16" => DType::F16,
+        "bf16" => DType::Bf16,
+        other => panic!("--dtype {other}: expected bf16, f16 or f32"),
+    };
+    let sizes = if arguments.sweep.is_empty() { vec![arguments.tokens] } else { arguments.sweep.clone() };
+    let most = sizes.iter().copied().max().unwrap_or(arguments.tokens);
+    let head = match &arguments.data {
+        Some(path) => Head::load(path).unwrap().converted(dtype),
+        None => Head::generated(most, arguments.hidden, arguments.vocab, 1, dtype),
+    };
+    let sizes =
+        if arguments.data.is_some() && arguments.sweep.is_empty() { vec![head.tokens] } else { sizes };
+    let bench = Bench::new(&device, &arguments, head);
+    if !arguments.json {
+        println!("{}", device.name());
+        println!(
+            "{:>6} {:>6} {:>7} {:>8} | {:>8} {:>8} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
+            "N",
+            "D",
+            "V",
+            "T ms",
+            "loss/T",
+            "grads/T",
+            "loss MB",
+            "grads MB",
+            "dE error",
+            "dC error",
+            "worst dE",
+            "worst dC"
+        );
+    }
+    for tokens in sizes {
+        bench.row(tokens);
+    }
+}
+
+struct Bench<'a> {
+    device: &'a Device,
+    context: Context,
+    stream: Stream,
+    arguments: &'a Arguments,
+    head: Head,
+    hidden: [Buffer; 2],
+    classifier: Buffer,
+    targets: [Buffer; 2],
+}
+
+/// One plan with everything it writes to.
+struct Runner {
+    plan: Plan,
+    workspace: cce::Workspace<'static>,
+    loss: Buffer,
+    gradients: Option<[Buffer; 2]>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(device: &'a Device, arguments: &'a Arguments, head: Head) -> Bench<'a> {
+        let context = Context::new(arguments.gpu).unwrap();
+        let stream = context.new_stream().unwrap();
+        let upload = |bytes: &[u8], what: &str| {
+            let buffer = context.alloc(bytes.len(), what).unwrap();
+            stream.upload(&buffer, 0, bytes).unwrap();
+            buffer
+        };
+        let turned = head.rotated(head.tokens / 2);
+        let hidden = [&head, &turned].map(|head| upload(&head.hidden.to_bytes(), "hidden states"));
+        let targets = [&head, &turned].map(|head| {
+            let bytes: Vec<u8> = head.targets.to_i32().iter().flat_map(|y| y.to_ne_bytes()).collect();
+            upload(&bytes, "targets")
+        });
+        let classifier = upload(&head.classifier.to_bytes(), "the classifier");
+        Bench { device, stream, arguments, hidden, classifier, targets, head, context }
+    }
+
+    fn runner(&self, tokens: usize, gradients: bool, reference: bool) -> Runner {
+        let (width, vocab, dtype) = (self.head.width, self.head.vocab, self.head.dtype());
+        let out = GradientOutput { dtype: if reference { DType::F32 } else { dtype }, accumulate: false };
+        let wanted = gradients.then_some(out);
+        let mut builder = Plan::builder(&cce::losses::cross_entropy::program(), tokens, width, vocab)
+            .dtype(dtype)
+            .filter(Filter::Exact)
+            .ignore_index(None)
+            .hidden_gradient(wanted)
+            .classifier_gradient(wanted);
+        if let Some(limit) = self.arguments.workspace.filter(|_| !reference) {
+            builder = builder.workspace_limit(limit << 20);
+        }
+        if reference {
+            let mut problem = cce_codegen::problem::Problem::new(tokens, width, vocab, dtype);
+            problem.hidden_gradient = wanted;
+            problem.classifier_gradient = wanted;
+            let info = self.context.info();
+            let gpu = Gpu {
+                name: info.name.clone(),
+                capability: info.compute_capability,
+                multiprocessors: info.multiprocessors,
+                shared_per_block: info.shared_per_block,
+                l2_bytes: info.l2_bytes,
+            };
+            let simt = GpuSchedule::simt(&cce::losses::cross_entropy::program(), &problem, &gpu);
+            builder = builder.schedule(Schedule::Gpu(simt));
+        }
+        let plan = builder.build(self.device).unwrap();
+        let workspace = plan.allocate().unwrap();
+        let room = |elements: usize| {
+            let buffer = self.context.alloc(elements * out.dtype.bytes(), "a gradient").unwrap();
+            self.stream.poison(&buffer, u32::MAX).unwrap();
+            buffer
+        };
+        let gradients = gradients.then(|| [room(tokens * width), room(vocab * width)]);
+        let loss = self.context.alloc(4, "the loss").unwrap();
+        Runner { plan, workspace, loss, gradients }
+    }
+
+    fn view(&self, buffer: &Buffer, elements: usize, element: Element) -> View<'static> {
+        // SAFETY: the buffers live as long as the benchmark and hold at least as many elements.
+        unsafe { View::device(buffer.ptr().0, elements, element, self.arguments.gpu) }
+    }
+
+    fn view_mut(&self, buffer: &Buffer, elements: usize, element: Element) -> ViewMut<'static> {
+        // SAFETY: as above; one call at a time writes to them.
+        unsafe { ViewMut::device(buffer.ptr().0, elements, element, self.arguments.gpu) }
+    }
+
+    fn run(&self, runner: &mut Runner, tokens: usize, set: usize) {
+        let (width, vocab) = (self.head.width, self.head.vocab);
+        let element = self.head.dtype().into();
+        let inputs = Inputs::new(
+            self.view(&self.hidden[set], tokens * width, element),
+            self.view(&self.classifier, vocab * width, element),
+        )
+        .targets(self.view(&self.targets[set], tokens, Element::I32));
+        let call = Call::new().stream(self.stream.raw().0 as u64);
+        let outputs = Outputs::new().reduced("loss", self.view_mut(&runner.loss, 1, Element::F32));
+        match &runner.gradients {
+            None => {
+                let _ = runner.plan.forward(&inputs, &call, &mut runner.workspace, outputs).unwrap();
+            }
+            Some([hidden, classifier]) => {
+                let element = runner.plan.problem().hidden_gradient.unwrap().dtype.into();
+                let gradients = GradientViews::new()
+                    .hidden(self.view_mut(hidden, tokens * width, element))
+                    .classifier(self.view_mut(classifier, vocab * width, element));
+                let upstream = Upstream::new().scalar("loss", 1.0f32);
+                runner
+                    .plan
+                    .step(&inputs, &upstream, &call, &mut runner.workspace, outputs, gradients)
+                    .unwrap();
+            }
+        }
+    }
+
+    /// Median of (ours / product) and of both times, over interleaved pairs.
+    fn pairs(&self, product: &cublaslt::Product, runner: &mut Runner, tokens: usize) -> (f32, f32, f32) {
+        let marks: [Event; 3] = std::array::from_fn(|_| self.context.new_event().unwrap());
+        let mut seen = Vec::new();
+        for at in 0..self.arguments.pairs + 4 {
+            marks[0].record(&self.stream).unwrap();
+            self.run(runner, tokens, at % 2);
+            marks[1].record(&self.stream).unwrap();
+            product.run(&self.stream).unwrap();
+            marks[2].record(&self.stream).unwrap();
+            marks[2].synchronize().unwrap();
+            let ours = marks[1].elapsed_ms_since(&marks[0]).unwrap();
+            let product = marks[2].elapsed_ms_since(&marks[1]).unwrap();
+            if at >= 4 {
+                seen.push((ours / product, ours, product));
+            }
+        }
+        let median = |key: fn(&(f32, f32, f32)) -> f32| {
+            let mut values: Vec<f32> = seen.iter().map(key).collect();
+            values.sort_by(f32::total_cmp);
+            values[values.len() / 2]
+        };
+        (median(|s| s.0), median(|s| s.1), median(|s| s.2))
+    }
+
+    fn row(&self, tokens: usize) {
+        let (width, vocab, dtype) = (self.head.width, self.head.vocab, self.head.dtype());
+        let logits = self.context.alloc(tokens * vocab * dtype.bytes(), "the product's logits").unwrap();
+        let scratch = self.context.alloc(cublaslt::WORKSPACE, "cuBLASLt's workspace").unwrap();
+        let places = [&self.classifier, &self.hidden[0], &logits, &scratch].map(|buffer| buffer.ptr().0);
+        let shape = [tokens, width, vocab];
+        let product = cublaslt::Product::new(&self.context, &self.stream, dtype, shape, places).unwrap();
+        let mut loss = self.runner(tokens, false, false);
+        let mut grads = self.runner(tokens, true, false);
+        let (loss_ratio, loss_ms, t) = self.pairs(&product, &mut loss, tokens);
+        let (grads_ratio, grads_ms, _) = self.pairs(&product, &mut grads, tokens);
+        drop((product, logits, scratch));
+        let errors =
+            if self.arguments.no_errors { [[f64::NAN; 2]; 2] } else { self.errors(&mut grads, tokens) };
+        let memory = [&loss, &grads].map(|runner| runner.plan.workspace().peak as f64 / 1e6);
+        if self.arguments.json {
+            println!(
+                "{{\"gpu\":{:?},\"n\":{tokens},\"d\":{width},\"v\":{vocab},\"dtype\":{:?},\"t_ms\":{t},\"loss_ms\":{loss_ms},\
+                 \"grads_ms\":{grads_ms},\"loss_ratio\":{loss_ratio},\"grads_ratio\":{grads_ratio},\"loss_mb\":{},\"grads_mb\":{},\
+                 \"de_error\":{:e},\"dc_error\":{:e}}}",
+                self.device.name(),
+                dtype.name(),
+                memory[0],
+                memory[1],
+                errors[0][0],
+                errors[1][0]
+            );
+        } else {
+            println!(
+                "{tokens:>6} {width:>6} {vocab:>7} {t:>8.3} | {loss_ratio:>8.3} {grads_ratio:>8.3} | {:>9.2} {:>9.1} | {:>9.2e} {:>9.2e} | \
+                 {:>9.2e} {:>9.2e}",
+                memory[0], memory[1], errors[0][0], errors[1][0], errors[0][1], errors[1][1]
+            );
+        }
+    }
+
+    /// For dE and dC: ||difference|| / ||reference||, of the whole and of the worst row that is not tiny.
+    fn errors(&self, grads: &mut Runner, tokens: usize) -> [[f64; 2]; 2] {
+        let width = self.head.width;
+        let mut reference = self.runner(tokens, true, true);
+        self.run(&mut reference, tokens, 0);
+        self.run(grads, tokens, 0);
+        let (ours, exact) = (grads.gradients.as_ref().unwrap(), reference.gradients.as_ref().unwrap());
+        std::array::from_fn(|at| {
+            let dtype = grads.plan.problem().hidden_gradient.unwrap().dtype;
+            let ours = self.download(&ours[at], dtype);
+            let exact = self.download(&exact[at], DType::F32);
+            let rows: Vec<(f64, f64)> = ours
+                .par_chunks(width)
+                .zip(exact.par_chunks(width))
+                .map(|(a, b)| {
+                    let square = |x: f64| x * x;
+                    let difference =
+                        a.iter().zip(b).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+                    (difference, b.iter().map(|b| square(f64::from(*b))).sum())
+                })
+                .collect();
+            let (difference, norm) = rows.iter().fold((0.0, 0.0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
+            let floor = norm / rows.len() as f64 * 1e-6;
+            let worst = rows.iter().filter(|row| row.1 > floor).map(|row| (row.0 / row.1).sqrt());
+            [(difference / norm).sqrt(), worst.fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) })]
+        })
+    }
+
+    fn download(&self, buffer: &Buffer, dtype: DType) -> Vec<f32> {
+        let mut bytes = vec![0u8; buffer.bytes()];
+        self.stream.download(buffer, 0, &mut bytes).unwrap();
+        match dtype {
+            DType::F32 => {
+                bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            DType::F16 => {
+                bytes.chunks_exact(2).map(|b| half::f16::from_ne_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+            DType::Bf16 => {
+                bytes.chunks_exact(2).map(|b| half::bf16::from_ne_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Emitted CUDA under review: every kernel variant as a file, compiled for every architecture of its family.
+//!
+//! `UPDATE_GOLDENS=1 cargo test --test goldens` writes the files anew. The compiler tests need the NVRTCs that `cargo xtask test` fetches.
+
+use cce::{DType, Filter, Problem, Program, losses};
+use cce_codegen::plan::GpuPlan;
+use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
+use cce_runtime::nvrtc::{Arch, Nvrtc, Options, Search, Source};
+use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A plan whose sources are kept.
+struct Golden {
+    name: &'static str,
+    program: Program,
+    problem: Problem,
+    family: Family,
+}
+
+fn problem(tokens: usize, hidden: usize, vocab: usize, dtype: DType) -> Problem {
+    Problem { filter: Filter::Exact, ..Problem::new(tokens, hidden, vocab, dtype) }
+}
+
+/// Every skeleton in both families, with a short and a long transform, with and without packing, Col gradients, scaling, sums in the output.
+fn goldens() -> Vec<Golden> {
+    let all_inputs = |mut problem: Problem, program: &Program| {
+        let values = program
+            .inputs()
+            .iter()
+            .enumerate()
+            .filter(|(_, input)| !matches!(input.kind, cce::InputKind::Logit | cce::InputKind::Target));
+        problem.input_gradients = values.map(|(at, _)| cce_codegen::ir::InputId(at as u16)).collect();
+        problem
+    };
+    let gemma2 = losses::gemma2::program();
+    let smoothing = losses::label_smoothing::program();
+    let mut dense = problem(8192, 2304, 256_000, DType::Bf16);
+    dense.ignored = cce_codegen::problem::Ignored::None;
+    let mut accumulated = problem(300, 64, 1000, DType::Bf16);
+    let out = cce::GradientOutput { dtype: DType::F32, accumulate: true };
+    accumulated.hidden_gradient = Some(out);
+    accumulated.classifier_gradient = Some(out);
+    vec![
+        Golden {
+            name: "cross_entropy_mma_bf16",
+            program: losses::cross_entropy::program(),
+            problem: dense,
+            family: Family::Mma,
+        },
+        Golden {
+            name: "gemma2_mma_f16",
+            problem: all_inputs(problem(300, 123, 507, DType::F16), &gemma2),
+            program: gemma2,
+            family: Family::Mma,
+        },
+        Golden {
+            name: "label_smoothing_simt_f32",
+            problem: all_inputs(problem(300, 123, 507, DType::F32), &smoothing),
+            program: smoothing,
+            family: Family::Simt,
+        },
+        Golden {
+            name: "token_logprob_simt_bf16",
+            program: losses::token_logprob::program(),
+            problem: accumulated,
+            family: Family::Simt,
+        },
+    ]
+}
+
+impl Golden {
+    fn plan(&self) -> GpuPlan {
+        let gpu = Gpu::h100();
+        let schedule = match self.family {
+            Family::Mma => GpuSchedule::default_for(&self.program, &self.problem, &gpu),
+            Family::Simt => GpuSchedule::simt(&self.program, &self.problem, &gpu),
+        };
+        assert_eq!(schedule.family, self.family);
+        GpuPlan::build(&self.program, &self.problem, &schedule, &gpu).unwrap()
+    }
+
+    fn file(&self, module: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("cce-codegen/goldens")
+            .join(format!("{}.{module}.cu", self.name))
+    }
+}
+
+#[test]
+fn emitted_sources_are_those_under_review() {
+    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let mut expected = Vec::new();
+    for golden in goldens() {
+        for module in golden.plan().modules {
+            let file = golden.file(module.name);
+            if update {
+                std::fs::write(&file, &module.source).unwrap();
+            }
+            let kept =
+                std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            if let Some((line, (kept, emitted))) = kept
+                .lines()
+                .zip(module.source.lines())
+                .enumerate()
+                .find(|(_, (kept, emitted))| kept != emitted)
+            {
+                panic!(
+                    "{}:{}\n  kept:    {kept}\n  emitted: {emitted}\nreview the change, then UPDATE_GOLDENS=1",
+                    file.display(),
+                    line + 1
+                );
+            }
+            assert!(kept == module.source, "{}: one is longer than the other", file.display());
+            expected.push(file);
+        }
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cce-codegen/goldens");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(expected.contains(&path), "{} belongs to no plan any more: remove it", path.display());
+    }
+}
+
+fn nvrtc(variable: &str, arch: Arch) -> Arc<Nvrtc> {
+    let folder = std::env::var_os(variable).unwrap_or_else(|| {
+        panic!("{variable} is not set: run the tests with `cargo xtask test`, which fetches NVRTC")
+    });
+    Nvrtc::find_in(&Search::at(folder), None, Some(arch)).unwrap()
+}
+
+/// The architectures that a family is compiled for. PTX's mma.sync begins with sm_80; FFMA runs everywhere.
+const ARCHITECTURES: [Arch; 5] = [Arch::SM_80, Arch::SM_89, Arch::SM_90A, Arch::SM_100A, Arch::SM_120];
+
+fn compile_all(variable: &str, architectures: &[Arch]) {
+    let mut jobs = Vec::new();
+    for golden in goldens() {
+        for module in golden.plan().modules {
+            for &arch in architectures {
+                jobs.push((golden.name, golden.program.name().to_owned(), module.clone(), arch));
+            }
+        }
+    }
+    let failures: Vec<String> = jobs
+        .par_iter()
+        .filter_map(|(name, loss, module, arch)| {
+            let file = format!("{name}.{}.cu", module.name);
+            let source = Source { text: &module.source, name: &file, loss };
+            let compiled = match nvrtc(variable, *arch).compile(&source, *arch, &Options::default()) {
+                Ok(compiled) => compiled,
+                Err(error) => return Some(format!("{file} for {arch}: {error}")),
+            };
+            let spilled: Vec<_> = compiled.kernels.iter().filter(|kernel| kernel.spills()).collect();
+            let missing: Vec<_> =
+                module.entries.iter().filter(|entry| compiled.kernel(entry).is_err()).collect();
+            let warned = compiled.log.contains("warning");
+            (!spilled.is_empty() || !missing.is_empty() || warned).then(|| {
+                format!("{file} for {arch}: spills {spilled:?}, missing {missing:?}, log:\n{}", compiled.log)
+            })
+        })
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_golden_compiles_without_spills_or_warnings_for_every_architecture_with_nvrtc_13() {
+    compile_all("CCE_TEST_NVRTC_13", &ARCHITECTURES);
+}
+
+#[test]
+fn every_golden_compiles_without_spills_or_warnings_with_nvrtc_12() {
+    compile_all("CCE_TEST_NVRTC_12", &[Arch::SM_80, Arch::SM_90A]);
+}
+
+#[test]
+fn matrix_kernels_use_tensor_cores_where_the_family_says_so() {
+    let nvdisasm = std::env::var_os("CCE_TEST_NVDISASM")
+        .expect("CCE_TEST_NVDISASM is not set: run the tests with `cargo xtask test`, which fetches it");
+    let folder = tempfile::tempdir().unwrap();
+    for golden in goldens() {
+        for module in golden.plan().modules.iter().filter(|module| module.family.is_some()) {
+            let source = Source { text: &module.source, name: "golden.cu", loss: golden.program.name() };
+            let compiled = nvrtc("CCE_TEST_NVRTC_13", Arch::SM_90A)
+                .compile(&source, Arch::SM_90A, &Options::default())
+                .unwrap();
+            let file = folder.path().join("golden.cubin");
+            std::fs::write(&file, &compiled.cubin).unwrap();
+            let output = std::process::Command::new(&nvdisasm).arg("-c").arg(&file).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let sass = String::from_utf8_lossy(&output.stdout);
+            let counts = ["HMMA.16816.F32", "LDSM", "LDGSTS", "FFMA"].map(|op| sass.matches(op).count());
+            let what = format!("{}.{}: HMMA, LDSM, LDGSTS, FFMA = {counts:?}", golden.name, module.name);
+            match golden.family {
+                // Aligned rows arrive through cp.async; a hidden size of 123 leaves rows at 2-byte addresses, which it cannot copy.
+                Family::Mma => assert!(
+                    counts[0] >= 64 && counts[1] >= 16 && (counts[2] >= 8 || golden.problem.hidden == 123),
+                    "{what}"
+                ),
+                Family::Simt => assert!(counts[0] == 0 && counts[3] >= 512, "{what}"),
+            }
+        }
+    }
+}
