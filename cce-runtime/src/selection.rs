@@ -14,14 +14,16 @@
 //! | `CCE_PROFILE` | profile files, separated as in `PATH`, asked after the database |
 
 use crate::driver::DeviceInfo;
-use cce_codegen::ir::{InputKind, Program};
+use cce_codegen::ir::{InputKind, Program, UnaryOp};
+use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::{DType, Filter, Ignored, Problem};
-use cce_codegen::schedule::{CpuSchedule, Schedule};
+use cce_codegen::schedule::{CpuSchedule, Gpu, GpuSchedule, Schedule};
+use cce_codegen::valid::{ProgramBuilder, Site};
 use cce_tuning_db as db;
 use cce_tuning_db::{Config, Generation, Grade, Key, Request, Selection, Winners};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 /// Raised when the CPU device's loops change so much that its schedules should be measured again.
@@ -128,8 +130,53 @@ pub fn generation(device: &db::Device) -> Generation {
             format!("{version}, cpu device {CPU_REVISION}"),
             space_hash(cpu_space(&nominal).into_iter().map(Schedule::Cpu)),
         ),
-        _ => Generation::new(version, space_hash(std::iter::empty())),
+        // The same in every process of a build, and not for nothing: asked for once.
+        _ => {
+            static GPU: OnceLock<Generation> = OnceLock::new();
+            GPU.get_or_init(|| gpu_generation(version)).clone()
+        }
     }
+}
+
+/// The kernels are what a nominal plan of each family emits: whatever changes in skeletons or emission shows there.
+fn gpu_generation(version: &str) -> Generation {
+    let gpu = Gpu::h100();
+    let problem = Problem::new(4096, 576, 49152, DType::Bf16);
+    let (mut hasher, mut space) = (blake3::Hasher::new(), Vec::new());
+    if let Some(program) = nominal_program() {
+        let schedules = [
+            GpuSchedule::default_for(&program, &problem, &gpu),
+            GpuSchedule::simt(&program, &problem, &gpu),
+        ];
+        let plans = schedules.iter().filter_map(|s| GpuPlan::build(&program, &problem, s, &gpu).ok());
+        for module in plans.flat_map(|plan| plan.modules) {
+            hasher.update(module.source.as_bytes());
+        }
+        space = GpuSchedule::space(&program, &problem, &gpu);
+    }
+    let kernels = &hasher.finalize().to_hex().as_str()[..16].to_owned();
+    Generation::new(
+        format!("{version}, kernels {kernels}"),
+        space_hash(space.into_iter().map(|(schedule, _)| Schedule::Gpu(schedule))),
+    )
+}
+
+/// Softcapped cross entropy with a bias: transform, Col input and target, all that a skeleton has holes for.
+fn nominal_program() -> Option<Program> {
+    let site = Site::default();
+    let mut builder = ProgramBuilder::new(site, "nominal");
+    let x = builder.input(site, "x", InputKind::Logit);
+    let y = builder.input(site, "y", InputKind::Target);
+    let bias = builder.input(site, "bias", InputKind::Col);
+    let cap = builder.input(site, "cap", InputKind::Scalar);
+    let (biased, tanh) = (builder.add(site, x, bias), UnaryOp::Tanh);
+    let scaled = builder.div(site, biased, cap);
+    let bounded = builder.unary(site, tanh, scaled);
+    let z = builder.mul(site, cap, bounded);
+    let (lse, at) = (builder.lse(site, z), builder.at(site, z, y));
+    let loss = builder.sub(site, lse, at);
+    builder.output(site, "loss", loss);
+    builder.finish().ok()
 }
 
 fn space_hash(space: impl Iterator<Item = Schedule>) -> String {
@@ -270,7 +317,6 @@ pub fn open(folder: &Path, profiles: &[PathBuf]) -> Winners {
 mod tests {
     use super::*;
     use cce_codegen::ir::InputId;
-    use cce_codegen::valid::{ProgramBuilder, Site};
     use cce_tuning_db::{KeyWinners, Profile, Provenance, Trial};
 
     fn device() -> db::Device {
@@ -377,6 +423,17 @@ mod tests {
         assert_eq!(tiny, [CpuSchedule { token_block: 16, strip: 512 }]);
         let large = cpu_space(&Problem::new(4096, 576, 49152, DType::F32));
         assert_eq!(large.len(), 30);
+    }
+
+    #[test]
+    fn the_generation_of_a_gpu_names_the_kernels_and_the_space_that_there_are() {
+        assert!(nominal_program().is_some());
+        let gpu = db::Device::gpu("a gpu", (9, 0), 132, 232_448, 1 << 25);
+        let made = generation(&gpu);
+        let nothing = blake3::Hasher::new().finalize().to_hex();
+        assert!(!made.codegen.ends_with(&nothing.as_str()[..16]), "{made:?}");
+        assert_ne!(made.search_space, nothing.as_str()[..16], "{made:?}");
+        assert_ne!(made, generation(&device()));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub trait Progress: Sync {
     /// The number of steps ahead.
     fn begin(&self, steps: u64);
+    /// Further steps ahead.
+    fn more(&self, steps: u64);
     /// Steps done.
     fn step(&self, steps: u64);
     /// What is being done.
@@ -25,6 +27,7 @@ pub struct Silent;
 
 impl Progress for Silent {
     fn begin(&self, _: u64) {}
+    fn more(&self, _: u64) {}
     fn step(&self, _: u64) {}
     fn say(&self, _: &str) {}
     fn note(&self, _: &str) {}
@@ -78,6 +81,13 @@ impl Progress for Console {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         *lines = Lines { total: steps, done: 0, started: now, last: now };
+    }
+
+    fn more(&self, steps: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc_length(steps);
+        }
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).total += steps;
     }
 
     fn step(&self, steps: u64) {

@@ -122,12 +122,14 @@ impl Tuner<'_> {
         let (mut bench, mut head) = (None, Some(head));
         let ended = loop {
             let (slot, head) = (&mut bench, &mut head);
-            let (memory, task, arguments) = (&memory, &task, &arguments);
+            let (memory, task, arguments, problem) = (&memory, &task, &arguments, &problem);
             let ready = move || {
                 let (slot, head) = (slot, head);
                 if let (None, Some(head), Some(reference)) = (&slot, head.take(), reference) {
-                    self.progress.note("preparing inputs and reference");
-                    *slot = Some(prepare(memory.clone(), device, task, &head()?, arguments, reference)?);
+                    let head = head()?;
+                    self.progress.note("computing the reference");
+                    *slot =
+                        Some(prepare(memory.clone(), device, task, &head, arguments, problem, reference)?);
                 }
                 slot.as_mut().ok_or(Error::NoCandidate)
             };
@@ -160,10 +162,11 @@ fn prepare<M: Memory + Clone>(
     task: &Task,
     head: &Head,
     arguments: &Arguments,
+    problem: &Problem,
     reference: Schedule,
 ) -> Result<PlanBench<M>, Error> {
     check_against_f64(memory.clone(), device, task, head, arguments, reference)?;
-    let mut bench = PlanBench::new(memory, device.clone(), task.clone(), head, arguments, true)?;
+    let mut bench = PlanBench::new(memory, device.clone(), task.clone(), head, arguments, Some(problem))?;
     let plan = task.exact().plan(device, reference)?;
     let results = bench.run(&plan)?;
     bench.set_reference(results);

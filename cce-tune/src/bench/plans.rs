@@ -6,8 +6,14 @@ use crate::arguments::Arguments;
 use crate::data::{Head, Targets};
 use crate::search::{Bench, Failure};
 use crate::task::Task;
-use cce_codegen::ir::InputKind;
-use cce_codegen::schedule::Schedule;
+use crate::tuning::gpu_of;
+use cce_codegen::ir::{InputKind, Program};
+use cce_codegen::plan::GpuPlan;
+use cce_codegen::problem::Problem;
+use cce_codegen::schedule::{GpuSchedule, Schedule};
+use cce_runtime::cubin_cache::CubinCache;
+use cce_runtime::cuda::jit;
+use cce_runtime::nvrtc::Nvrtc;
 use cce_runtime::{Call, Device, Element, GradientViews, Inputs, Outputs, Plan, Upstream, Workspace};
 use cce_tuning_db::{Clocks, Resources, Status};
 
@@ -27,6 +33,7 @@ pub struct PlanBench<M: Memory> {
     outputs: OutputBuffers<M::Buffer>,
     workspace: Option<(u64, Workspace<'static>)>,
     reference: Option<Results>,
+    problem: Option<Problem>,
 }
 
 /// One copy of hidden states, classifier and targets.
@@ -67,7 +74,7 @@ impl<M: Memory> PlanBench<M> {
         task: Task,
         head: &Head,
         arguments: &Arguments,
-        for_timing: bool,
+        search: Option<&Problem>,
     ) -> Result<PlanBench<M>, Error> {
         let own = Element::from(task.dtype);
         let program = &task.program;
@@ -95,7 +102,7 @@ impl<M: Memory> PlanBench<M> {
         let cols = named_values(&arguments.cols, |name, v| memory.upload(HostData::F32(v), name))?;
         let mut copies = vec![copied(&memory, head, 0)?];
         let bytes = ((head.hidden.len() + head.classifier.len()) * head.dtype().bytes()) as u64;
-        while for_timing && copies.len() < MOST_COPIES && memory.free_bytes() / 2 > bytes {
+        while search.is_some() && copies.len() < MOST_COPIES && memory.free_bytes() / 2 > bytes {
             copies.push(copied(&memory, head, copies.len())?);
         }
         let problem_filter = task.filter.unwrap_or(cce_codegen::problem::Filter::SAMPLED);
@@ -110,6 +117,7 @@ impl<M: Memory> PlanBench<M> {
             outputs,
             workspace: None,
             reference: None,
+            problem: search.cloned(),
             task,
         })
     }
@@ -245,31 +253,79 @@ fn copied<M: Memory>(memory: &M, head: &Head, turn: usize) -> Result<Copied<M::B
     })
 }
 
+/// A plan, and what its kernels use (on a GPU).
+#[derive(Debug)]
+pub struct Built {
+    plan: Plan,
+    resources: Option<Resources>,
+}
+
 impl<M: Memory> Bench for PlanBench<M> {
-    type Built = Plan;
+    type Built = Built;
 
-    fn build(&self, schedule: &Schedule) -> Result<Plan, Failure> {
-        self.task.plan(&self.device, *schedule).map_err(|error| failure(&error))
+    fn build(&self, schedule: &Schedule) -> Result<Built, Failure> {
+        // Compiled before it is loaded: what spills is dropped without a look at the device.
+        let resources = match (schedule, &self.problem) {
+            (Schedule::Gpu(gpu), Some(problem)) => {
+                Some(compiled(&self.device, &self.task.program, problem, gpu)?)
+            }
+            _ => None,
+        };
+        let plan = self.task.plan(&self.device, *schedule).map_err(|error| failure(&error))?;
+        Ok(Built { plan, resources })
     }
 
-    fn resources(&self, _: &Plan) -> Option<Resources> {
-        None
+    fn resources(&self, built: &Built) -> Option<Resources> {
+        built.resources
     }
 
-    fn check(&mut self, plan: &mut Plan) -> Result<f64, Failure> {
-        let results = self.run(plan).map_err(|error| failure(&error))?;
+    fn check(&mut self, built: &mut Built) -> Result<f64, Failure> {
+        let results = self.run(&built.plan).map_err(|error| failure(&error))?;
         match &self.reference {
             Some(reference) => results.compare(reference, &self.tolerance),
             None => Ok(0.0),
         }
     }
 
-    fn time(&mut self, plan: &mut Plan, round: usize) -> Result<f64, Failure> {
-        self.call(plan, round).map_err(|error| failure(&error))
+    fn time(&mut self, built: &mut Built, round: usize) -> Result<f64, Failure> {
+        self.call(&built.plan, round).map_err(|error| failure(&error))
     }
 
     fn clocks(&self) -> Option<Clocks> {
         self.memory.clocks()
+    }
+}
+
+/// Compiles a candidate's kernels (into the cache, from which its plan takes them) and returns what they use.
+fn compiled(
+    device: &Device,
+    program: &Program,
+    problem: &Problem,
+    schedule: &GpuSchedule,
+) -> Result<Resources, Failure> {
+    let of = |error: Error| failure(&error);
+    let info = device.properties().cuda.ok_or(Error::NoCandidate).map_err(of)?;
+    let gpu = gpu_of(device).map_err(of)?;
+    let plan = GpuPlan::build(program, problem, schedule, &gpu)
+        .map_err(|error| Failure::new(Status::Constraint(error.to_string())))?;
+    let nvrtc = Nvrtc::find(Some(info.driver), Some(info.arch())).map_err(|error| of(error.into()))?;
+    let modules = jit::compile(&plan, &nvrtc, info.arch(), &CubinCache::from_env())
+        .map_err(|error| of(error.into()))?;
+    let kernels = || modules.iter().flat_map(|module| module.resources());
+    let spilled = |k: &&cce_runtime::nvrtc::Resources| k.spill_store_bytes + k.spill_load_bytes;
+    let worst = kernels().filter(|kernel| kernel.spills()).max_by_key(spilled);
+    let shared = plan.forward.iter().chain(&plan.backward).map(|launch| u64::from(launch.shared_bytes)).max();
+    let resources = Resources::new(
+        kernels().map(|kernel| kernel.registers).max().unwrap_or(0),
+        worst.as_ref().map_or(0, spilled),
+        shared.unwrap_or(0),
+    );
+    match worst {
+        None => Ok(resources),
+        Some(worst) => {
+            let reason = format!("kernel {} spilled {} bytes", worst.kernel, spilled(&worst));
+            Err(Failure { resources: Some(resources), ..Failure::new(Status::Resources(reason)) })
+        }
     }
 }
 

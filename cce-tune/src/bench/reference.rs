@@ -33,7 +33,7 @@ pub fn check_against_f64<M: Memory>(
     let task = Task { tokens: part.tokens, vocab: part.vocab, ..task.exact() };
     let arguments = arguments.first(part.tokens, part.vocab);
     let plan = task.plan(device, schedule)?;
-    let mut bench = PlanBench::new(memory, device.clone(), task.clone(), &part, &arguments, false)?;
+    let mut bench = PlanBench::new(memory, device.clone(), task.clone(), &part, &arguments, None)?;
     let results = bench.run(&plan)?;
 
     let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&x| f64::from(x)).collect() };

@@ -83,7 +83,7 @@ impl Check<'_> {
     fn results<M: Memory>(&self, memory: M, task: &Task) -> Result<Results, Error> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &[])?;
         let mut bench =
-            PlanBench::new(memory, self.device.clone(), task.clone(), self.head, &arguments, false)?;
+            PlanBench::new(memory, self.device.clone(), task.clone(), self.head, &arguments, None)?;
         bench.run(&task.plan(self.device, self.schedule)?)
     }
 

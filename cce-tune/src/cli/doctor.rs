@@ -119,8 +119,10 @@ fn driver(findings: &mut Vec<Finding>) -> Vec<DeviceInfo> {
                 cce_runtime::Error::NoDriver { .. } => State::Missing,
                 _ => State::Broken,
             };
-            let advice = "to use a GPU, install NVIDIA's driver (in a container: start it with its GPUs, \
-                          docker run --gpus all); without one everything runs on the CPU device";
+            let advice = match state {
+                State::Missing => "without one, everything runs on the CPU device",
+                _ => "",
+            };
             findings.push(finding("CUDA driver", state, error.to_string(), advice));
             return Vec::new();
         }
@@ -160,10 +162,10 @@ fn nvrtc(devices: &[DeviceInfo]) -> Finding {
             let found = format!("{} at {}", nvrtc.version(), nvrtc.path().display());
             finding("NVRTC", State::Ok, found, "")
         }
-        Err(error @ cce_runtime::Error::NvrtcNotFound { .. }) if devices.is_empty() => finding(
+        Err(cce_runtime::Error::NvrtcNotFound { .. }) if devices.is_empty() => finding(
             "NVRTC",
             State::Missing,
-            error.to_string().lines().next().unwrap_or_default(),
+            "not found",
             "not needed without a GPU; to print PTX: pip install nvidia-cuda-nvrtc, or set CCE_NVRTC_PATH",
         ),
         Err(error) => {

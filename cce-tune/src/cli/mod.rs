@@ -181,7 +181,7 @@ struct EmitArgs {
     /// The kernel family: auto (the default schedule's), or simt.
     #[arg(long, default_value = "auto", value_name = "FAMILY", value_parser = ["auto", "simt"])]
     family: String,
-    /// Print only this module, such as forward.
+    /// Print only this module, such as logits_forward.
     #[arg(long, value_name = "NAME")]
     module: Option<String>,
 }

@@ -3,9 +3,11 @@
 use super::output::{Output, table};
 use super::programs::Programs;
 use super::tune::database_folder;
+use super::values::filter_text;
 use super::{EXIT_OK, ShowArgs};
 use crate::Error;
 use crate::search::describe;
+use cce_codegen::problem::Filter;
 use cce_runtime::selection;
 use cce_tuning_db::{Config, Database, Key, MemoryClass, Objective, ProgramHash, Record, Winner};
 use serde_json::{Value, json};
@@ -113,13 +115,14 @@ fn described(programs: &Programs, key: &Key) -> Vec<String> {
         (_, false, true) => ", dC",
         (_, false, false) => ", input gradients",
     };
-    text += &match key.filter {
+    let filter = match key.filter {
         cce_tuning_db::Filter::Sampled { eps, max_entries } => {
-            format!(", sampled {},{max_entries}", eps.value())
+            Filter::Sampled { eps: eps.value() as f32, max_entries }
         }
-        cce_tuning_db::Filter::Blocks { eps } => format!(", blocks {}", eps.value()),
-        _ => ", exact".to_owned(),
+        cce_tuning_db::Filter::Blocks { eps } => Filter::Blocks { eps: eps.value() as f32 },
+        _ => Filter::Exact,
     };
+    text += &format!(", {}", filter_text(filter));
     if let MemoryClass::AtMost { log2_bytes } = key.memory {
         text += &format!(", at most 2^{log2_bytes} bytes");
     }

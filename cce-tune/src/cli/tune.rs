@@ -100,7 +100,7 @@ fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
                 Ok(0) => "the CUDA driver shows no GPU".to_owned(),
                 Ok(_) => return Ok(vec![Device::cuda(0)?]),
                 Err(error @ cce_runtime::Error::NoDriver { .. }) => {
-                    error.to_string().lines().next().unwrap_or_default().to_owned()
+                    error.to_string().split([';', '\n']).next().unwrap_or_default().to_owned()
                 }
                 // A GPU that does not work is not hidden behind a slower device.
                 Err(error) => return Err(error.into()),

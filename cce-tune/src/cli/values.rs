@@ -38,11 +38,10 @@ pub fn filter(text: &str) -> Result<Filter, String> {
              found {text}"
         )
     };
-    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-    match (kind, rest) {
-        ("exact", "") => Ok(Filter::Exact),
-        ("sampled", "") => Ok(Filter::SAMPLED),
-        ("sampled", rest) => {
+    match text.split_once(':') {
+        None if text == "exact" => Ok(Filter::Exact),
+        None if text == "sampled" => Ok(Filter::SAMPLED),
+        Some(("sampled", rest)) => {
             let Filter::Sampled { max_entries: default, .. } = Filter::SAMPLED else {
                 return Err(expected());
             };
@@ -52,7 +51,7 @@ pub fn filter(text: &str) -> Result<Filter, String> {
             };
             Ok(Filter::Sampled { eps: threshold(eps).ok_or_else(expected)?, max_entries })
         }
-        ("blocks", eps) => Ok(Filter::Blocks { eps: threshold(eps).ok_or_else(expected)? }),
+        Some(("blocks", eps)) => Ok(Filter::Blocks { eps: threshold(eps).ok_or_else(expected)? }),
         _ => Err(expected()),
     }
 }

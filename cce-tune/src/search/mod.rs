@@ -3,11 +3,10 @@
 //! It knows nothing of devices: a [`Bench`] builds, checks and times one schedule, a [`Store`] keeps trials.
 //! What it does:
 //! 1. Trials stored before, by the same code generator for the same key, are not repeated.
-//! 2. *Screening*, a batch at a time: build the batch in parallel, check every survivor's results, then time
-//! all of them in interleaved rounds, so that a change of clocks or a busy neighbour meets them all alike.
-//! Store the batch.
-//! 3. *Finals*: the few best, again interleaved, with more rounds; stored as corrections of their screening.
-//! Repeated until every one of the few best has been timed that way.
+//! 2. *Screening*, a batch at a time: build the batch in parallel, check every survivor's results, then time all of them
+//!    in interleaved rounds, so that a change of clocks or a busy neighbour meets them all alike. Store the batch.
+//! 3. *Finals*: the few best, again interleaved, with more rounds; stored as corrections of their screening. Repeated
+//!    until every one of the few best has been timed that way.
 //!
 //! Invariants: what has been stored stays true when the search is stopped or killed at any point, and a later
 //! search goes on from there; a candidate whose results are wrong is never timed and never wins; every
@@ -91,6 +90,8 @@ pub struct Failure {
     pub status: Status,
     /// The worst relative error, of a wrong result.
     pub error: Option<f64>,
+    /// What its kernels use, where that is known.
+    pub resources: Option<Resources>,
     /// Whether the device is beyond use in this process: the search stores the trial and ends.
     pub fatal: bool,
 }
@@ -98,7 +99,7 @@ pub struct Failure {
 impl Failure {
     /// A candidate that is dropped while the search goes on.
     pub fn new(status: Status) -> Failure {
-        Failure { status, error: None, fatal: false }
+        Failure { status, error: None, resources: None, fatal: false }
     }
 }
 
@@ -204,7 +205,7 @@ pub fn search<B: Bench>(
     }
     let bench = bench()?;
     let mut run = Run { candidates, store, effort, progress, stop, bench };
-    progress.begin(run.work(untried.len()));
+    progress.begin((untried.len() * (2 + effort.screening)) as u64);
     let ended = run.screen(&untried).and_then(|ended| match ended {
         Ended::Complete => run.finals(),
         Ended::Stopped => Ok(Ended::Stopped),
@@ -249,13 +250,6 @@ struct Run<'a, B: Bench> {
 }
 
 impl<B: Bench> Run<'_, B> {
-    /// Steps that are ahead, for the progress bar: one a build, a check and a timed run.
-    fn work(&self, untried: usize) -> u64 {
-        let screening = untried * (2 + self.effort.screening);
-        let finals = self.effort.finalists.min(self.candidates.len()) * (1 + self.effort.finals);
-        (screening + finals) as u64
-    }
-
     fn screen(&mut self, untried: &[usize]) -> Result<Ended, Error> {
         for batch in untried.chunks(self.effort.batch.max(1)) {
             let entrants = match self.prepare(batch, true)? {
@@ -275,6 +269,7 @@ impl<B: Bench> Run<'_, B> {
             if finalists.missing.is_empty() {
                 return Ok(Ended::Complete);
             }
+            self.progress.more((finalists.all.len() * (1 + finalists.rounds)) as u64);
             let entrants = match self.prepare(&finalists.all, false)? {
                 Some(entrants) => entrants,
                 None => return Ok(Ended::Stopped),
@@ -318,7 +313,7 @@ impl<B: Bench> Run<'_, B> {
                 Ok(entrant) => entrants.push(entrant),
                 Err(failure) => {
                     self.drop_candidate(index, failure)?;
-                    self.progress.step(self.effort.screening as u64);
+                    self.progress.step(if screening { self.effort.screening as u64 } else { 0 });
                 }
             }
         }
@@ -405,6 +400,7 @@ impl<B: Bench> Run<'_, B> {
         let reason = failure.status.reason().to_owned();
         let mut trial = self.store.dropped(config, failure.status);
         trial.gradient_error = failure.error;
+        trial.resources = failure.resources;
         self.store.keep(vec![trial])?;
         if failure.fatal {
             return Err(Error::DeviceLost { schedule: describe(&self.candidates[index].schedule), reason });

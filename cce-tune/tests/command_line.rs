@@ -1,0 +1,262 @@
+//! The real binary, with a database of its own, on tiny problems of the CPU device.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+mod common;
+
+use common::{Ran, Tuner};
+use serde_json::Value;
+
+/// The candidates' schedules and times of the only device.
+fn candidates(value: &Value) -> Vec<Value> {
+    value["devices"][0]["candidates"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_first_run_tunes_and_the_second_only_reads() {
+    let tuner = Tuner::new();
+    let first = tuner.tiny(&["--json"]).ok().json();
+    let device = &first["devices"][0];
+    assert_eq!(device["ended"], "complete");
+    assert_eq!(device["reused"], 0);
+    assert_eq!(device["grade"], "exact");
+    assert_eq!(device["winner"]["reason"], "");
+    let tried = candidates(&first);
+    assert!(tried.len() >= 4, "{}", tried.len());
+    assert!(tried.iter().all(|c| c["status"] == "ok" && c["ms"].as_f64().unwrap() > 0.0));
+    assert!(tried.iter().all(|c| c["gradient_error"].as_f64().unwrap() < 0.3));
+    let winner = device["winner"]["ms"].as_f64().unwrap();
+    assert!(tried.iter().all(|c| c["ms"].as_f64().unwrap() >= winner));
+
+    let second = tuner.tiny(&["--json"]).ok();
+    assert!(!second.stderr.contains("computing the reference"), "{}", second.stderr);
+    let again = second.json();
+    assert_eq!(again["devices"][0]["reused"], tried.len());
+    assert_eq!(candidates(&again), tried, "the second run measured again");
+    assert!(again["devices"][0]["seconds"].as_f64().unwrap() < 2.0);
+}
+
+#[test]
+fn the_table_ranks_and_says_why_the_others_lost() {
+    let tuner = Tuner::new();
+    let ran = tuner.tiny(&["--all"]).ok();
+    assert!(
+        ran.stdout.contains("cross_entropy, 48 x 16 x 1500 f32, loss and both gradients"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("why it is not the best"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("slower") || ran.stdout.contains("times the best"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("plans for this problem now use it (grade exact)"), "{}", ran.stdout);
+}
+
+#[test]
+fn without_a_gpu_auto_says_so_in_one_line_and_tunes_the_cpu_device() {
+    let tuner = Tuner::new();
+    // A machine of the project's tests may have a GPU; an empty list hides it.
+    let mut ran = tuner.command(&["--gpu", "auto", "--tokens", "16", "--hidden", "8", "--vocab", "600"]);
+    let ran = Ran::of(ran.env("CUDA_VISIBLE_DEVICES", "")).ok();
+    let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("no GPU here")).collect();
+    assert_eq!(lines.len(), 1, "{}", ran.stderr);
+    assert!(lines[0].contains("tuning the CPU device"), "{}", lines[0]);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_a_failure() {
+    let tuner = Tuner::new();
+    let ran = Ran::of(tuner.command(&["--gpu", "77"]).env("CUDA_VISIBLE_DEVICES", ""));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no CUDA"), "{}", ran.stderr);
+}
+
+#[test]
+fn every_objective_filter_and_type_is_a_problem_of_its_own() {
+    let tuner = Tuner::new();
+    let variants: [&[&str]; 6] = [
+        &["--objective", "loss"],
+        &["--objective", "hidden", "--filter", "exact"],
+        &["--filter", "sampled:2^-8,100"],
+        &["--dtype", "bf16"],
+        &["--memory-limit", "1G", "--no-ignored"],
+        &["--loss", "gemma2", "--scalar", "cap=20", "--input-gradient", "bias"],
+    ];
+    for variant in variants {
+        let flags = [variant, &["--json", "--candidates", "1"]].concat();
+        let value = tuner.tiny(&flags).ok().json();
+        assert_eq!(value["devices"][0]["reused"], 0, "{variant:?}");
+        assert_eq!(candidates(&value)[0]["status"], "ok", "{variant:?}");
+    }
+    let stored = tuner.run(&["show", "--json"]).ok().json();
+    assert_eq!(stored["stored"].as_array().unwrap().len(), variants.len());
+}
+
+#[test]
+fn what_is_stored_is_shown_exported_and_imported() {
+    let tuner = Tuner::new();
+    tuner.tiny(&["--candidates", "2"]).ok();
+    let shown = tuner.run(&["show"]).ok();
+    assert!(shown.stdout.contains("cross_entropy") && shown.stdout.contains("exact"), "{}", shown.stdout);
+    let trials = tuner.run(&["show", "--trials", "--json"]).ok().json();
+    let count = trials["trials"].as_array().unwrap().len();
+    assert!(count >= 2);
+    let others = tuner.run(&["show", "--trials", "--loss", "focal", "--json"]).ok().json();
+    assert_eq!(others["trials"].as_array().unwrap().len(), 0);
+
+    let file = tuner.path("trials.json");
+    let exported = tuner.run(&["export", &file]).ok();
+    assert!(exported.stdout.contains("trials written"), "{}", exported.stdout);
+    let other = Tuner::new();
+    let imported = other.run(&["import", &file, "--json"]).ok().json();
+    assert_eq!(imported["imported"][0]["added"], count);
+    let again = other.run(&["import", &file, "--json"]).ok().json();
+    assert_eq!(
+        (again["imported"][0]["added"].clone(), again["imported"][0]["known"].clone()),
+        (0.into(), count.into())
+    );
+    assert_eq!(other.run(&["show"]).ok().stdout, shown.stdout);
+    // What was imported is not measured again here.
+    let resumed = other.tiny(&["--candidates", "2", "--json"]).ok().json();
+    assert_eq!(resumed["devices"][0]["reused"], 2);
+
+    let third = Tuner::new();
+    let merged = third.run(&["import", &tuner.database(), "--json"]).ok().json();
+    assert_eq!(merged["imported"][0]["added"], count);
+}
+
+#[test]
+fn a_profile_serves_a_machine_without_a_database() {
+    let tuner = Tuner::new();
+    tuner.tiny(&["--candidates", "2"]).ok();
+    let file = tuner.path("profile.json");
+    tuner.run(&["export", "--profile", "test machine", &file]).ok();
+    let other = Tuner::new();
+    let shown = Ran::of(other.command(&["show"]).env("CCE_PROFILE", &file)).ok();
+    assert!(shown.stdout.contains("profile test machine"), "{}", shown.stdout);
+    let doctor = Ran::of(other.command(&["doctor"]).env("CCE_PROFILE", &file)).ok();
+    assert!(doctor.stdout.contains("1 problems"), "{}", doctor.stdout);
+    let broken = Ran::of(other.command(&["doctor"]).env("CCE_PROFILE", other.path("absent.json")));
+    assert_eq!(broken.code, Some(1), "{}", broken.stdout);
+}
+
+#[test]
+fn the_doctor_says_what_is_missing_and_what_to_do() {
+    let tuner = Tuner::new();
+    let hidden = |args: &[&str]| Ran::of(tuner.command(args).env("CUDA_VISIBLE_DEVICES", ""));
+    let before = hidden(&["doctor"]);
+    assert!(before.stdout.contains("not there yet"), "{}", before.stdout);
+    assert!(before.stdout.contains("-> run cce-tune"), "{}", before.stdout);
+    assert!(!std::path::Path::new(&tuner.database()).exists(), "the doctor made a database");
+    tuner.tiny(&["--candidates", "1"]).ok();
+    let after = hidden(&["doctor", "--json"]).json();
+    let finding = |what: &str| {
+        let all = after["findings"].as_array().unwrap();
+        all.iter().find(|f| f["what"] == what).cloned().unwrap()
+    };
+    assert_eq!(finding("tuning database")["state"], "ok");
+    assert!(finding("tuning database")["found"].as_str().unwrap().contains("winners for 1 problems"));
+    assert_eq!(after["environment"]["CCE_TUNING_DIR"], tuner.database());
+    assert_eq!(finding("CPU device")["state"], "ok");
+}
+
+#[test]
+fn a_loss_is_printed_at_every_level_without_a_gpu() {
+    let tuner = Tuner::new();
+    let emit = |level: &str| tuner.run(&["emit", "--loss", "softcapped", "--dump", level]).ok().stdout;
+    assert!(emit("program").contains("tanh"));
+    assert!(emit("gradient").contains("dL/dx = p * A"));
+    assert!(emit("plan").contains("forward"));
+    let cuda = emit("cuda");
+    assert!(cuda.contains("__global__") && cuda.contains("mma"), "no kernel in {} bytes", cuda.len());
+    let simt = tuner
+        .run(&[
+            "emit",
+            "--dump",
+            "cuda",
+            "--family",
+            "simt",
+            "--arch",
+            "sm_80",
+            "--module",
+            "logits_forward",
+            "--json",
+        ])
+        .ok()
+        .json();
+    assert!(simt["text"].as_str().unwrap().contains("__global__"));
+    assert_eq!(simt["arch"], "sm_80");
+    let unknown = tuner.run(&["emit", "--dump", "cuda", "--module", "backwards"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("expected one of logits_forward"), "{}", unknown.stderr);
+}
+
+#[test]
+fn a_saved_loss_is_tuned_under_its_own_name() {
+    let tuner = Tuner::new();
+    let file = tuner.path("own.json");
+    std::fs::write(&file, cce::losses::named("label_smoothing").unwrap().save()).unwrap();
+    let value = tuner.tiny(&["--loss", &file, "--candidates", "1", "--json"]).ok().json();
+    assert_eq!(value["devices"][0]["loss"], "label_smoothing");
+    std::fs::write(&file, "{\"schema\": 1}").unwrap();
+    let broken = tuner.tiny(&["--loss", &file]);
+    assert_eq!(broken.code, Some(1));
+    assert!(broken.stderr.contains("holds no loss"), "{}", broken.stderr);
+}
+
+#[test]
+fn a_dry_run_lists_the_space_and_measures_nothing() {
+    let tuner = Tuner::new();
+    let ran = tuner.tiny(&["--dry-run"]).ok();
+    assert!(ran.stdout.contains("of them would be tried"), "{}", ran.stdout);
+    assert!(!std::path::Path::new(&tuner.database()).exists());
+}
+
+#[test]
+fn mistakes_on_the_command_line_say_what_was_expected() {
+    let tuner = Tuner::new();
+    let cases: [(&[&str], &str); 10] = [
+        (&["--gpu", "gpu"], "expected auto, cpu, all or the index of a GPU"),
+        (&["--tokens", "0"], "expected a number from 1"),
+        (&["--dtype", "fp8"], "expected f32, f16 or bf16"),
+        (&["--filter", "sometimes"], "expected exact, sampled"),
+        (&["--objective", "speed"], "expected loss"),
+        (&["--memory-limit", "much"], "expected bytes such as 512M"),
+        (&["--scalar", "cap"], "expected NAME=NUMBER"),
+        (&["--loss", "no_such_loss"], "there is no loss and no file no_such_loss; expected"),
+        (&["--colour", "red"], "unexpected argument"),
+        (&["emit", "--dump", "assembly"], "expected a level of"),
+    ];
+    for (args, expected) in cases {
+        let ran = tuner.run(args);
+        assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{args:?}: {}", ran.stderr);
+    }
+    let scalar = tuner.tiny(&["--scalar", "cap=30"]);
+    assert_eq!(scalar.code, Some(1));
+    assert!(scalar.stderr.contains("cross_entropy has no Scalar input cap"), "{}", scalar.stderr);
+    let failed = tuner.tiny(&["--scalar", "cap=30", "--json"]);
+    assert!(failed.json()["error"].as_str().unwrap().contains("no Scalar input cap"));
+}
+
+#[test]
+fn help_explains_and_names_the_exit_codes() {
+    let tuner = Tuner::new();
+    let help = tuner.run(&["--help"]).ok();
+    for expected in ["--gpu", "--data", "Exit codes", "130", "CCE_TUNING_DIR", "doctor"] {
+        assert!(help.stdout.contains(expected), "{expected} is not in the help");
+    }
+    for command in ["doctor", "show", "export", "import", "emit"] {
+        assert!(tuner.run(&[command, "--help"]).ok().stdout.contains("--json"));
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_a_failure_that_says_so() {
+    let tuner = Tuner::new();
+    let file = tuner.path("a file");
+    std::fs::write(&file, "not a folder").unwrap();
+    let ran = Ran::of(common::tiny(tuner.command(&["--candidates", "1"])).env("CCE_TUNING_DIR", &file));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("a file"), "{}", ran.stderr);
+    let off = Ran::of(common::tiny(tuner.command(&[])).env("CCE_TUNING_DIR", "none"));
+    assert_eq!(off.code, Some(2), "{}", off.stderr);
+    assert!(off.stderr.contains("there is no folder for the database"), "{}", off.stderr);
+}
