@@ -5,9 +5,10 @@
 //! cargo bench --bench cpu_exact -- --tokens 512      # within a minute on two cores
 //! ```
 //!
-//! Both compute the mean cross entropy and both gradients in f32 with three products of the same matrix crate each. The plain
-//! version writes all logits, takes one exponential an element and turns them into the gradient in place. Ratios are medians
-//! over interleaved pairs; peaks are what each allocates beyond inputs and outputs, counted by the allocator.
+//! Both compute the mean cross entropy and both gradients in f32 with three products of the same matrix crate
+//! each. The plain version writes all logits, takes one exponential an element and turns them into the
+//! gradient in place. Ratios are medians over interleaved pairs; peaks are what each allocates beyond inputs
+//! and outputs, counted by the allocator. The default filter, `Sampled`, runs once behind them.
 
 #![expect(unsafe_code, reason = "a counting allocator, and the matrix crate's raw interface")]
 
@@ -86,7 +87,8 @@ fn product(
     (rhs, rhs_strides): (&[f32], (usize, usize)),
 ) {
     assert!(dst.len() == m * n && lhs.len() == m * k && rhs.len() == k * n);
-    // SAFETY: the three slices have the sizes that the shapes say, and the strides are those of dense matrices.
+    // SAFETY: the three slices have the sizes that the shapes say, and the strides are those of dense
+    // matrices.
     unsafe {
         gemm::gemm(
             m,
@@ -252,6 +254,17 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         mib(peaks.0)
     );
     println!("cce     {:.3} s, peak {:.1} MiB", median(times.1), mib(peaks.1));
+    let sampled = Plan::builder(&program, n, d, v).filter(Filter::SAMPLED).build(&Device::cpu())?;
+    let (de, dc) = (data.de.clone(), data.dc.clone());
+    let mut result = Ok(());
+    let (time, peak) = measured(|| result = planned(&sampled, &mut data));
+    result?;
+    println!(
+        "sampled {time:.3} s, peak {:.1} MiB; difference of dE {:.1e}, dC {:.1e}",
+        mib(peak),
+        difference(&data.de, &de),
+        difference(&data.dc, &dc)
+    );
     println!(
         "ratio   time {:.3} (at most 1.15), memory 1/{:.1} (at most 1/20 at N 4096)",
         median(ratios),

@@ -3,8 +3,8 @@
 use crate::views::Place;
 use std::marker::PhantomData;
 
-/// A value that a call takes from the host, or reads on the device when the work runs: no synchronisation, and a
-/// replayed graph sees what stands there then.
+/// A value that a call takes from the host, or reads on the device when the work runs: no synchronisation,
+/// and a replayed graph sees what stands there then.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arg<'a, T> {
     pub(crate) source: ArgSource<T>,
@@ -35,8 +35,8 @@ impl<T> Arg<'_, T> {
     /// A value that lies on the CUDA device `ordinal`.
     ///
     /// # Safety
-    /// `address` is aligned and valid for reading one `T` on that device until the work of every call that it is given
-    /// to has finished.
+    /// `address` is aligned and valid for reading one `T` on that device until the work of every call that it
+    /// is given to has finished.
     pub unsafe fn device(address: u64, ordinal: usize) -> Self {
         Arg { source: ArgSource::Device { address, place: Place::Cuda(ordinal) }, life: PhantomData }
     }
@@ -63,8 +63,8 @@ impl From<u64> for SeedArg<'_> {
 
 /// How per-token values become one number.
 ///
-/// The factor of the reduction also multiplies every scalar upstream gradient, which is the gradient of the *reduced*
-/// value.
+/// The factor of the reduction also multiplies every scalar upstream gradient, which is the gradient of the
+/// *reduced* value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum TokenReduction<'a> {
     /// No reduced outputs; a scalar upstream gradient goes to every token as it is.
@@ -76,8 +76,8 @@ pub enum TokenReduction<'a> {
     Mean,
     /// The sum divided by this.
     DividedBy(ScalarArg<'a>),
-    /// The sum divided by the sum, over the tokens that count, of this Col input at their targets: PyTorch's mean under
-    /// class weights. 0 if no token counts.
+    /// The sum divided by the sum, over the tokens that count, of this Col input at their targets: PyTorch's
+    /// mean under class weights. 0 if no token counts.
     MeanByTarget(String),
 }
 
@@ -109,7 +109,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The seed of the sampled filter. Give another one every step, and the same one to recompute the same numbers.
+    /// The seed of the sampled filter. Give another one every step, and the same one to recompute the same
+    /// numbers.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<SeedArg<'a>>) -> Call<'a> {
         self.seed = seed.into();
@@ -123,8 +124,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Looks at every target first and fails with the first row whose target is out of range. On a GPU this waits for
-    /// the device.
+    /// Looks at every target first and fails with the first row whose target is out of range. On a GPU this
+    /// waits for the device.
     #[must_use]
     pub fn check_targets(mut self, check: bool) -> Call<'a> {
         self.check_targets = check;

@@ -46,7 +46,8 @@ impl Device {
     /// The first CUDA device, or the CPU where there is no driver or no device.
     ///
     /// # Errors
-    /// Where there is a device that does not work (a driver that is too old, say): that is not hidden behind a slower one.
+    /// Where there is a device that does not work (a driver that is too old, say): that is not hidden behind
+    /// a slower one.
     pub fn auto() -> Result<Device> {
         match Devices::count() {
             Ok(0) | Err(Error::NoDriver { .. }) => Ok(Device::cpu()),

@@ -1,9 +1,10 @@
 //! The seam between the public API and the devices.
 //!
-//! [`crate::Plan`] validates a call once, completely, and hands the result to its [`Executor`]. An executor may rely on
-//! everything below without looking again: sizes, types, strides and alignment are the problem's; every pointer lives
-//! where the executor runs; every input of the program is there; the gradients are exactly those of the problem; the
-//! workspace is large enough. What it finds out itself are properties of the *data*: ignored and out-of-range targets.
+//! [`crate::Plan`] validates a call once, completely, and hands the result to its [`Executor`]. An executor
+//! may rely on everything below without looking again: sizes, types, strides and alignment are the problem's;
+//! every pointer lives where the executor runs; every input of the program is there; the gradients are
+//! exactly those of the problem; the workspace is large enough. What it finds out itself are properties of
+//! the *data*: ignored and out-of-range targets.
 
 use crate::call::ArgSource;
 use crate::error::Result;
@@ -13,7 +14,8 @@ use cce_codegen::ir::InputId;
 use cce_codegen::problem::Problem;
 use cce_codegen::schedule::Schedule;
 
-/// Runs calls of one plan on one device. Calls may come from several threads at once, each with its own workspace.
+/// Runs calls of one plan on one device. Calls may come from several threads at once, each with its own
+/// workspace.
 pub(crate) trait Executor: Send + Sync {
     /// What every workspace given to the calls holds at least.
     fn workspace(&self) -> WorkspaceSize;
@@ -24,7 +26,8 @@ pub(crate) trait Executor: Send + Sync {
     /// The schedule in use.
     fn schedule(&self) -> &Schedule;
 
-    /// The executor's stages as text: `plan` on every device, `cuda` and `ptx` on a GPU. `None`: it has no such level.
+    /// The executor's stages as text: `plan` on every device, `cuda` and `ptx` on a GPU. `None`: it has no
+    /// such level.
     fn dump(&self, level: &str) -> Option<Result<String>>;
 
     /// Computes the outputs and leaves in the first `held` bytes of the workspace what a backward needs.

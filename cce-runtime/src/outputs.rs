@@ -31,7 +31,8 @@ impl<'a> Outputs<'a> {
     }
 }
 
-/// The upstream gradients, by field. A field may be given both ways: they add up. A field that is not named has none.
+/// The upstream gradients, by field. A field may be given both ways: they add up. A field that is not named
+/// has none.
 #[derive(Clone, Debug, Default)]
 pub struct Upstream<'a> {
     pub(crate) scalars: Vec<(String, ScalarArg<'a>)>,

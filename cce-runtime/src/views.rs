@@ -1,8 +1,8 @@
 //! Views of a caller's buffers: element type, length, place.
 //!
-//! A [`View`] is a pointer with its element type and its place, so that one signature serves host slices and device
-//! pointers. Shapes are the plan's; a view only says how many elements there are. Safe constructors borrow host slices;
-//! device pointers cannot be checked and need `unsafe`.
+//! A [`View`] is a pointer with its element type and its place, so that one signature serves host slices and
+//! device pointers. Shapes are the plan's; a view only says how many elements there are. Safe constructors
+//! borrow host slices; device pointers cannot be checked and need `unsafe`.
 
 use cce_codegen::problem::{DType, IndexType};
 use std::fmt;
@@ -103,8 +103,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// A pointer, how many elements are behind it, and of which type. Whoever holds one was promised by the view it came
-/// from that the memory stays valid (and, from a [`ViewMut`], unaliased) during the call.
+/// A pointer, how many elements are behind it, and of which type. Whoever holds one was promised by the view
+/// it came from that the memory stays valid (and, from a [`ViewMut`], unaliased) during the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RawView {
     pub(crate) address: *mut u8,
@@ -112,8 +112,8 @@ pub(crate) struct RawView {
     pub(crate) element: Element,
 }
 
-// SAFETY: a RawView is an address with a length. Dereferencing it is unsafe and up to its user, who relies on the views'
-// contract, which no thread can change.
+// SAFETY: a RawView is an address with a length. Dereferencing it is unsafe and up to its user, who relies on
+// the views' contract, which no thread can change.
 unsafe impl Send for RawView {}
 // SAFETY: as above.
 unsafe impl Sync for RawView {}
@@ -137,7 +137,8 @@ impl<'a> View<'a> {
     /// Host memory behind a raw pointer, for callers that have no slice of the right type.
     ///
     /// # Safety
-    /// `address` is valid for reads of `len` elements, aligned to their size, and nothing writes to it during `'a`.
+    /// `address` is valid for reads of `len` elements, aligned to their size, and nothing writes to it during
+    /// `'a`.
     pub unsafe fn host_raw(address: *const u8, len: usize, element: Element) -> View<'a> {
         let raw = RawView { address: address.cast_mut(), len, element };
         View { raw, place: Place::Host, life: PhantomData }
@@ -146,8 +147,8 @@ impl<'a> View<'a> {
     /// Device memory of the CUDA device `ordinal`.
     ///
     /// # Safety
-    /// `address` is valid for reads of `len` elements on that device until the work that reads it has finished on the
-    /// call's stream, and nothing writes to it meanwhile.
+    /// `address` is valid for reads of `len` elements on that device until the work that reads it has
+    /// finished on the call's stream, and nothing writes to it meanwhile.
     pub unsafe fn device(address: u64, len: usize, element: Element, ordinal: usize) -> View<'a> {
         let raw = RawView { address: std::ptr::without_provenance_mut(address as usize), len, element };
         View { raw, place: Place::Cuda(ordinal), life: PhantomData }
@@ -192,8 +193,8 @@ impl<'a> ViewMut<'a> {
     /// Host memory behind a raw pointer.
     ///
     /// # Safety
-    /// `address` is valid for reads and writes of `len` elements, aligned to their size, and nothing else touches it
-    /// during `'a`.
+    /// `address` is valid for reads and writes of `len` elements, aligned to their size, and nothing else
+    /// touches it during `'a`.
     pub unsafe fn host_raw(address: *mut u8, len: usize, element: Element) -> ViewMut<'a> {
         ViewMut { raw: RawView { address, len, element }, place: Place::Host, life: PhantomData }
     }
@@ -201,8 +202,8 @@ impl<'a> ViewMut<'a> {
     /// Device memory of the CUDA device `ordinal`.
     ///
     /// # Safety
-    /// `address` is valid for reads and writes of `len` elements on that device until the work that writes it has
-    /// finished on the call's stream, and nothing else touches it meanwhile.
+    /// `address` is valid for reads and writes of `len` elements on that device until the work that writes it
+    /// has finished on the call's stream, and nothing else touches it meanwhile.
     pub unsafe fn device(address: u64, len: usize, element: Element, ordinal: usize) -> ViewMut<'a> {
         let raw = RawView { address: std::ptr::without_provenance_mut(address as usize), len, element };
         ViewMut { raw, place: Place::Cuda(ordinal), life: PhantomData }

@@ -1,8 +1,8 @@
 //! The scratch memory of a plan, and the tie between a forward and its backward.
 //!
-//! A workspace belongs to one call at a time (the borrow checker sees to that on the host; on a GPU, calls that share one
-//! must be ordered by their streams). Its first `held` bytes carry what a backward needs; every forward moves the
-//! workspace to a new generation, and a [`Saved`] names the generation that it reads.
+//! A workspace belongs to one call at a time (the borrow checker sees to that on the host; on a GPU, calls
+//! that share one must be ordered by their streams). Its first `held` bytes carry what a backward needs;
+//! every forward moves the workspace to a new generation, and a [`Saved`] names the generation that it reads.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct WorkspaceSize {
     /// While a call runs.
     pub peak: u64,
-    /// From a forward to its backward, at the start of the workspace; the rest is free for other use meanwhile.
+    /// From a forward to its backward, at the start of the workspace; the rest is free for other use
+    /// meanwhile.
     pub held: u64,
 }
 
@@ -37,7 +38,8 @@ pub struct Workspace<'a> {
     life: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: the memory belongs to this workspace alone (or was lent to it exclusively), and is touched through `&mut` only.
+// SAFETY: the memory belongs to this workspace alone (or was lent to it exclusively), and is touched through
+// `&mut` only.
 unsafe impl Send for Workspace<'_> {}
 // SAFETY: `&Workspace` gives no access to the memory.
 unsafe impl Sync for Workspace<'_> {}
@@ -84,7 +86,8 @@ impl<'a> Workspace<'a> {
         Ok(Workspace::new(base, bytes, Place::Host, Owner::Host(layout)))
     }
 
-    /// Host memory lent by the caller. Up to [`WORKSPACE_ALIGN`] - 1 bytes at its start are skipped for alignment.
+    /// Host memory lent by the caller. Up to [`WORKSPACE_ALIGN`] - 1 bytes at its start are skipped for
+    /// alignment.
     pub fn from_host(memory: &'a mut [u8]) -> Workspace<'a> {
         let skip = memory.as_ptr().align_offset(WORKSPACE_ALIGN).min(memory.len());
         let memory = &mut memory[skip..];
@@ -94,12 +97,12 @@ impl<'a> Workspace<'a> {
     /// Device memory lent by the caller.
     ///
     /// # Errors
-    /// [`Error::Alignment`] if `address` is not a multiple of [`WORKSPACE_ALIGN`]; [`Error::DeviceMismatch`] if `device`
-    /// is not a CUDA device.
+    /// [`Error::Alignment`] if `address` is not a multiple of [`WORKSPACE_ALIGN`]; [`Error::DeviceMismatch`]
+    /// if `device` is not a CUDA device.
     ///
     /// # Safety
-    /// `address` is valid for reads and writes of `bytes` bytes on `device` during `'a` and until all work of calls given
-    /// this workspace has finished, and nothing else touches it meanwhile.
+    /// `address` is valid for reads and writes of `bytes` bytes on `device` during `'a` and until all work of
+    /// calls given this workspace has finished, and nothing else touches it meanwhile.
     pub unsafe fn from_device(address: u64, bytes: u64, device: &Device) -> Result<Workspace<'a>> {
         let place = device.place();
         if place == Place::Host {
@@ -162,8 +165,8 @@ impl Drop for Workspace<'_> {
     }
 }
 
-/// A workspace's memory as an executor sees it: valid and unaliased during the call, at least as large as the executor
-/// asked for, its base aligned to [`WORKSPACE_ALIGN`]. The held part stands at its start.
+/// A workspace's memory as an executor sees it: valid and unaliased during the call, at least as large as the
+/// executor asked for, its base aligned to [`WORKSPACE_ALIGN`]. The held part stands at its start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawWorkspace {
     pub(crate) base: *mut u8,
@@ -177,8 +180,8 @@ unsafe impl Sync for RawWorkspace {}
 
 /// What a forward left in its workspace for a backward.
 ///
-/// It is an error to use it with another plan, with another workspace, or after a later call has overwritten the
-/// workspace. It may be cloned to run a backward twice.
+/// It is an error to use it with another plan, with another workspace, or after a later call has overwritten
+/// the workspace. It may be cloned to run a backward twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a backward needs what the forward saved"]
 pub struct Saved {

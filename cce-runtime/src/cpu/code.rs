@@ -1,4 +1,5 @@
-//! A lowered program compiled for the host: what the forward's and the backward's passes over the vocabulary evaluate.
+//! A lowered program compiled for the host: what the forward's and the backward's passes over the vocabulary
+//! evaluate.
 
 use super::row::RowCode;
 use super::strip::StripCode;
@@ -7,8 +8,9 @@ use cce_codegen::ir::{ExprId, InputId, InputKind, Node};
 
 /// A token's record: what the forward keeps of it, in f64. Three values of the softmax, then the statistics.
 ///
-/// While the forward runs, the three are the reference R (the largest logit so far), the sum of `exp(z - R)` over all
-/// columns but the target, and the target's logit; afterwards R, 1 / (the whole sum), and 1 - p of the target.
+/// While the forward runs, the three are the reference R (the largest logit so far), the sum of `exp(z - R)`
+/// over all columns but the target, and the target's logit; afterwards R, 1 / (the whole sum), and 1 - p of
+/// the target.
 pub(crate) mod record {
     /// R.
     pub(crate) const REFERENCE: usize = 0;
@@ -55,7 +57,8 @@ pub(crate) struct PartCode {
     /// Positions of A and B among the strip code's results.
     pub(crate) softmax: Option<usize>,
     pub(crate) uniform: Option<usize>,
-    /// Positions, among the row code's roots behind the row slots, of A at the target and of what the target gets besides.
+    /// Positions, among the row code's roots behind the row slots, of A at the target and of what the target
+    /// gets besides.
     pub(crate) softmax_at_target: Option<usize>,
     pub(crate) rest_at_target: Option<usize>,
 }
@@ -126,7 +129,8 @@ impl ForwardCode {
         }
     }
 
-    /// Values in a token's record: behind the statistics stand the largest values that `Argmax` has met, one each.
+    /// Values in a token's record: behind the statistics stand the largest values that `Argmax` has met, one
+    /// each.
     pub(crate) fn record(&self) -> usize {
         let argmax = self.stats.iter().filter(|stat| matches!(stat, Stat::Argmax(_))).count();
         record::STATS + self.stats.len() + argmax
@@ -179,8 +183,8 @@ impl GradientCode {
         self.logit.iter().chain(self.cols.iter().map(|(_, part)| part))
     }
 
-    /// f32 values a token that the pass over the vocabulary reads: R, the inverse sum, the row slots, and a value at the
-    /// target for each part.
+    /// f32 values a token that the pass over the vocabulary reads: R, the inverse sum, the row slots, and a
+    /// value at the target for each part.
     pub(crate) fn coefficients(&self) -> usize {
         2 + self.slots + self.parts().count()
     }

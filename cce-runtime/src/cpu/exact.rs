@@ -69,7 +69,8 @@ pub(crate) struct Walk<'a, 'c> {
 }
 
 impl Walk<'_, '_> {
-    /// The forward. Under `large`, which needs fused blocks, the backward of each block follows from the same tile.
+    /// The forward. Under `large`, which needs fused blocks, the backward of each block follows from the same
+    /// tile.
     pub(crate) fn forward(
         &self,
         buffers: &mut Buffers<'_>,
@@ -178,7 +179,8 @@ impl Walk<'_, '_> {
         self.close(buffers, large);
     }
 
-    /// Gradients of Row and Scalar inputs, and of Col inputs from their sums; `wanted` are the problem's `input_gradients`.
+    /// Gradients of Row and Scalar inputs, and of Col inputs from their sums; `wanted` are the problem's
+    /// `input_gradients`.
     pub(crate) fn inputs(
         &self,
         code: &GradientCode,
@@ -360,8 +362,9 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Turns the tile of logits (tokens at `range` of the list, columns from `start`) into dL/dx and multiplies it out: dE
-    /// into `de`, dC added to what it is accumulated in. The first chunk overwrites `de`, the first block dC.
+    /// Turns the tile of logits (tokens at `range` of the list, columns from `start`) into dL/dx and
+    /// multiplies it out: dE into `de`, dC added to what it is accumulated in. The first chunk overwrites
+    /// `de`, the first block dC.
     fn gradient_of_tile(
         &self,
         buffers: &mut Buffers<'_>,
@@ -480,7 +483,8 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// What is left when every tile is done: rows of tokens that do not count, and what was accumulated in the workspace.
+    /// What is left when every tile is done: rows of tokens that do not count, and what was accumulated in
+    /// the workspace.
     fn close(&self, buffers: &mut Buffers<'_>, large: &mut Large<'_>) {
         if self.whole_hidden(large) {
             self.write_hidden(&buffers.de[..], large, buffers.tokens, false);

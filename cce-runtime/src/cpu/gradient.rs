@@ -1,6 +1,8 @@
-//! The backward's pass: a tile of logits becomes the tile of dL/dx, in place; Col gradients are summed on the way.
+//! The backward's pass: a tile of logits becomes the tile of dL/dx, in place; Col gradients are summed on the
+//! way.
 //!
-//! A task owns a range of columns over all rows of the tile, so that sums over tokens have one order and no lock.
+//! A task owns a range of columns over all rows of the tile, so that sums over tokens have one order and no
+//! lock.
 
 use super::code::{GradientCode, PartCode, record};
 use super::host::HostCall;
@@ -70,8 +72,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) first: usize,
 }
 
-/// Turns logits into dL/dx (if the code wants it) and adds the Col gradients to `col_sums`, whole columns of V sums a wanted
-/// input.
+/// Turns logits into dL/dx (if the code wants it) and adds the Col gradients to `col_sums`, whole columns of
+/// V sums a wanted input.
 pub(crate) fn gradient_tile(
     code: &GradientCode,
     call: &HostCall<'_>,

@@ -1,4 +1,5 @@
-//! A call's data on the host: slices instead of pointers, tokens sorted into those that count, upstream factors known.
+//! A call's data on the host: slices instead of pointers, tokens sorted into those that count, upstream
+//! factors known.
 
 use super::row::HostInput;
 use super::tensor::{Rows, RowsMut, Targets, slice, slice_mut};

@@ -1,14 +1,16 @@
 //! Choosing blocks, and the workspace that they need.
 //!
-//! The tile is `token_block` tokens by `chunk` columns of logits. Two orders of the loops exist for the backward:
+//! The tile is `token_block` tokens by `chunk` columns of logits. Two orders of the loops exist for the
+//! backward:
 //!
 //! ```text
 //! TokensOuter   for each block { for each chunk }   dE of a block at once; dC of all columns is accumulated
 //! VocabOuter    for each chunk { for each block }   dC of a chunk at once; dE of all tokens is accumulated
 //! ```
 //!
-//! With all columns in one chunk, TokensOuter computes forward and backward from one tile: three products instead of four.
-//! What is accumulated stands in the caller's buffer where that is f32, and in the workspace otherwise.
+//! With all columns in one chunk, TokensOuter computes forward and backward from one tile: three products
+//! instead of four. What is accumulated stands in the caller's buffer where that is f32, and in the workspace
+//! otherwise.
 
 use super::code::{ForwardCode, GradientCode};
 use super::memory::{Planner, Region};
@@ -64,11 +66,12 @@ pub(crate) struct Regions {
     pub(crate) size: WorkspaceSize,
 }
 
-/// The default tile: as much as stays below a twentieth of the logits of 4096 tokens over 49152 columns, which is also about
-/// what a last-level cache holds.
+/// The default tile: as much as stays below a twentieth of the logits of 4096 tokens over 49152 columns,
+/// which is also about what a last-level cache holds.
 const TILE_BYTES: usize = 34 << 20;
 
-/// Fewer tokens than this make the products with the tile slow, so that a large vocabulary gets a larger tile instead.
+/// Fewer tokens than this make the products with the tile slow, so that a large vocabulary gets a larger tile
+/// instead.
 const LEAST_TOKENS: usize = 128;
 
 /// Bytes of the converted panel: it stays in the second-level cache for the product that follows.

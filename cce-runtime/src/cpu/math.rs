@@ -1,9 +1,10 @@
 //! Elementary functions in f32 that the compiler vectorises.
 //!
-//! Each is branch-free straight-line arithmetic without fused multiply-adds, so that a loop over it becomes vector code on
-//! every instruction set, with the same bits. Errors, measured against f64 over the whole range (the tests hold them):
-//! `exp`, `ln`, `expm1`, `log1p`, `sigmoid`, `softplus` at most 3 units in the last place of the result, `tanh` at most 4.
-//! NaN propagates, overflow gives infinity. Results below the smallest normal number may lose precision.
+//! Each is branch-free straight-line arithmetic without fused multiply-adds, so that a loop over it becomes
+//! vector code on every instruction set, with the same bits. Errors, measured against f64 over the whole
+//! range (the tests hold them): `exp`, `ln`, `expm1`, `log1p`, `sigmoid`, `softplus` at most 3 units in the
+//! last place of the result, `tanh` at most 4. NaN propagates, overflow gives infinity. Results below the
+//! smallest normal number may lose precision.
 //!
 //! Polynomials of `exp` and `ln`: S. L. Moshier, Cephes, `expf.c` and `logf.c`.
 
@@ -45,7 +46,8 @@ fn power_of_two(n: i32) -> f32 {
 
 #[inline(always)]
 fn clamp(x: f32, low: f32, high: f32) -> f32 {
-    // Comparisons with NaN are false, so that it passes through; f32::clamp promises the same but vectorises worse.
+    // Comparisons with NaN are false, so that it passes through; f32::clamp promises the same but vectorises
+    // worse.
     let x = if x < low { low } else { x };
     if x > high { high } else { x }
 }

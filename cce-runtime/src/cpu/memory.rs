@@ -1,7 +1,7 @@
 //! How a CPU plan lays out its workspace.
 //!
-//! A layout is a list of regions, each a run of one plain type at a cache line's boundary. Regions do not overlap, so that
-//! [`Carver`] can lend them all at once.
+//! A layout is a list of regions, each a run of one plain type at a cache line's boundary. Regions do not
+//! overlap, so that [`Carver`] can lend them all at once.
 
 use crate::workspace::RawWorkspace;
 use std::marker::PhantomData;
@@ -53,8 +53,8 @@ pub(crate) struct Carver<'w> {
 
 impl<'w> Carver<'w> {
     /// # Safety
-    /// The workspace's memory is initialised, valid for reads and writes during `'w`, aligned to a region's boundary, and
-    /// nothing else touches it.
+    /// The workspace's memory is initialised, valid for reads and writes during `'w`, aligned to a region's
+    /// boundary, and nothing else touches it.
     pub(crate) unsafe fn new(workspace: RawWorkspace) -> Carver<'w> {
         Carver { base: workspace.base, bytes: workspace.bytes as usize, at: 0, life: PhantomData }
     }
@@ -67,8 +67,9 @@ impl<'w> Carver<'w> {
         if region.len == 0 {
             return &mut [];
         }
-        // SAFETY: the region lies inside the workspace (just checked) and behind every region lent before; its offset is a
-        // multiple of the boundary, so that it is aligned; the memory is initialised and every bit pattern is a `T`.
+        // SAFETY: the region lies inside the workspace (just checked) and behind every region lent before;
+        // its offset is a multiple of the boundary, so that it is aligned; the memory is initialised and
+        // every bit pattern is a `T`.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(region.offset).cast(), region.len) }
     }
 }

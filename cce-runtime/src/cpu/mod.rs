@@ -7,8 +7,9 @@
 //! exact ──▶ tiles of logits: product, stats, gradient, products          layout, memory, product
 //! ```
 //!
-//! Invariants: the numbers do not depend on how many threads there are; beyond the workspace only scratch of some ten
-//! kilobytes a thread is allocated (and what the product crate packs, some megabytes); ignored tokens are packed out.
+//! Invariants: the numbers do not depend on how many threads there are; beyond the workspace only scratch of
+//! some ten kilobytes a thread is allocated (and what the product crate packs, some megabytes); ignored
+//! tokens are packed out.
 
 mod code;
 mod exact;
@@ -40,8 +41,8 @@ use host::{HostCall, HostGradients, HostOutputs};
 use layout::{Blocks, Order, Regions};
 use sampled::{SampledBuffers, SampledCode, SampledRegions, Shape};
 
-/// The filter of a plan: the caller's if it is allowed; else `Sampled` where the program allows it, or `Exact`, and `notes` says
-/// why.
+/// The filter of a plan: the caller's if it is allowed; else `Sampled` where the program allows it, or
+/// `Exact`, and `notes` says why.
 pub(crate) fn decide_filter(
     program: &Program,
     problem: &Problem,
@@ -59,7 +60,8 @@ pub(crate) fn decide_filter(
         Some(filter @ Filter::Sampled { eps, max_entries }) => {
             if !(eps > 0.0 && eps <= 1.0) || max_entries < 2 {
                 let reason = format!(
-                    "eps is {eps} and max_entries {max_entries}, expected eps above 0 and at most 1, max_entries at least 2"
+                    "eps is {eps} and max_entries {max_entries}, \
+                     expected eps above 0 and at most 1, max_entries at least 2"
                 );
                 return refused(filter, reason);
             }
@@ -180,7 +182,8 @@ impl CpuExecutor {
     }
 
     fn run_forward(&self, given: &Given<'_>, outputs: &[ResolvedOutput]) -> Result<()> {
-        // SAFETY: a resolved call's views and workspace are valid during the call and do not overlap, and live on the host.
+        // SAFETY: a resolved call's views and workspace are valid during the call and do not overlap, and
+        // live on the host.
         unsafe {
             let call = HostCall::new(&self.problem, given.inputs, given.settings, &[])?;
             let (walk, mut outputs) = (self.walk(&call), HostOutputs::new(outputs));

@@ -1,7 +1,7 @@
 //! Matrix products in f32, over the `gemm` crate.
 //!
-//! Views carry their slice, so that a product checks once that nothing lies outside. The order of summation depends on the
-//! shapes only, not on the number of threads.
+//! Views carry their slice, so that a product checks once that nothing lies outside. The order of summation
+//! depends on the shapes only, not on the number of threads.
 
 use gemm::Parallelism;
 
@@ -43,8 +43,8 @@ fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
 }
 
-/// A row-major matrix that is written. Several may interleave in one buffer (column ranges of one tile), so it holds an
-/// address.
+/// A row-major matrix that is written. Several may interleave in one buffer (column ranges of one tile), so
+/// it holds an address.
 pub(crate) struct MatrixMut<'a> {
     address: *mut f32,
     rows: usize,
@@ -69,8 +69,8 @@ impl<'a> MatrixMut<'a> {
             .step_by(width.max(1))
             .map(|first| {
                 let range = MatrixMut {
-                    // SAFETY: column `first` of row 0 lies inside the matrix, or the matrix has no rows and the address
-                    // is never used; `wrapping_add` needs neither.
+                    // SAFETY: column `first` of row 0 lies inside the matrix, or the matrix has no rows and
+                    // the address is never used; `wrapping_add` needs neither.
                     address: self.address.wrapping_add(first),
                     rows: self.rows,
                     cols: width.min(self.cols - first),
@@ -122,8 +122,9 @@ pub(crate) fn product(
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),
     };
-    // SAFETY: both operands lie inside their slices (just sliced to their spans); `dst` stands for exclusive access to
-    // its elements, which are distinct because its rows do not overlap (`row_stride >= cols` by construction).
+    // SAFETY: both operands lie inside their slices (just sliced to their spans); `dst` stands for exclusive
+    // access to its elements, which are distinct because its rows do not overlap (`row_stride >= cols` by
+    // construction).
     unsafe {
         gemm::gemm(
             dst.rows,

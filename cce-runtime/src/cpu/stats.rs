@@ -157,8 +157,8 @@ pub(crate) fn finish(
             Stat::Lse => *value = finite + total.ln(),
             Stat::Nll => {
                 let distance = finite - at_target;
-                // log1p(S') with S' = others * e^distance; where the target is far below the rest, S' may overflow and
-                // the plain form loses nothing.
+                // log1p(S') with S' = others * e^distance; where the target is far below the rest, S' may
+                // overflow and the plain form loses nothing.
                 *value =
                     if distance > 30.0 { total.ln() + distance } else { (others * distance.exp()).ln_1p() };
             }
@@ -177,8 +177,8 @@ pub(crate) fn finish(
     record[record::TARGET] = others / total;
 }
 
-/// Lanes of the sums below: enough independent chains for two vector units of 16 lanes, and short enough chains that a
-/// strip's rounding stays near that of one addition.
+/// Lanes of the sums below: enough independent chains for two vector units of 16 lanes, and short enough
+/// chains that a strip's rounding stays near that of one addition.
 const LANES: usize = 32;
 
 #[inline(always)]

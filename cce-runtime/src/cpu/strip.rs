@@ -1,9 +1,10 @@
 //! The elementwise engine: expressions over the vocabulary, evaluated a strip of columns at a time.
 //!
-//! A [`StripCode`] is a short register program made from the expression DAG. Each instruction is one vectorised loop over a
-//! strip (some hundred columns, so that all registers stay in the first-level cache); the interpreter's dispatch costs
-//! nothing beside it. Maximal subexpressions that do not vary over the vocabulary are not computed here: they are *row
-//! slots*, evaluated once a token in f64 ([`super::row`]) and read as broadcast f32.
+//! A [`StripCode`] is a short register program made from the expression DAG. Each instruction is one
+//! vectorised loop over a strip (some hundred columns, so that all registers stay in the first-level cache);
+//! the interpreter's dispatch costs nothing beside it. Maximal subexpressions that do not vary over the
+//! vocabulary are not computed here: they are *row slots*, evaluated once a token in f64 ([`super::row`]) and
+//! read as broadcast f32.
 
 use super::math;
 use cce_codegen::ir::{BinaryOp, Cmp, ExprId, Graph, InputKind, Node, UnaryOp};
@@ -87,7 +88,8 @@ impl StripCode {
         let mut code =
             StripCode { instructions: Vec::new(), registers: 0, results: Vec::new(), row_slots: Vec::new() };
         let mut last_use: HashMap<ExprId, usize> = HashMap::new();
-        // Nodes below a row slot are never visited: walk from the roots through what varies over the vocabulary only.
+        // Nodes below a row slot are never visited: walk from the roots through what varies over the
+        // vocabulary only.
         let mut needed = vec![false; graph.nodes().len()];
         for root in roots {
             needed[root.index()] = true;

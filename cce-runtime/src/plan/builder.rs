@@ -78,8 +78,8 @@ impl PlanBuilder {
         self
     }
 
-    /// The filter. Default: [`Filter::SAMPLED`] where program and device allow it, else [`Filter::Exact`], which
-    /// [`Plan::notes`] says.
+    /// The filter. Default: [`Filter::SAMPLED`] where program and device allow it, else [`Filter::Exact`],
+    /// which [`Plan::notes`] says.
     #[must_use]
     pub fn filter(mut self, filter: Filter) -> PlanBuilder {
         self.filter = Some(filter);
@@ -130,14 +130,16 @@ impl PlanBuilder {
         self
     }
 
-    /// The layout of the hidden states. Default: contiguous, 16-byte aligned (on the CPU: aligned to its element).
+    /// The layout of the hidden states. Default: contiguous, 16-byte aligned (on the CPU: aligned to its
+    /// element).
     #[must_use]
     pub fn hidden_layout(mut self, layout: Layout) -> PlanBuilder {
         self.hidden_layout = Some(layout);
         self
     }
 
-    /// The layout of the classifier. Default: contiguous, 16-byte aligned (on the CPU: aligned to its element).
+    /// The layout of the classifier. Default: contiguous, 16-byte aligned (on the CPU: aligned to its
+    /// element).
     #[must_use]
     pub fn classifier_layout(mut self, layout: Layout) -> PlanBuilder {
         self.classifier_layout = Some(layout);
@@ -161,8 +163,8 @@ impl PlanBuilder {
     /// Builds the plan.
     ///
     /// # Errors
-    /// Whatever does not fit: shapes, names, types, a filter that is not allowed, a schedule of another device, a
-    /// workspace limit that nothing fits in.
+    /// Whatever does not fit: shapes, names, types, a filter that is not allowed, a schedule of another
+    /// device, a workspace limit that nothing fits in.
     pub fn build(self, device: &Device) -> Result<Plan> {
         let mut problem = self.problem(device)?;
         let mut notes = Vec::new();
@@ -282,7 +284,8 @@ impl PlanBuilder {
         problem.hidden_gradient = hidden_gradient;
         problem.classifier_gradient = classifier_gradient;
         let layout = |given: Option<Layout>, what: &str| {
-            // A GPU's kernels read 16 bytes at a time unless the problem says otherwise; the host's take any element.
+            // A GPU's kernels read 16 bytes at a time unless the problem says otherwise; the host's take any
+            // element.
             let align = match device.inner() {
                 Inner::Cpu => problem.dtype.bytes(),
                 Inner::Cuda(_) => 16,

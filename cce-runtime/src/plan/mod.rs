@@ -1,7 +1,8 @@
 //! Plans: a program made ready for one problem on one device.
 //!
-//! A plan is built once ([`PlanBuilder`]) and called many times. A call is validated completely (`resolve`), then handed
-//! to the device's executor. Plans are `Send + Sync`: calls may run at the same time, each with a workspace of its own.
+//! A plan is built once ([`PlanBuilder`]) and called many times. A call is validated completely (`resolve`),
+//! then handed to the device's executor. Plans are `Send + Sync`: calls may run at the same time, each with a
+//! workspace of its own.
 
 mod builder;
 mod resolve;
@@ -83,8 +84,8 @@ impl Plan {
         &self.device
     }
 
-    /// What was decided for the caller and is worth knowing, one sentence each: a default filter that is not available,
-    /// say.
+    /// What was decided for the caller and is worth knowing, one sentence each: a default filter that is not
+    /// available, say.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -145,11 +146,12 @@ impl Plan {
         Ok(Saved { plan: self.id, stamp })
     }
 
-    /// Computes the gradients from what a forward of the same inputs under the same call saved in `workspace`.
+    /// Computes the gradients from what a forward of the same inputs under the same call saved in
+    /// `workspace`.
     ///
     /// # Errors
-    /// [`Error::StaleSaved`] if `saved` is of another plan or workspace, or a later call overwrote the workspace; whatever
-    /// does not fit the plan.
+    /// [`Error::StaleSaved`] if `saved` is of another plan or workspace, or a later call overwrote the
+    /// workspace; whatever does not fit the plan.
     pub fn backward(
         &self,
         saved: Saved,

@@ -60,10 +60,12 @@ impl Buffer {
 }
 
 impl Plan {
-    /// Computes every output and every gradient that the plan was built for, from host data into host data; the
-    /// upstream gradient is 1 for the reduced loss. Allocates what it needs; on a GPU it copies and waits.
+    /// Computes every output and every gradient that the plan was built for, from host data into host data;
+    /// the upstream gradient is 1 for the reduced loss. Allocates what it needs; on a GPU it copies and
+    /// waits.
     ///
-    /// The loss is the output of that name, or the first one. Under [`TokenReduction::None`] its value is the sum.
+    /// The loss is the output of that name, or the first one. Under [`TokenReduction::None`] its value is the
+    /// sum.
     ///
     /// # Errors
     /// As [`Plan::step`].

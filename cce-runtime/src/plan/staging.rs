@@ -33,7 +33,8 @@ impl<'a> Staging<'a> {
 
     fn copy_in(&mut self, view: &View<'_>, what: &str) -> Result<View<'a>> {
         let Some(stream) = &self.stream else {
-            // SAFETY: the same memory under a longer name; `run` uses it only while the caller's inputs are borrowed.
+            // SAFETY: the same memory under a longer name; `run` uses it only while the caller's inputs are
+            // borrowed.
             return Ok(unsafe { View::host_raw(view.raw.address, view.raw.len, view.element()) });
         };
         if view.place() != Place::Host {
@@ -64,7 +65,8 @@ impl<'a> Staging<'a> {
         let ordinal = stream.context().info().index;
         self.results.push((view, self.buffers.len()));
         self.buffers.push(buffer);
-        // SAFETY: the buffer has room for as many elements, nothing else uses it, and it lives as long as this staging.
+        // SAFETY: the buffer has room for as many elements, nothing else uses it, and it lives as long as
+        // this staging.
         Ok(unsafe { ViewMut::device(address, len, element, ordinal) })
     }
 

@@ -1,8 +1,8 @@
 //! The sampled backward: hot columns dense and exact, cold columns by entries, the uniform part by factors.
 //!
-//! dE of a token is one sum in f32: the product over the hot columns, its entries, its target, the uniform part. dC of a column
-//! is one sum in f32 too: the product over all tokens if it is hot, the entries of its list in the order of the tokens, the
-//! uniform part. Each is rounded once.
+//! dE of a token is one sum in f32: the product over the hot columns, its entries, its target, the uniform
+//! part. dC of a column is one sum in f32 too: the product over all tokens if it is hot, the entries of its
+//! list in the order of the tokens, the uniform part. Each is rounded once.
 
 use super::super::code::record;
 use super::super::exact::{Large, Walk as Loops, convert, pack};

@@ -99,7 +99,8 @@ impl Group<'_> {
         let (vocab, size) = (call.vocab, self.loops.forward.record());
         let rows = self.tokens.len();
         let record = |row: usize| &self.records[row * size..(row + 1) * size];
-        // A token whose sum is not finite has no entries: its NaN reaches the gradients through hot columns and target.
+        // A token whose sum is not finite has no entries: its NaN reaches the gradients through hot columns
+        // and target.
         let alive: Vec<bool> = (0..rows)
             .map(|row| record(row)[record::SUM].is_finite() && record(row)[record::REFERENCE].is_finite())
             .collect();

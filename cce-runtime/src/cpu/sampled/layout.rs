@@ -30,8 +30,8 @@ impl Shape {
     }
 }
 
-/// The most columns that are hot. On a real head (49152 columns in order of frequency) the first 4096 hold 65 % of what a
-/// sampled filter keeps; their sum also makes the first steps of the walk right.
+/// The most columns that are hot. On a real head (49152 columns in order of frequency) the first 4096 hold 65
+/// % of what a sampled filter keeps; their sum also makes the first steps of the walk right.
 const MOST_HOT: usize = 4096;
 
 /// How many of the first columns are hot: an eighth of a small vocabulary, whole tiles; all of a tiny one.

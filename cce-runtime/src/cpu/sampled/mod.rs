@@ -1,11 +1,12 @@
 //! `Sampled`: the softmax part of the gradient thinned by a random choice that keeps its expectation.
 //!
-//! This is the reference for the sampling rule, in the same form as a GPU walks: groups of 16 tokens share a stream with a
-//! fixed quota ([`stream`]), entries are thinned once the normaliser is known ([`thin`]), the first columns are treated densely
-//! and exactly, and so are targets; the uniform part of the gradient is applied by factors ([`code`]). Outputs are exact.
+//! This is the reference for the sampling rule, in the same form as a GPU walks: groups of 16 tokens share a
+//! stream with a fixed quota ([`stream`]), entries are thinned once the normaliser is known ([`thin`]), the
+//! first columns are treated densely and exactly, and so are targets; the uniform part of the gradient is
+//! applied by factors ([`code`]). Outputs are exact.
 //!
-//! Invariants: the same inputs, seed and block give the same bits on any number of threads. A group keeps at most 16 times
-//! `max_entries` entries, for every input.
+//! Invariants: the same inputs, seed and block give the same bits on any number of threads. A group keeps at
+//! most 16 times `max_entries` entries, for every input.
 
 mod backward;
 mod code;

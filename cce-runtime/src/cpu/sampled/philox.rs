@@ -1,4 +1,5 @@
-//! Philox4x32-10: a counter-based generator, so that a draw depends on what it is for and on nothing before it.
+//! Philox4x32-10: a counter-based generator, so that a draw depends on what it is for and on nothing before
+//! it.
 //!
 //! Source: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 

@@ -1,22 +1,25 @@
-//! The sampling rule: a walk over the cold columns of a group of 16 tokens that share one bounded stream of entries.
+//! The sampling rule: a walk over the cold columns of a group of 16 tokens that share one bounded stream of
+//! entries.
 //!
 //! # The rule
-//! Within a row, thresholds stand on the running sum of the weights `exp(z - R)` at a step `c`, the first at a uniform phase.
-//! A column is kept iff a threshold falls inside its interval; it then counts as `max(weight, c)`. A column heavier than `c`
-//! is always kept, with its own weight; a lighter one is kept with probability `weight / c`. So the expected weight is the
-//! true one, for any step that depends on sums of weights only and not on draws. A row has four lanes with a phase each: the
-//! columns of a tile are dealt to them in pairs, as the fragments of a tensor-core product are.
+//! Within a row, thresholds stand on the running sum of the weights `exp(z - R)` at a step `c`, the first at
+//! a uniform phase. A column is kept iff a threshold falls inside its interval; it then counts as
+//! `max(weight, c)`. A column heavier than `c` is always kept, with its own weight; a lighter one is kept
+//! with probability `weight / c`. So the expected weight is the true one, for any step that depends on sums
+//! of weights only and not on draws. A row has four lanes with a phase each: the columns of a tile are dealt
+//! to them in pairs, as the fragments of a tensor-core product are.
 //!
-//! The step of a row in a tile is `c = f eps B`. B is the hot columns' sum, plus what the walk has seen, this tile included.
-//! f is a power of two for the whole group and tile: the smallest for which the *demand* of the tile, the sum over its groups
-//! of 8 columns of `min(a / c, 8)` with `a` the group's weight, stays within the pace. Demand is made of sums, so nothing that
-//! was drawn is ever dropped, and nothing is biased.
+//! The step of a row in a tile is `c = f eps B`. B is the hot columns' sum, plus what the walk has seen, this
+//! tile included. f is a power of two for the whole group and tile: the smallest for which the *demand* of
+//! the tile, the sum over its groups of 8 columns of `min(a / c, 8)` with `a` the group's weight, stays
+//! within the pace. Demand is made of sums, so nothing that was drawn is ever dropped, and nothing is biased.
 //!
 //! # The bound
-//! Let a tile admit demand `m`. The pace never admits more than the rest of the quota or, once that is smaller, [`FLOOR`]; so
-//! over T tiles the demand is `M <= quota + FLOOR T`. Count phases in steps: a lane's distance `f` to its next threshold lies
-//! in [0, 1], whatever the step. A group of weight `a = d c` passes `k` thresholds with `f_after = f_before - d + k`, and emits
-//! `n <= min(k, 8)` entries, one a column at most.
+//! Let a tile admit demand `m`. The pace never admits more than the rest of the quota or, once that is
+//! smaller, [`FLOOR`]; so over T tiles the demand is `M <= quota + FLOOR T`. Count phases in steps: a lane's
+//! distance `f` to its next threshold lies in [0, 1], whatever the step. A group of weight `a = d c` passes
+//! `k` thresholds with `f_after = f_before - d + k`, and emits `n <= min(k, 8)` entries, one a column at
+//! most.
 //! - If d <= 8: `n <= k = d + f_after - f_before`.
 //! - If d > 8 (a heavy group): `n <= 8 = min(d, 8)`.
 //!
@@ -92,8 +95,8 @@ const fn column(lane: usize, at: usize) -> usize {
 }
 
 impl Walk<'_> {
-    /// Walks all tiles; `tile(t, weights)` fills the weights of tile t, which must be finite and not negative. Kept columns
-    /// go to `keys` and `weights`, which hold [`capacity`] entries.
+    /// Walks all tiles; `tile(t, weights)` fills the weights of tile t, which must be finite and not
+    /// negative. Kept columns go to `keys` and `weights`, which hold [`capacity`] entries.
     pub(crate) fn run(
         &self,
         mut tile: impl FnMut(usize, &mut Weights),

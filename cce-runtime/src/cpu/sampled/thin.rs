@@ -1,14 +1,15 @@
 //! Thinning: once a token's normaliser is known, its entries are sampled again, to the step that it allows.
 //!
-//! The walk's step rests on the part of the sum that it has seen, so early entries are finer than need be. Here the step of a
-//! row is `eps Z`, times a power of two for the group if that is needed to keep the group within its mean of `max_entries` a
-//! token. Entries at least as heavy as the step are kept as they are; the lighter ones are sampled systematically among
-//! themselves, at a phase of their own, and then count as the step. Given the entries, the expected weights are theirs, for
-//! any step: so the whole is unbiased though the step depends on what was drawn.
+//! The walk's step rests on the part of the sum that it has seen, so early entries are finer than need be.
+//! Here the step of a row is `eps Z`, times a factor for the group if that is needed to keep the group within
+//! its mean of `max_entries` a token. Entries at least as heavy as the step are kept as they are; the lighter
+//! ones are sampled systematically among themselves, at a phase of their own, and then count as the step.
+//! Given the entries, the expected weights are theirs, for any step: so the whole is unbiased though the step
+//! depends on what was drawn.
 //!
-//! The bound: light entries of weight L in all, at step t, leave at most `L / t + 1`. The power of two is the smallest for
-//! which the sum over entries of `min(1, weight / t)`, and one for each row, is within `rows * max_entries`; a group that
-//! has no more entries than that to begin with needs none.
+//! The bound: light entries of weight L in all, at step t, leave at most `L / t + 1`. The factor is about the
+//! smallest for which the sum over entries of `min(1, weight / t)`, and one for each row, is within `rows *
+//! max_entries`; a group that has no more entries than that to begin with needs none.
 
 use super::philox::{philox, uniform};
 use super::stream::{ROWS, row_and_column};
@@ -24,26 +25,16 @@ pub(crate) struct Thinning<'a> {
 }
 
 impl Thinning<'_> {
-    /// Goes through the entries row by row, in the order of their columns within a lane; `keep(row, position, weight)` is called
-    /// for those that stay. Returns how many stay in each row.
+    /// Goes through the entries row by row, in the order of their columns within a lane; `keep(row, position,
+    /// weight)` is called for those that stay. Returns how many stay in each row.
     pub(crate) fn run(
         &self,
         keys: &[u32],
         weights: &[f32],
         mut keep: impl FnMut(usize, usize, f32),
     ) -> [u32; ROWS] {
-        let rows = self.tokens.len();
         let row_of = |at: usize| row_and_column(keys[at]).0;
-        let mut factor = 1.0;
-        loop {
-            let wanted: f64 = (0..keys.len())
-                .map(|at| (f64::from(weights[at]) / (factor * self.steps[row_of(at)])).min(1.0))
-                .sum();
-            if keys.len() <= self.most || wanted + rows as f64 <= self.most as f64 {
-                break;
-            }
-            factor *= 2.0;
-        }
+        let factor = self.factor(keys, weights);
         let mut starts = [0usize; ROWS + 1];
         for at in 0..keys.len() {
             starts[row_of(at) + 1] += 1;
@@ -80,7 +71,37 @@ impl Thinning<'_> {
         }
         counts
     }
+
+    /// By how much the steps are raised: 1, or just enough for the bound.
+    fn factor(&self, keys: &[u32], weights: &[f32]) -> f64 {
+        let fits = |factor: f64| {
+            let kept = keys.iter().zip(weights).map(|(&key, &weight)| {
+                (f64::from(weight) / (factor * self.steps[row_and_column(key).0])).min(1.0)
+            });
+            kept.sum::<f64>() + self.tokens.len() as f64 <= self.most as f64
+        };
+        if keys.len() <= self.most || fits(1.0) {
+            return 1.0;
+        }
+        let mut high = 2.0;
+        while !fits(high) {
+            high *= 2.0;
+        }
+        let mut low = high / 2.0;
+        for _ in 0..BISECTIONS {
+            let middle = 0.5 * (low + high);
+            if fits(middle) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        high
+    }
 }
+
+/// Enough to leave less than a hundredth of the bound unused.
+const BISECTIONS: usize = 8;
 
 #[cfg(test)]
 mod tests {

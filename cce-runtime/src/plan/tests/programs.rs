@@ -45,7 +45,8 @@ pub(crate) fn gemma() -> Program {
     b.finish().unwrap()
 }
 
-/// Class-weighted label smoothing, with the largest logit and its column as outputs: every reduction there is.
+/// Class-weighted label smoothing, with the largest logit and its column as outputs: every reduction there
+/// is.
 pub(crate) fn smoothed() -> Program {
     let mut b = ProgramBuilder::new(S, "smoothed");
     let (x, y) = (b.input(S, "x", InputKind::Logit), b.input(S, "y", InputKind::Target));
@@ -86,7 +87,8 @@ pub(crate) fn focal() -> Program {
     b.finish().unwrap()
 }
 
-/// The mean of the squared logits and the log-sum: a program without a target, whose uniform part has no factors.
+/// The mean of the squared logits and the log-sum: a program without a target, whose uniform part has no
+/// factors.
 pub(crate) fn squares() -> Program {
     let mut b = ProgramBuilder::new(S, "squares");
     let x = b.input(S, "x", InputKind::Logit);

@@ -20,7 +20,8 @@ fn plan(program: &Program, data: &Data, filter: Filter) -> Plan {
     let mut builder = Plan::builder(program, data.n, data.d, data.v)
         .filter(filter)
         .schedule(Schedule::Cpu(CpuSchedule { token_block: 32, strip: 512 }));
-    // The gradient of a smoothed loss by its class weights is a mean of logits: no factors, so not for sampling.
+    // The gradient of a smoothed loss by its class weights is a mean of logits: no factors, so not for
+    // sampling.
     for name in differentiable_inputs(program).into_iter().filter(|&name| name != "class") {
         builder = builder.input_gradient(name);
     }

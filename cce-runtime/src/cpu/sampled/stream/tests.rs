@@ -98,7 +98,8 @@ fn no_row_whatever_emits_more_than_the_capacity() {
 #[test]
 fn a_peaked_row_stays_at_its_step_and_a_flat_one_fills_its_quota() {
     let columns = 60_000;
-    // A Zipf-like row behind its first 4096 columns, whose sum is about 3: 120 entries are what 2^-10 asks for.
+    // A Zipf-like row behind its first 4096 columns, whose sum is about 3: 120 entries are what 2^-10 asks
+    // for.
     let zipf = Rows::new(columns, |_, column| 1.0 / (column as f32 + 4096.0).powf(1.2));
     let (walked, entries) = zipf.walk(3.0, 1.0 / 1024.0, 384, 3);
     assert_eq!(walked.raised, 1.0);
@@ -119,8 +120,8 @@ fn the_bits_follow_from_the_seed() {
     assert_ne!(of(5), of(6));
 }
 
-/// Over many seeds, the mean weight in bins of probability against the true one. A bin's estimate has variance at most the
-/// sum of `step * weight`; the entries' own squares bound it from what was drawn.
+/// Over many seeds, the mean weight in bins of probability against the true one. A bin's estimate has
+/// variance at most the sum of `step * weight`; the entries' own squares bound it from what was drawn.
 fn bins(rows: &Rows, base: f64, eps: f64, max_entries: u32, seeds: u64) -> Vec<(i32, f64, f64, f64)> {
     const BINS: usize = 45;
     let bin =
@@ -166,8 +167,8 @@ fn kept_weights_have_the_true_expectation_from_1_down_to_1e_12() {
     let mut seen = 0;
     for (eps, max_entries) in [(1.0 / 256.0, 384), (1.0 / 1024.0, 24)] {
         for (bin, truth, mean, error) in bins(&rows, 1e-3, eps, max_entries, seeds) {
-            // A bin of which nothing was drawn says nothing unless something was expected: at most 5 errors, and where
-            // draws are too rare for a standard error, the chance of none at all.
+            // A bin of which nothing was drawn says nothing unless something was expected: at most 5 errors,
+            // and where draws are too rare for a standard error, the chance of none at all.
             let step = eps * 64.0;
             let rare = truth * seeds as f64 / step < 30.0;
             assert!(
@@ -182,7 +183,8 @@ fn kept_weights_have_the_true_expectation_from_1_down_to_1e_12() {
 
 #[test]
 fn columns_of_probability_1e_12_are_kept_as_often_as_they_should_be() {
-    // A million columns of 1e-12 each beside one of almost everything: at a step of 1e-9 each seed keeps 1000 of them.
+    // A million columns of 1e-12 each beside one of almost everything: at a step of 1e-9 each seed keeps 1000
+    // of them.
     let columns = 1 << 16;
     let rows = Rows::new(columns, |_, column| if column == 77 { 1.0 } else { 1e-12 });
     let (mut sum, seeds) = (0.0, 40);
