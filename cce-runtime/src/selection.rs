@@ -13,6 +13,7 @@
 //! | `XDG_DATA_HOME` | else its `cce`; else `~/.local/share/cce` |
 //! | `CCE_PROFILE` | profile files, separated as in `PATH`, asked after the database |
 
+use crate::cpu as cpu_device;
 use crate::driver::DeviceInfo;
 use cce_codegen::ir::{InputKind, Program, UnaryOp};
 use cce_codegen::plan::GpuPlan;
@@ -187,23 +188,28 @@ fn space_hash(space: impl Iterator<Item = Schedule>) -> String {
     hasher.finalize().to_hex().as_str()[..16].to_owned()
 }
 
-/// Every schedule of the CPU device that is worth a measurement for this problem, the plainest first.
+/// Every schedule of the CPU device that is worth a measurement for this problem, the default first.
 ///
-/// Token blocks: the logits of one are in memory at once, and too few leave the matrix product without work.
-/// Strips: what one pass over a row of logits takes at a time, from a first-level cache's worth to a whole
-/// row.
+/// Token blocks: the logits of one are in memory at once, and too few leave the matrix product without work. Strips: what
+/// one pass over a row of logits takes at a time, from a first-level cache's worth to a whole row.
 pub fn cpu_space(problem: &Problem) -> Vec<CpuSchedule> {
     const TOKEN_BLOCKS: [u32; 6] = [16, 32, 64, 128, 256, 512];
     const STRIPS: [u32; 5] = [512, 1024, 2048, 4096, 8192];
-    let sizes = |all: &[u32], most: usize| -> Vec<u32> {
-        // One size that covers everything is enough.
-        let covering = all.iter().position(|&size| size as usize >= most).unwrap_or(all.len() - 1);
-        all[..=covering].to_vec()
+    // One size that covers everything is enough.
+    let covering = |all: &[u32], most: usize| {
+        all.iter().position(|&size| size as usize >= most).unwrap_or(all.len() - 1)
     };
-    let mut space = Vec::new();
-    for token_block in sizes(&TOKEN_BLOCKS, problem.tokens) {
-        for strip in sizes(&STRIPS, problem.vocab) {
-            space.push(CpuSchedule { token_block, strip });
+    let token_blocks = &TOKEN_BLOCKS[..=covering(&TOKEN_BLOCKS, problem.tokens)];
+    let strips = &STRIPS[..=covering(&STRIPS, problem.vocab)];
+    let largest = token_blocks.last().copied().unwrap_or(512);
+    let default = cpu_device::default_schedule(problem);
+    let mut space = vec![CpuSchedule { token_block: default.token_block.min(largest), ..default }];
+    for &token_block in token_blocks {
+        for &strip in strips {
+            let candidate = CpuSchedule { token_block, strip };
+            if !space.contains(&candidate) {
+                space.push(candidate);
+            }
         }
     }
     space
@@ -422,7 +428,9 @@ mod tests {
         let tiny = cpu_space(&Problem::new(8, 8, 100, DType::F32));
         assert_eq!(tiny, [CpuSchedule { token_block: 16, strip: 512 }]);
         let large = cpu_space(&Problem::new(4096, 576, 49152, DType::F32));
-        assert_eq!(large.len(), 30);
+        assert!(large.len() >= 30);
+        let default = cpu_device::default_schedule(&Problem::new(4096, 576, 49152, DType::F32));
+        assert_eq!(large[0], default);
     }
 
     #[test]

@@ -38,6 +38,7 @@ use cce_codegen::schedule::Schedule;
 use code::{ForwardCode, GradientCode};
 use exact::{Buffers, Large, Walk};
 use host::{HostCall, HostGradients, HostOutputs};
+pub(crate) use layout::default_schedule;
 use layout::{Blocks, Order, Regions};
 use sampled::{SampledBuffers, SampledCode, SampledRegions, Shape};
 
@@ -131,7 +132,7 @@ impl CpuExecutor {
         schedule: Option<Schedule>,
     ) -> Result<CpuExecutor> {
         let schedule = match schedule {
-            None => layout::default_schedule(&problem),
+            None => default_schedule(&problem),
             Some(Schedule::Cpu(schedule)) => schedule,
             Some(Schedule::Gpu(_)) => {
                 return Err(Error::InvalidProblem {
