@@ -35,7 +35,7 @@
 //! ```
 //!
 //! # Where to look
-//! - [`loss`] is the language of losses; [`losses`] are those that ship, each a function in it.
+//! - [`language`] is the guide to what `#[cce::loss]` takes; [`losses`] are those that ship, each a function in it.
 //! - [`Plan`] is a loss made ready for a shape and a [`Device`]. [`Plan::run`] takes host data;
 //!   [`Plan::forward`] and [`Plan::backward`] take [`View`]s of your own memory, on the device too,
 //!   without a copy.
@@ -72,10 +72,8 @@ pub mod prelude {
     };
 }
 
-/// The guide of the language is tested with the crate.
-#[cfg(doctest)]
 #[doc = include_str!("../docs/losses.md")]
-mod guide {}
+pub mod language {}
 
 /// What the code written by the macros uses. Not part of the interface.
 #[doc(hidden)]

@@ -52,6 +52,12 @@ mod private {
     }
 }
 
+#[cce::loss]
+#[cfg(any())]
+fn never_compiled(x: Logit, y: Target) -> Loss {
+    lse(x) - at(x, y)
+}
+
 #[allow(unused_imports)]
 use private::shorter;
 

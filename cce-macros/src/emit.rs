@@ -8,6 +8,7 @@ use cce_codegen::ir::{Input, Kind, Node, Output, Program};
 use cce_codegen::valid::ProgramBuilder;
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{format_ident, quote};
+use syn::visit::Visit;
 use syn::{Attribute, Error, Expr, ItemFn, Lit, Meta, Path};
 
 /// The attribute.
@@ -26,26 +27,48 @@ pub fn loss(arguments: TokenStream, item: TokenStream) -> TokenStream {
         builder.error(site, "the attribute takes no arguments", Some(help));
     }
     builder.doc(&doc(&function.attrs));
+    refuse_attributes(&function, &mut sites, &mut builder);
     let declared = signature::declare(&function, &mut sites, &mut builder);
     let mut body = Body { sites: &mut sites, builder: &mut builder, events: Vec::new(), fields: None };
     body.function(&function.block, declared.returns.as_ref());
     let (events, fields) = (body.events, body.fields);
     let declaration = declaration(&function, &declared);
+    let cfg: Vec<&Attribute> =
+        function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     let returns = declared.returns.as_ref().map_or_else(|| quote!(::cce::Loss), |path| quote!(#path));
     match builder.finish() {
         Ok(program) => {
             let parts = parts(&program);
-            let implementation = implementation(name, &returns, &parts);
+            let implementation = implementation(name, &cfg, &returns, &parts);
             let mirror = mirror(&declared, &events, fields.as_ref());
-            quote! { #declaration #implementation #mirror }
+            quote! { #declaration #implementation #(#cfg)* #mirror }
         }
         Err(diagnostics) => {
             let errors = diagnostics.iter().map(|diagnostic| sites.error(diagnostic));
             // Whatever the types are, the errors above are to be the only ones.
-            let implementation = implementation(name, &quote!(::cce::Loss), &quote!(::core::unreachable!()));
+            let implementation =
+                implementation(name, &cfg, &quote!(::cce::Loss), &quote!(::core::unreachable!()));
             let mirror = unused_imports(&declared, &events);
             quote! { #(#errors)* #declaration #implementation #mirror }
         }
+    }
+}
+
+/// Attributes inside of the function would go unheard.
+fn refuse_attributes(function: &ItemFn, sites: &mut Sites, builder: &mut ProgramBuilder) {
+    struct Attributes<'a>(Vec<&'a Attribute>);
+    impl<'a> Visit<'a> for Attributes<'a> {
+        fn visit_attribute(&mut self, attribute: &'a Attribute) {
+            self.0.push(attribute);
+        }
+    }
+    let mut found = Attributes(Vec::new());
+    found.visit_signature(&function.sig);
+    found.visit_block(&function.block);
+    for attribute in found.0 {
+        let site = sites.of(attribute);
+        let help = "remove it, or put it on the function";
+        builder.error(site, "attributes mean nothing inside of a loss", Some(help));
     }
 }
 
@@ -58,7 +81,8 @@ fn unparsed(item: TokenStream, error: &Error) -> TokenStream {
         item.into_iter().skip_while(|token| !matches!(token, TokenTree::Ident(ident) if ident == "fn"));
     match (tokens.next(), tokens.next()) {
         (Some(_), Some(TokenTree::Ident(name))) => {
-            let implementation = implementation(&name, &quote!(::cce::Loss), &quote!(::core::unreachable!()));
+            let implementation =
+                implementation(&name, &[], &quote!(::cce::Loss), &quote!(::core::unreachable!()));
             quote! {
                 #errors
                 #[allow(non_camel_case_types, missing_docs, dead_code)]
@@ -109,8 +133,14 @@ fn declaration(function: &ItemFn, declared: &Declared) -> TokenStream {
     }
 }
 
-fn implementation(name: &Ident, returns: &TokenStream, program: &TokenStream) -> TokenStream {
+fn implementation(
+    name: &Ident,
+    cfg: &[&Attribute],
+    returns: &TokenStream,
+    program: &TokenStream,
+) -> TokenStream {
     quote! {
+        #(#cfg)*
         #[allow(dead_code)]
         impl #name {
             /// The program of this loss: what plans are made from.
@@ -118,6 +148,7 @@ fn implementation(name: &Ident, returns: &TokenStream, program: &TokenStream) ->
                 <Self as ::cce::LossFunction>::program()
             }
         }
+        #(#cfg)*
         impl ::cce::LossFunction for #name {
             type Outputs = #returns;
             fn program() -> ::cce::Program {
