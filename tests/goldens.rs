@@ -95,6 +95,7 @@ fn emitted_sources_are_those_under_review() {
         for module in golden.plan().modules {
             let file = golden.file(module.name);
             if update {
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
                 std::fs::write(&file, &module.source).unwrap();
             }
             let kept =

@@ -1,0 +1,358 @@
+// Forward pass over the logits.
+// loss `label_smoothing`, any number of tokens, some ignored, hidden 123, vocabulary 507, f32
+
+#define DTYPE_F32
+#define HIDDEN 123
+#define VOCAB 507
+#define PACKED 1
+#define HIDDEN_STRIDE 123
+#define HIDDEN_ALIGN 4
+#define CLASSIFIER_STRIDE 123
+#define CLASSIFIER_ALIGN 4
+#define TILE_M 128
+#define TILE_N 128
+#define TILE_K 16
+
+// Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
+// Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE __device__ __forceinline__
+#define NEG_INF __int_as_float(0xff800000)
+#define POS_INF __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+#ifdef INDEX_I64
+typedef i64 Index;
+#else
+typedef int Index;
+#endif
+
+// A scalar input: read from device memory where a pointer is given, so that no host has to wait for it.
+struct ScalarArg {
+    const float* pointer;
+    float value;
+};
+DEVICE float scalar(const ScalarArg& s) { return s.pointer ? *s.pointer : s.value; }
+
+DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+
+// --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
+#if defined(DTYPE_F32)
+typedef float Elem;
+#define ELEM_BYTES 4
+DEVICE float widen(float x) { return x; }
+DEVICE void narrow(float& to, float x) { to = x; }
+#else
+typedef u16 Elem;
+#define ELEM_BYTES 2
+#if defined(DTYPE_BF16)
+DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
+DEVICE void narrow(u16& to, float x) {
+    u32 bits = __float_as_uint(x);
+    to = x != x ? (u16)0x7fff : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // round to nearest even
+}
+DEVICE u32 narrow2(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r;
+#else
+    u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16;
+#endif
+}
+#else
+DEVICE float widen(u16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
+DEVICE void narrow(u16& to, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
+DEVICE u32 narrow2(float low, float high) { u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16; }
+#endif
+#endif
+
+// --- what the language's functions mean in fp32 --------------------------------------------------------------------
+// tanh within 5e-7 of the value: the exponential away from 0, the Taylor series near it, where the exponential would cancel.
+DEVICE float tanh_of(float x) {
+    float a = fabsf(x), t = exp2_approx(a * (-2.0f * LOG2E)), far = __fdividef(1.0f - t, 1.0f + t), s = x * x;
+    float near = a * (1.0f + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835)))));
+    return copysignf(a < 0.25f ? near : far, x);
+}
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+DEVICE float softplus(float x) { return x != x ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+DEVICE float log_sigmoid(float x) { return -softplus(-x); }
+// The first argument at ties; a NaN in either propagates.
+DEVICE float min_of(float a, float b) { return b < a || b != b ? b : a; }
+DEVICE float max_of(float a, float b) { return b > a || b != b ? b : a; }
+// a^b of a non-negative base, with the cases that occur most often cheap.
+DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a : b == 0.0f ? 1.0f : powf(a, b); }
+// 2^x for a difference of two references that may both be -inf.
+DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
+
+DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
+// 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
+
+#define THREADS 256
+#define ACC_ROWS (TILE_M / 16)
+#define ACC_COLS (TILE_N / 16)
+#define A_PITCH (TILE_M + 4)
+#define B_PITCH (TILE_N + 4)
+#define RING_BYTES (2 * TILE_K * (A_PITCH + B_PITCH) * 4)
+#define ROW_LANES 16
+#define ROW_WARPS 1
+#define COL_WARPS 8
+
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+DEVICE int row_warp() { return 0; }
+DEVICE int col_warp() { return warp_id(); }
+DEVICE int acc_row(int r) { return (r >> 2) * 64 + (threadIdx.x >> 4) * 4 + (r & 3); }
+DEVICE int acc_col(int c) { return (c >> 2) * 64 + (threadIdx.x & 15) * 4 + (c & 3); }
+
+// Elements of one stage wait in registers while the stage before them multiplies.
+template <int TILE> struct Staged {
+    static constexpr int COPIES = TILE * TILE_K / THREADS;
+    float value[COPIES];
+};
+
+// An operand whose source rows are tile rows, consecutive in k. MAPPED: tile row r is source row map[r].
+template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct KMajor : Staged<TILE> {
+    using Staged<TILE>::value;
+    const Elem* source; int row, rows, k_end; const int* map;
+    DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
+    }
+    DEVICE void seek(int row0) { row = row0; }
+    DEVICE void fetch(int k0) {
+        int k = k0 + threadIdx.x % TILE_K;
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int r = row + (int)threadIdx.x / TILE_K + i * (THREADS / TILE_K);
+            value[i] = r < rows && k < k_end ? widen(source[(i64)(MAPPED ? map[r] : r) * STRIDE + k]) : 0.0f;
+        }
+    }
+    DEVICE void store(float* to, int pitch) const {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++)
+            to[(threadIdx.x % TILE_K) * pitch + threadIdx.x / TILE_K + i * (THREADS / TILE_K)] = value[i];
+    }
+};
+
+// An operand whose source rows are the k, consecutive along the tile's rows. MAPPED: k is source row map[k].
+template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor : Staged<TILE> {
+    using Staged<TILE>::value;
+    const Elem* source; int row, rows, k_end; const int* map;
+    DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
+    }
+    DEVICE void seek(int row0) { row = row0; }
+    DEVICE void fetch(int k0) {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int at = threadIdx.x + i * THREADS, r = row + at % TILE, k = k0 + at / TILE;
+            value[i] = r < rows && k < k_end ? widen(source[(i64)(MAPPED ? map[k] : k) * STRIDE + r]) : 0.0f;
+        }
+    }
+    DEVICE void store(float* to, int pitch) const {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int at = threadIdx.x + i * THREADS;
+            to[at / TILE * pitch + at % TILE] = value[i];
+        }
+    }
+};
+
+// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each.
+template <class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+    float* ring = (float*)shared;
+    int steps = ceil_div(depth, TILE_K);
+    for (int tile = first; tile < last; tile++) {
+        float acc[ACC_ROWS][ACC_COLS] = {};
+        b.seek(tile * TILE_N);
+        if (steps) { a.fetch(0); b.fetch(0); }
+        for (int step = 0; step < steps; step++) {
+            float* sa = ring + (step & 1) * TILE_K * (A_PITCH + B_PITCH);
+            float* sb = sa + TILE_K * A_PITCH;
+            a.store(sa, A_PITCH); b.store(sb, B_PITCH);
+            __syncthreads();                                  // two buffers: the other one is still being read by the slowest
+            if (step + 1 < steps) { a.fetch((step + 1) * TILE_K); b.fetch((step + 1) * TILE_K); }
+            #pragma unroll
+            for (int k = 0; k < TILE_K; k++) {
+                float x[ACC_ROWS], y[ACC_COLS];
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r += 4) *(float4*)&x[r] = *(const float4*)&sa[k * A_PITCH + acc_row(r)];
+                #pragma unroll
+                for (int c = 0; c < ACC_COLS; c += 4) *(float4*)&y[c] = *(const float4*)&sb[k * B_PITCH + acc_col(c)];
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r++)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c++) acc[r][c] = fmaf(x[r], y[c], acc[r][c]);
+            }
+        }
+        __syncthreads();                                      // the ring may be refilled, or used for other things
+        done(acc, tile);
+    }
+}
+
+// --- from the program ---
+// The program's inputs besides hidden states, classifier and targets.
+struct Values {
+    ScalarArg v2_smoothing;
+};
+#define STATS 3
+#define HAS_SOFTMAX
+#define HAS_TARGET
+#define ALWAYS_MASKED 0
+struct Uniform { };
+DEVICE Uniform uniform_of(const Values& values) {
+    return Uniform{};
+}
+struct ColIn { };
+DEVICE ColIn col_in(const Values& values, int col) {
+    return ColIn{};
+}
+struct RowIn { };
+DEVICE RowIn row_in(const Values& values, int token) {
+    return RowIn{};
+}
+// The logit of the softmax.
+DEVICE float logit_of(float x, const RowIn& row, const ColIn& column, const Uniform& uniform) {
+    return x;
+}
+// One column joins: e = exp(z - reference), 0 where it is not live.
+DEVICE void stats_add(float (&s)[STATS], float x, float z, float e, bool live, int col, const RowIn& row, const ColIn& column, const Uniform& uniform) {
+    s[1] += e;
+    s[2] += live ? z : 0.0f;
+}
+DEVICE void stats_init(float (&s)[STATS]) {
+    s[0] = NEG_INF; s[1] = 0.0f;
+    s[2] = 0.0f;
+}
+DEVICE void stats_rescale(float (&s)[STATS], float factor) {
+    s[1] *= factor;
+}
+DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
+    float reference = fmaxf(s[0], o[0]), mine = rescale(s[0], reference), its = rescale(o[0], reference);
+    s[0] = reference; s[1] = s[1] * mine + o[1] * its;
+    s[2] += o[2];
+}
+
+// Forward: every reduction over the vocabulary in one pass over the logits, which never leave registers.
+// A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
+// a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
+// The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
+
+// The statistics of one tile's columns join those of the thread's rows. MASKED: some column is outside the vocabulary or a target.
+// A long transform is compiled once, masked (ALWAYS_MASKED); a short one also without masks.
+template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile,
+        const int* tokens, const int* targets, const Values& values, const Uniform& uniform, float* target_logit) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        RowIn row = row_in(values, tokens[acc_row(r)]);
+        int y = MASKED ? targets[acc_row(r)] : -1;
+        auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return !MASKED || (col < VOCAB && col != y); };
+        auto col_at = [&](int c) { int col = tile * TILE_N + acc_col(c); return col_in(values, MASKED && col >= VOCAB ? 0 : col); };
+#ifdef HAS_SOFTMAX
+        float z[ACC_COLS], largest = NEG_INF;
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) {
+            z[c] = logit_of(acc[r][c], row, col_at(c), uniform);
+            largest = fmaxf(largest, live(c) ? z[c] : NEG_INF);
+        }
+        float reference = fmaxf(stats[r][0], largest * LOG2E);
+        if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
+        float base = reference == NEG_INF ? 0.0f : reference;
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) {
+            float e = exp2_approx(fmaf(z[c], LOG2E, -base));
+            stats_add(stats[r], acc[r][c], z[c], live(c) ? e : 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
+        }
+#else
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++)
+            stats_add(stats[r], acc[r][c], 0.0f, 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
+#endif
+        if (MASKED) {
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c++)
+                if (tile * TILE_N + acc_col(c) == y) target_logit[tokens[acc_row(r)]] = acc[r][c];
+        }
+    }
+}
+
+// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [SPLITS][STATS][tokens]. order, count: the tokens that count, if PACKED.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+        const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
+        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    int* token_of = (int*)(shared + RING_BYTES);
+    int* target_of = token_of + TILE_M;
+    int rows = PACKED ? *count : tokens;
+    // Row blocks of one group and split are neighbours: they walk the same columns at the same time.
+    int blocks = ceil_div(tokens, TILE_M), first_block = (int)blockIdx.x / (group * splits) * group;
+    int width = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * splits;
+    int row0 = (first_block + place % width) * TILE_M, split = place / width;
+    if (row0 >= rows) return;
+
+    for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
+        int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
+        token_of[i] = max(token, 0);
+#ifdef HAS_TARGET
+        Index y = token >= 0 ? targets[token] : (Index)-1;
+        target_of[i] = y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+        target_of[i] = -1;
+#endif
+    }
+    __syncthreads();
+
+    int tiles = ceil_div(VOCAB, TILE_N), first = (int)((i64)tiles * split / splits), last = (int)((i64)tiles * (split + 1) / splits);
+    KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
+    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, first * TILE_N, VOCAB, HIDDEN, 0);
+    const Uniform uniform = uniform_of(values);
+    float stats[ACC_ROWS][STATS];
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
+
+    walk(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+        bool masked = ALWAYS_MASKED || (tile + 1) * TILE_N > VOCAB;
+#ifdef HAS_TARGET
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) masked |= (u32)(target_of[acc_row(r)] - tile * TILE_N) < (u32)TILE_N;
+#endif
+        if (ALWAYS_MASKED || __any_sync(0xffffffff, masked)) accumulate<true>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
+        else accumulate<false>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
+    });
+
+    // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.
+    float* exchange = (float*)shared;                         // [ROW_WARPS][STATS][TILE_M]
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        #pragma unroll
+        for (int mask = 1; mask < ROW_LANES; mask *= 2) {
+            float other[STATS];
+            #pragma unroll
+            for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[r][k], mask);
+            stats_merge(stats[r], other);
+        }
+        if ((lane_id() & (ROW_LANES - 1)) == 0)
+            #pragma unroll
+            for (int k = 0; k < STATS; k++) exchange[(row_warp() * STATS + k) * TILE_M + acc_row(r)] = stats[r][k];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < TILE_M && row0 + i < rows; i += THREADS) {
+        float sum[STATS], other[STATS];
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) sum[k] = exchange[k * TILE_M + i];
+        for (int w = 1; w < ROW_WARPS; w++) {
+            #pragma unroll
+            for (int k = 0; k < STATS; k++) other[k] = exchange[(w * STATS + k) * TILE_M + i];
+            stats_merge(sum, other);
+        }
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * tokens + token_of[i]] = sum[k];
+    }
+}
