@@ -145,10 +145,8 @@ fn gpu_generation(version: &str) -> Generation {
     let problem = Problem::new(4096, 576, 49152, DType::Bf16);
     let (mut hasher, mut space) = (blake3::Hasher::new(), Vec::new());
     if let Some(program) = nominal_program() {
-        let schedules = [
-            GpuSchedule::default_for(&program, &problem, &gpu),
-            GpuSchedule::simt(&program, &problem, &gpu),
-        ];
+        let schedules =
+            [GpuSchedule::default_for(&program, &problem, &gpu), GpuSchedule::simt(&program, &problem, &gpu)];
         let plans = schedules.iter().filter_map(|s| GpuPlan::build(&program, &problem, s, &gpu).ok());
         for module in plans.flat_map(|plan| plan.modules) {
             hasher.update(module.source.as_bytes());

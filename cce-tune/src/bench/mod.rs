@@ -11,11 +11,13 @@ mod cuda;
 mod host;
 mod plans;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 pub use compare::{Comparison, Tolerance};
 pub use cuda::CudaMemory;
 pub use host::HostMemory;
-pub use plans::{PlanBench, Results, failure};
+pub use plans::{Built, PlanBench, Results, failure};
 pub use reference::check_against_f64;
 
 use crate::Error;

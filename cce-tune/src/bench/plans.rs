@@ -14,7 +14,9 @@ use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::cubin_cache::CubinCache;
 use cce_runtime::cuda::jit;
 use cce_runtime::nvrtc::Nvrtc;
-use cce_runtime::{Call, Device, Element, GradientViews, Inputs, Outputs, Plan, Upstream, Workspace};
+use cce_runtime::{
+    Call, Device, DeviceKind, Element, GradientViews, Inputs, Outputs, Plan, Upstream, Workspace,
+};
 use cce_tuning_db::{Clocks, Resources, Status};
 
 /// Copies of the inputs that timed runs rotate through, at most.
@@ -234,20 +236,13 @@ fn named_values<B>(
 
 /// Copy number `turn` of the inputs, with the tokens rotated by a part of their number.
 fn copied<M: Memory>(memory: &M, head: &Head, turn: usize) -> Result<Copied<M::Buffer>, Error> {
-    let rotated;
-    let head = match turn {
-        0 => head,
-        _ => {
-            rotated = head.rotated(turn * head.tokens / MOST_COPIES);
-            &rotated
-        }
-    };
-    let targets = match &head.targets {
+    let (hidden, targets) = head.rotated_tokens(turn * head.tokens / MOST_COPIES);
+    let targets = match &targets {
         Targets::I32(values) => HostData::I32(values),
         Targets::I64(values) => HostData::I64(values),
     };
     Ok(Copied {
-        hidden: memory.upload((&head.hidden).into(), "the hidden states")?,
+        hidden: memory.upload((&hidden).into(), "the hidden states")?,
         classifier: memory.upload((&head.classifier).into(), "the classifier")?,
         targets: memory.upload(targets, "the targets")?,
     })
@@ -260,13 +255,20 @@ pub struct Built {
     resources: Option<Resources>,
 }
 
+impl Built {
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
 impl<M: Memory> Bench for PlanBench<M> {
     type Built = Built;
 
     fn build(&self, schedule: &Schedule) -> Result<Built, Failure> {
         // Compiled before it is loaded: what spills is dropped without a look at the device.
         let resources = match (schedule, &self.problem) {
-            (Schedule::Gpu(gpu), Some(problem)) => {
+            (Schedule::Gpu(gpu), Some(problem)) if self.device.kind() == DeviceKind::Cuda => {
                 Some(compiled(&self.device, &self.task.program, problem, gpu)?)
             }
             _ => None,
@@ -342,6 +344,8 @@ impl Results {
          -> Vec<(String, Comparison)> {
             ours.iter().zip(theirs).map(|((name, a), (_, b))| (name.clone(), Comparison::of(a, b))).collect()
         };
+        let reduced = Comparison::of(&[self.reduced], &[reference.reduced]);
+        wrong.extend(reduced.judge("the mean loss", tolerance.outputs).err());
         for (name, comparison) in pairs(&self.outputs, &reference.outputs) {
             wrong.extend(comparison.judge(&format!("output {name}"), tolerance.outputs).err());
         }

@@ -70,6 +70,11 @@ pub fn check_against_f64<M: Memory>(
     let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&x| x as f32).collect() };
     let tolerance = Tolerance::of(task.dtype, Filter::Exact);
     let mut wrong = Vec::new();
+    let outputs = task.program.outputs();
+    let reduced = outputs.iter().position(|output| output.name == "loss").unwrap_or(0);
+    let mean: f64 = expected.outputs[reduced].iter().sum::<f64>() / counted as f64;
+    let comparison = Comparison::of(&[results.reduced], &[mean as f32]);
+    wrong.extend(comparison.judge("the mean loss", tolerance.outputs).err());
     for ((name, result), expected) in results.outputs.iter().zip(&expected.outputs) {
         let comparison = Comparison::of(result, &narrow(expected));
         wrong.extend(comparison.judge(&format!("output {name}"), tolerance.outputs).err());

@@ -110,40 +110,32 @@ impl Head {
         }
     }
 
-    /// The first `tokens` tokens against the first `vocab` entries, with targets taken modulo `vocab` where
-    /// they lie outside. No references: they hold to the whole.
+    /// The first `tokens` tokens against the first `vocab` entries, with targets taken modulo `vocab` where they lie
+    /// outside. No references: they hold to the whole.
     #[must_use]
     pub fn part(&self, tokens: usize, vocab: usize) -> Head {
-        let first = self.first_tokens(tokens);
-        let vocab = vocab.min(self.vocab);
-        let mut targets = first.targets;
+        let (tokens, vocab) = (tokens.min(self.tokens), vocab.min(self.vocab));
+        let mut targets = self.targets.first(tokens);
         targets.wrap(vocab);
         Head {
-            classifier: self.classifier.first(vocab * self.width),
-            vocab,
-            targets,
-            hidden: first.hidden,
-            tokens: first.tokens,
+            tokens,
             width: self.width,
+            vocab,
+            hidden: self.hidden.first(tokens * self.width),
+            classifier: self.classifier.first(vocab * self.width),
+            targets,
             references: References::default(),
         }
     }
 
-    /// The same head with its tokens rotated: token 0 is what was token `by`. References, which are in the
-    /// old order, are dropped.
+    /// Hidden states and targets with the tokens rotated: token 0 is what was token `by`.
     #[must_use]
-    pub fn rotated(&self, by: usize) -> Head {
+    pub fn rotated_tokens(&self, by: usize) -> (Elements, Targets) {
         let by = by.checked_rem(self.tokens).unwrap_or(0);
         let (mut hidden, mut targets) = (self.hidden.clone(), self.targets.clone());
         hidden.rotate(by * self.width);
         targets.rotate(by);
-        Head {
-            hidden,
-            targets,
-            classifier: self.classifier.clone(),
-            references: References::default(),
-            ..*self
-        }
+        (hidden, targets)
     }
 
     /// The same head with about `share` of its tokens ignored, at random. References, which count every

@@ -1,0 +1,107 @@
+//! The bench on the CPU device: what is right passes, what is wrong is found.
+
+use super::*;
+use crate::arguments::Arguments;
+use crate::data::Head;
+use crate::search::{Bench, Failure};
+use crate::task::Task;
+use cce_codegen::problem::{DType, Filter};
+use cce_codegen::schedule::{CpuSchedule, Schedule};
+use cce_runtime::Device;
+use cce_tuning_db::Status;
+
+const SCHEDULE: Schedule = Schedule::Cpu(CpuSchedule { token_block: 16, strip: 256 });
+
+fn bench(task: &Task) -> PlanBench<HostMemory> {
+    let head = Head::generated(task.tokens, task.width, task.vocab, 2, task.dtype);
+    let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &[]).unwrap();
+    let problem = task.builder().build(&Device::cpu()).unwrap().problem().clone();
+    PlanBench::new(HostMemory, Device::cpu(), task.clone(), &head, &arguments, Some(&problem)).unwrap()
+}
+
+fn cross_entropy(dtype: DType) -> Task {
+    let program = cce::losses::named("cross_entropy").unwrap();
+    Task { filter: Some(Filter::Exact), ..Task::new(program, 40, 24, 600, dtype) }
+}
+
+#[test]
+fn every_shipped_loss_agrees_with_the_oracle_in_every_type() {
+    for (name, program) in cce::losses::ALL {
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let task = Task::new(program(), 20, 24, 300, dtype);
+            let head = Head::generated(20, 24, 300, 1, dtype).with_ignored(0.2, 1);
+            let arguments = Arguments::new(&task.program, 20, 300, &[]).unwrap();
+            let checked = check_against_f64(HostMemory, &Device::cpu(), &task, &head, &arguments, SCHEDULE);
+            assert!(checked.is_ok(), "{name} {}: {}", dtype.name(), checked.unwrap_err());
+        }
+    }
+}
+
+#[test]
+fn a_schedule_that_is_right_passes_and_is_timed() {
+    let mut bench = bench(&cross_entropy(DType::F32));
+    let mut built = bench.build(&SCHEDULE).unwrap();
+    let mut other = bench.build(&Schedule::Cpu(CpuSchedule { token_block: 7, strip: 100 })).unwrap();
+    let reference = bench.run(built.plan()).unwrap();
+    bench.set_reference(reference);
+    assert_eq!(bench.check(&mut built).unwrap(), 0.0);
+    assert!(bench.check(&mut other).unwrap() < 1e-5);
+    for round in 0..5 {
+        assert!(bench.time(&mut other, round).unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn a_wrong_loss_a_wrong_gradient_and_a_missing_element_are_each_found() {
+    let mut bench = bench(&cross_entropy(DType::F32));
+    let mut built = bench.build(&SCHEDULE).unwrap();
+    let right = bench.run(built.plan()).unwrap();
+    type Spoil = fn(&mut Results);
+    let spoil: [(Spoil, &str); 4] = [
+        (|r| r.reduced *= 1.001, "the mean loss differs"),
+        (|r| r.outputs[0].1[3] += 0.1, "output loss differs"),
+        (|r| r.gradients[0].1.iter_mut().for_each(|g| *g *= 1.01), "dE differs"),
+        (|r| r.gradients[1].1[0] += 1.0, "dC differs"),
+    ];
+    for (spoil, expected) in spoil {
+        let mut reference = right.clone();
+        spoil(&mut reference);
+        bench.set_reference(reference);
+        let failure = bench.check(&mut built).unwrap_err();
+        let Failure { status: Status::Wrong(reason), fatal: false, .. } = failure else {
+            panic!("{failure:?}")
+        };
+        assert!(reason.contains(expected), "{reason}");
+    }
+    let tolerance = Tolerance::of(DType::F32, Filter::Exact);
+    let mut unwritten = right.clone();
+    unwritten.gradients[1].1[5] = f32::NAN;
+    let failure = unwritten.compare(&right, &tolerance).unwrap_err();
+    assert!(failure.status.reason().contains("1 elements are NaN or were not written"), "{failure:?}");
+}
+
+#[test]
+fn a_sampled_gradient_is_noisy_but_right_and_its_loss_is_exact() {
+    let task = Task { filter: Some(Filter::SAMPLED), ..cross_entropy(DType::F32) };
+    let exact = cross_entropy(DType::F32);
+    let mut bench = bench(&task);
+    let reference = bench.run(&exact.plan(&Device::cpu(), SCHEDULE).unwrap()).unwrap();
+    bench.set_reference(reference);
+    let mut built = bench.build(&SCHEDULE).unwrap();
+    let error = bench.check(&mut built).unwrap();
+    assert!(error > 0.0 && error < 0.1, "{error}");
+}
+
+#[test]
+fn a_schedule_of_another_device_is_a_constraint() {
+    let bench = bench(&cross_entropy(DType::F32));
+    let gpu = cce_codegen::schedule::Gpu::h100();
+    let task = cross_entropy(DType::F32);
+    let problem = task.builder().build(&Device::cpu()).unwrap().problem().clone();
+    let schedule = cce_codegen::schedule::GpuSchedule::simt(&task.program, &problem, &gpu);
+    let failure = bench.build(&Schedule::Gpu(schedule)).err().unwrap();
+    assert!(matches!(failure.status, Status::Constraint(_)), "{failure:?}");
+    let tight = Task { memory_limit: Some(16), ..task };
+    let error = tight.plan(&Device::cpu(), SCHEDULE).unwrap_err();
+    assert!(matches!(super::failure(&error).status, Status::Resources(_)), "{error}");
+}
