@@ -11,9 +11,9 @@ pub enum InputKind {
     Logit,
     /// The target's index; at most one a program.
     Target,
-    /// f32 [N].
+    /// f32 \[N\].
     Row,
-    /// f32 [V].
+    /// f32 \[V\].
     Col,
     /// One f32.
     Scalar,
