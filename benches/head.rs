@@ -139,10 +139,11 @@ impl<'a> Bench<'a> {
             stream.upload(&buffer, 0, bytes).unwrap();
             buffer
         };
-        let turned = head.rotated(head.tokens / 2);
-        let hidden = [&head, &turned].map(|head| upload(&head.hidden.to_bytes(), "hidden states"));
-        let targets = [&head, &turned].map(|head| {
-            let bytes: Vec<u8> = head.targets.to_i32().iter().flat_map(|y| y.to_ne_bytes()).collect();
+        let turned = head.rotated_tokens(head.tokens / 2);
+        let sets = [(&head.hidden, &head.targets), (&turned.0, &turned.1)];
+        let hidden = sets.map(|(hidden, _)| upload(&hidden.to_bytes(), "hidden states"));
+        let targets = sets.map(|(_, targets)| {
+            let bytes: Vec<u8> = targets.to_i32().iter().flat_map(|y| y.to_ne_bytes()).collect();
             upload(&bytes, "targets")
         });
         let classifier = upload(&head.classifier.to_bytes(), "the classifier");

@@ -10,7 +10,9 @@
 #![expect(unsafe_code, reason = "hands raw device pointers to plans")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark stops at the first error")]
 
-use cce::{Call, DType, Device, Element, Filter, GradientViews, Inputs, Outputs, Plan, Upstream, View, ViewMut};
+use cce::{
+    Call, DType, Device, Element, Filter, GradientViews, Inputs, Outputs, Plan, Upstream, View, ViewMut,
+};
 use cce_runtime::driver::{Buffer, Context};
 use clap::Parser;
 use std::process::Command;
@@ -106,16 +108,20 @@ fn start(arguments: &Arguments) -> [f64; 3] {
     // SAFETY: buffers of these sizes, which outlive the call.
     let view = |buffer: &Buffer, len, element| unsafe { View::device(buffer.ptr().0, len, element, 0) };
     // SAFETY: as above; the call alone writes to them.
-    let view_mut = |buffer: &Buffer, len, element| unsafe { ViewMut::device(buffer.ptr().0, len, element, 0) };
+    let view_mut =
+        |buffer: &Buffer, len, element| unsafe { ViewMut::device(buffer.ptr().0, len, element, 0) };
     let begin = Instant::now();
     let inputs = Inputs::new(view(&hidden, n * d, Element::Bf16), view(&classifier, v * d, Element::Bf16))
         .targets(view(&targets, n, Element::I32));
     let outputs = Outputs::new().reduced("loss", view_mut(&loss, 1, Element::F32));
-    let gradients = GradientViews::new()
-        .hidden(view_mut(&de, n * d, Element::Bf16))
-        .classifier(view_mut(&dc, v * d, Element::Bf16));
+    let gradients = GradientViews::new().hidden(view_mut(&de, n * d, Element::Bf16)).classifier(view_mut(
+        &dc,
+        v * d,
+        Element::Bf16,
+    ));
     let call = Call::new().stream(stream.raw().0 as u64);
-    plan.step(&inputs, &Upstream::new().scalar("loss", 1.0f32), &call, &mut workspace, outputs, gradients).unwrap();
+    plan.step(&inputs, &Upstream::new().scalar("loss", 1.0f32), &call, &mut workspace, outputs, gradients)
+        .unwrap();
     stream.synchronize().unwrap();
     [driver, planned, begin.elapsed()].map(|time| time.as_secs_f64() * 1e3)
 }

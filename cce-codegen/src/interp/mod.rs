@@ -5,7 +5,7 @@
 //! - [`Interp`] evaluates the *program* as it was written, knowing nothing of canonical forms or
 //!   derivatives. Central differences of it are what a derivative must be.
 //! - [`LoweredInterp`] evaluates the gradient normal form, for one token.
-//! - [`reference`] runs the whole computation, from hidden states and classifier to losses and gradients.
+//! - [`mod@reference`] runs the whole computation, from hidden states and classifier to losses and gradients.
 //!
 //! A token's value is a number; a value that varies over the vocabulary is a vector of V numbers.
 

@@ -145,11 +145,11 @@ pub(super) struct Common<'a> {
     pub(super) schedule: &'a GpuSchedule,
     pub(super) lowered: &'a crate::diff::Lowered,
     pub(super) slots: &'a SavedSlots,
-    /// Saved values, [slots][N] f32.
+    /// Saved values, `[slots][N]` f32.
     pub(super) saved: super::Buffer,
     /// What a reduced value's upstream gradient is multiplied with, one f32.
     pub(super) factor: super::Buffer,
-    /// The order of tokens, [N] i32, and how many count, one i32; where tokens may be ignored.
+    /// The order of tokens, `[N]` i32, and how many count, one i32; where tokens may be ignored.
     pub(super) packing: Option<(super::Buffer, super::Buffer)>,
 }
 

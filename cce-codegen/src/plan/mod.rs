@@ -65,7 +65,7 @@ pub enum Arg {
     /// `struct Reduction { int mode; { const float* pointer; float value; } divisor; const float* weights; }`, `mode` 0: sum or none, 1: tokens that
     /// count, 2: divisor, 3: weights at the targets.
     Reduction,
-    /// `struct Rows`: for each output, where its values [N] f32 are (the caller's, else the scratch of [`GpuPlan::output_rows`]).
+    /// `struct Rows`: for each output, where its values `[N]` f32 are (the caller's, else the scratch of [`GpuPlan::output_rows`]).
     OutputRows,
     /// `struct Rows`: for each output, the caller's pointer to its reduced value, or null.
     Reduced,
@@ -109,7 +109,7 @@ pub struct GpuPlan {
     pub check_targets: Option<Launch>,
     /// Two i64.
     pub bad_target: Buffer,
-    /// Scratch for outputs that the caller does not take row by row: [outputs][N] f32.
+    /// Scratch for outputs that the caller does not take row by row: `[outputs][N]` f32.
     pub output_rows: Buffer,
     /// Row inputs whose gradients are wanted, in the order of `InputRows`.
     pub row_gradients: Vec<InputId>,

@@ -3,7 +3,7 @@
 use crate::diff::Lowered;
 use crate::ir::{ExprId, InputKind, Node};
 
-/// Slots of the saved values, each f32 [N]: the target's raw logit first (if the program has a target), then statistics.
+/// Slots of the saved values, each f32 `[N]`: the target's raw logit first (if the program has a target), then statistics.
 #[derive(Clone, Debug)]
 pub(crate) struct SavedSlots {
     stats: Vec<ExprId>,
