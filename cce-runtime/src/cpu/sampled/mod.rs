@@ -9,12 +9,15 @@
 //! most 16 times `max_entries` entries, for every input.
 
 mod backward;
+mod classifier;
 mod code;
+mod entries;
 mod forward;
 mod layout;
 mod philox;
 mod stream;
 mod thin;
+mod uniform;
 
 pub(crate) use backward::backward;
 pub(crate) use code::{SampledCode, factors};

@@ -4,9 +4,10 @@ use super::programs::*;
 use crate::call::Call;
 use crate::device::Device;
 use crate::error::Error;
-use crate::outputs::Gradients;
+use crate::outputs::{GradientViews, Gradients, Outputs, Upstream};
 use crate::plan::{Plan, RunResult};
-use crate::views::View;
+use crate::views::{View, ViewMut};
+use crate::workspace::Workspace;
 use cce_codegen::ir::Program;
 use cce_codegen::problem::{DType, Filter, GradientOutput};
 use cce_codegen::schedule::{CpuSchedule, Schedule};
@@ -227,5 +228,76 @@ fn half_types_and_accumulation_go_through_the_same_sums() {
         let result = plan.run(&inputs, &summed()).unwrap();
         assert!(distance(&result.hidden_gradient, &wide(&wide_run.hidden_gradient)) < 1e-5);
         assert!(distance(&result.classifier_gradient, &wide(&wide_run.classifier_gradient)) < 1e-5);
+    }
+}
+
+#[test]
+fn every_subset_of_gradients_is_what_the_whole_is() {
+    let data = data(21, true);
+    let program = gemma();
+    let names = differentiable_inputs(&program);
+    let filter = Filter::Sampled { eps: 1.0 / 64.0, max_entries: 64 };
+    let whole = plan(&program, &data, filter).run(&data.inputs(&program), &summed()).unwrap();
+    for subset in 1..1u32 << (2 + names.len()) {
+        let mut builder = Plan::builder(&program, data.n, data.d, data.v)
+            .filter(filter)
+            .schedule(Schedule::Cpu(CpuSchedule { token_block: 32, strip: 512 }))
+            .gradients(Gradients { hidden: subset & 1 != 0, classifier: subset & 2 != 0 });
+        let wanted: Vec<&str> =
+            (0..names.len()).filter(|at| subset & (4 << at) != 0).map(|at| names[at]).collect();
+        for name in &wanted {
+            builder = builder.input_gradient(name);
+        }
+        let plan = builder.build(&Device::cpu()).unwrap();
+        let result = plan.run(&data.inputs(&program), &summed()).unwrap();
+        let close = |a: &[f32], b: &[f32]| distance(a, &wide(b)) < 1e-5;
+        if subset & 1 != 0 {
+            assert!(close(&result.hidden_gradient, &whole.hidden_gradient), "dE in {subset:b}");
+        }
+        if subset & 2 != 0 {
+            assert!(close(&result.classifier_gradient, &whole.classifier_gradient), "dC in {subset:b}");
+        }
+        for name in wanted {
+            let same = close(&result.input_gradients[name], &whole.input_gradients[name]);
+            assert!(same, "{name} in {subset:b}");
+        }
+    }
+}
+
+#[test]
+fn what_a_workspace_held_before_changes_nothing() {
+    let data = data(37, true);
+    for program in [gemma(), smoothed()] {
+        for filter in [Filter::Exact, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 64 }] {
+            let plan = plan(&program, &data, filter);
+            let expected = plan.run(&data.inputs(&program), &summed()).unwrap();
+            let mut memory = vec![0xffu8; plan.workspace().peak as usize + 256];
+            let mut workspace = Workspace::from_host(&mut memory);
+            let mut hidden = vec![f32::NAN; data.n * data.d];
+            let mut classifier = vec![f32::NAN; data.v * data.d];
+            let names = plan.problem().input_gradients.iter();
+            let mut inputs: Vec<(String, Vec<f32>)> = names
+                .map(|id| program.inputs()[id.index()].name.to_string())
+                .map(|name| (name.clone(), vec![f32::NAN; data.value(&name).len()]))
+                .collect();
+            // Twice: the second finds what the first left.
+            for _ in 0..2 {
+                let mut gradients = GradientViews::new()
+                    .hidden(ViewMut::host(&mut hidden))
+                    .classifier(ViewMut::host(&mut classifier));
+                for (name, values) in &mut inputs {
+                    gradients = gradients.input(name, ViewMut::host(values));
+                }
+                let given = data.inputs(&program);
+                let saved = plan.forward(&given, &summed(), &mut workspace, Outputs::new()).unwrap();
+                let upstream = Upstream::new().scalar("loss", 1.0);
+                plan.backward(saved, &given, &upstream, &summed(), &mut workspace, gradients).unwrap();
+                assert!(distance(&hidden, &wide(&expected.hidden_gradient)) < 1e-6);
+                assert!(distance(&classifier, &wide(&expected.classifier_gradient)) < 1e-6);
+                for (name, values) in &inputs {
+                    assert!(distance(values, &wide(&expected.input_gradients[name])) < 1e-6, "{name}");
+                }
+            }
+        }
     }
 }
