@@ -1,4 +1,43 @@
-//! Tuning: data, search, measurement, the database's keeping, and the command line over them.
+//! The tuner: which schedule is the fastest for a loss, a shape and a device. As a command line (`cce-tune`, or [`run`] with a
+//! user's own losses), and as a library.
+//!
+//! ```text
+//! Task ──▶ Space ──▶ search ─────────────▶ Ranking ──▶ a table
+//! (what)   (what     │  build, check, time      ▲
+//!           to try)  │  by a Bench              │
+//!                    └──▶ Store (tuning-db) ────┘
+//! ```
+//!
+//! - [`data`]: inputs, a file's or generated with a realistic softmax; tests and benchmarks use them too.
+//! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules are tried, values for a loss's own inputs.
+//! - [`bench`]: plans on a device, with a reference that every result is compared with.
+//! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
+//! - [`tuning`]: all of it for one task on one device.
+//! - [`cli`]: the command line.
+//!
+//! Invariant: a result that differs from the reference is never timed and never stored as good; what has been stored stays
+//! true whenever the process ends.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), cce_tune::Error> {
+//! use cce_codegen::problem::DType;
+//! use cce_tune::{data::Head, progress::Silent, search::Effort, stop::Stop, task::Task, tuning::Tuner};
+//!
+//! let folder = std::path::Path::new("tuning");
+//! let tuner = Tuner {
+//!     folder,
+//!     effort: Effort::default(),
+//!     candidates: None,
+//!     scalars: vec![("cap".to_owned(), 50.0)],
+//!     progress: &Silent,
+//!     stop: &Stop::new(),
+//! };
+//! let task = Task::new(cce::losses::softcapped::program(), 1024, 576, 49152, DType::F32);
+//! let report = tuner.tune(&task, &cce_runtime::Device::cpu(), || Ok(Head::generated(1024, 576, 49152, 0, DType::F32)))?;
+//! println!("{:?}", report.ranking.winner().map(|winner| &winner.description));
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod arguments;
 pub mod bench;

@@ -189,6 +189,23 @@ fn a_loss_is_printed_at_every_level_without_a_gpu() {
 }
 
 #[test]
+fn ptx_is_printed_with_an_nvrtc_and_without_a_gpu() {
+    let Some(nvrtc) = std::env::var_os("CCE_TEST_NVRTC_13") else {
+        panic!("CCE_TEST_NVRTC_13 is not set: run the tests with `cargo xtask test`, which fetches NVRTC");
+    };
+    let tuner = Tuner::new();
+    let emit = |variable: &std::ffi::OsStr, arch: &str| {
+        let args = ["emit", "--dump", "ptx", "--arch", arch, "--module", "logits_forward", "--hidden", "64"];
+        Ran::of(tuner.command(&args).env("CCE_NVRTC_PATH", variable))
+    };
+    assert!(emit(&nvrtc, "sm_90a").ok().stdout.contains(".target sm_90a"));
+    assert!(emit(&nvrtc, "sm_80").ok().stdout.contains(".target sm_80"));
+    let without = emit("/nowhere".as_ref(), "sm_80");
+    assert_eq!(without.code, Some(1));
+    assert!(without.stderr.contains("CCE_NVRTC_PATH is /nowhere"), "{}", without.stderr);
+}
+
+#[test]
 fn a_saved_loss_is_tuned_under_its_own_name() {
     let tuner = Tuner::new();
     let file = tuner.path("own.json");
