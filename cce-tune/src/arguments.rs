@@ -8,9 +8,9 @@ use cce_runtime::{Inputs, View};
 /// the same values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arguments {
-    /// f32 [N], by name.
+    /// f32 \[N\], by name.
     pub rows: Vec<(String, Vec<f32>)>,
-    /// f32 [V], by name.
+    /// f32 \[V\], by name.
     pub cols: Vec<(String, Vec<f32>)>,
     /// By name.
     pub scalars: Vec<(String, f32)>,

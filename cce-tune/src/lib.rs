@@ -10,7 +10,7 @@
 //!
 //! - [`data`]: inputs, a file's or generated with a realistic softmax; tests and benchmarks use them too.
 //! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules are tried, values for a loss's own inputs.
-//! - [`bench`]: plans on a device, with a reference that every result is compared with.
+//! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
 //! - [`cli`]: the command line.

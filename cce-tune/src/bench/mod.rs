@@ -1,7 +1,7 @@
 //! Plans on a device as the search's bench: inputs, poisoned outputs, the reference, the stopwatch.
 //!
 //! - The reference is computed once a problem, by the plainest schedule under the filter `Exact`, and is
-//!   itself compared with the f64 oracle on a part of the problem ([`reference`]).
+//!   itself compared with the f64 oracle on a part of the problem ([`check_against_f64`]).
 //! - Outputs are filled with NaN before every run that is compared: what was not written cannot look right.
 //! - Timed runs rotate through several copies of the inputs, each with its tokens in another order, so that
 //!   no cache holds what the next run reads.

@@ -82,7 +82,7 @@ impl Head {
     }
 }
 
-/// A [rows, width] matrix, each row made by `fill(row number, row)`.
+/// A \[rows, width\] matrix, each row made by `fill(row number, row)`.
 fn rows<T: Element>(rows: usize, width: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut matrix = vec![T::default(); rows * width];
     if width > 0 {

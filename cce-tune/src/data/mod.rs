@@ -33,11 +33,11 @@ pub struct Head {
     pub width: usize,
     /// V, the number of vocabulary entries.
     pub vocab: usize,
-    /// E, [N, D].
+    /// E, \[N, D\].
     pub hidden: Elements,
-    /// C, [V, D].
+    /// C, \[V, D\].
     pub classifier: Elements,
-    /// [N].
+    /// \[N\].
     pub targets: Targets,
     /// What a file says that the result must be.
     pub references: References,
@@ -46,13 +46,13 @@ pub struct Head {
 /// Reference values that came with a file, for plain cross entropy; gradients are of the mean loss.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct References {
-    /// log sum_j exp(E_i . C_j), [N].
+    /// log sum_j exp(E_i . C_j), \[N\].
     pub lse: Option<Vec<f64>>,
-    /// The loss of each token, [N].
+    /// The loss of each token, \[N\].
     pub loss: Option<Vec<f64>>,
-    /// The first rows of dE, [any, D].
+    /// The first rows of dE, \[any, D\].
     pub hidden_gradient: Option<Vec<f32>>,
-    /// Rows of dC: their numbers [K], and [K, D].
+    /// Rows of dC: their numbers \[K\], and \[K, D\].
     pub classifier_gradient: Option<(Vec<usize>, Vec<f32>)>,
 }
 
@@ -163,7 +163,7 @@ impl Head {
         e.iter().zip(&c).map(|(a, b)| a * b).sum()
     }
 
-    /// All raw logits of one token in f64, [V].
+    /// All raw logits of one token in f64, \[V\].
     pub fn logits(&self, token: usize) -> Vec<f64> {
         let e = self.hidden.row_f64(token, self.width);
         (0..self.vocab)
