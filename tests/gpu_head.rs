@@ -1,0 +1,125 @@
+//! The head of a real model on a GPU, against the references in its file: the loss to 1e-5, gradients to the
+//! rounding of their type. `CCE_TEST_HEAD` names the file; it has to be right if it is named.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+mod support;
+
+use cce::{DType, IndexType};
+use cce_codegen::schedule::Family;
+use cce_tune::data::{Head, IGNORED};
+use std::process::ExitCode;
+use support::case::Budget;
+use support::run::run;
+use support::{Bench, Case, Choice, Mode, Report, head};
+
+fn main() -> ExitCode {
+    support::gpu::main(&[
+        ("bf16_on_tensor_cores", bf16_on_tensor_cores),
+        ("bf16_on_simt", bf16_on_simt),
+        ("f32_on_simt", f32_on_simt),
+        ("f32_gradients_and_a_small_workspace", f32_gradients_and_a_small_workspace),
+        ("some_tokens_ignored", some_tokens_ignored),
+    ])
+}
+
+/// Runs a case on the head's data and compares everything that the file has.
+fn check(bench: &Bench, choice: Choice, change: impl FnOnce(&Head) -> (Head, Case)) -> Report {
+    let mut report = Report::default();
+    let Some(path) = head::path() else { return report };
+    let (head, case) = change(&head::load(&path));
+    report.cases = 1;
+    let label = format!("{} real head {case}", choice.name());
+    let data = head::data(&case, &head);
+    let found = case.plan(bench, choice).and_then(|plan| {
+        let step = run(bench, &case, &data, &plan, Mode::Step)?;
+        let apart = run(bench, &case, &data, &plan, Mode::Apart)?;
+        step.same_bits(&apart)?;
+        Ok(step)
+    });
+    match found {
+        Ok(found) => head::compare_all(&mut report, &label, &head, &found, case.dtype),
+        Err(error) => report.fail(&label, error),
+    }
+    report
+}
+
+fn as_it_is(head: &Head) -> (Head, Case) {
+    (head.clone(), head::case(head, head.dtype()))
+}
+
+fn bf16_on_tensor_cores(bench: &Bench) -> Report {
+    check(bench, Choice::Family(Family::Mma), as_it_is)
+}
+
+fn bf16_on_simt(bench: &Bench) -> Report {
+    check(bench, Choice::Family(Family::Simt), as_it_is)
+}
+
+fn f32_on_simt(bench: &Bench) -> Report {
+    check(bench, Choice::Family(Family::Simt), |head| {
+        let head = head.converted(DType::F32);
+        let case = head::case(&head, DType::F32);
+        (head, case)
+    })
+}
+
+fn f32_gradients_and_a_small_workspace(bench: &Bench) -> Report {
+    check(bench, Choice::Family(Family::Mma), |head| {
+        let case = head::case(head, head.dtype()).gradients(DType::F32, false).with(|case| {
+            case.budget = Budget::Smallest;
+            case.index = IndexType::I64;
+        });
+        (head.clone(), case)
+    })
+}
+
+/// The file's other targets, of which some are ignored: the losses of the rest stay what they are, their mean
+/// is over them.
+fn some_tokens_ignored(bench: &Bench) -> Report {
+    let mut report = Report::default();
+    let Some(path) = head::path() else { return report };
+    let whole = head::load(&path);
+    let head = match Head::load_with_targets(&path, "targets_ignored") {
+        Ok(head) => Head { references: whole.references, ..head },
+        Err(error) => panic!("CCE_TEST_HEAD names {path}, which cannot be used: {error}"),
+    };
+    report.cases = 1;
+    let case = head::case(&head, head.dtype());
+    let label = format!("mma real head, some tokens ignored {case}");
+    let data = head::data(&case, &head);
+    let choice = Choice::Family(Family::Mma);
+    let found = case.plan(bench, choice).and_then(|plan| run(bench, &case, &data, &plan, Mode::Step));
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            report.fail(&label, error);
+            return report;
+        }
+    };
+    let loss = head.references.loss.as_deref().unwrap_or_default();
+    let counted: Vec<usize> = (0..head.tokens).filter(|&i| head.targets.get(i) != IGNORED).collect();
+    assert!(counted.len() < head.tokens, "some of the file's `targets_ignored` are ignored");
+    let mean = counted.iter().map(|&i| loss[i]).sum::<f64>() / counted.len() as f64;
+    let value = found.reduced[0].expect("a mean loss");
+    report.check("real head, mean loss", (value - mean).abs() / mean, 1e-5, &label);
+    head::compare_losses(&mut report, &label, &head, found.outputs[0].as_deref().unwrap_or_default());
+    let gradient = found.hidden.as_deref().unwrap_or_default();
+    let is_zero = |i: &usize| gradient[i * head.width..][..head.width].iter().all(|&x| x == 0.0);
+    if let Some(token) = (0..head.tokens).filter(|i| !counted.contains(i)).find(|i| !is_zero(i)) {
+        report.fail(&label, format!("the row of dE of the ignored token {token} is not zero"));
+    }
+    // The mean is over fewer tokens, and of one that counts nothing else changes.
+    let scale = head.tokens as f64 / counted.len() as f64;
+    let rows = head.references.hidden_gradient.as_deref().unwrap_or_default();
+    let rows = rows.chunks(head.width).enumerate().filter(|(token, _)| counted.contains(token));
+    let (mut found_rows, mut expected_rows) = (Vec::new(), Vec::new());
+    for (token, row) in rows {
+        expected_rows.extend(row.iter().map(|&x| scale * f64::from(x)));
+        found_rows.extend_from_slice(&gradient[token * head.width..][..head.width]);
+    }
+    let error = support::compare::distance(&found_rows, &expected_rows, 0.0);
+    report.check("real head, de_rows", error, head::gradient_tolerance(case.dtype), &label);
+    report
+}
