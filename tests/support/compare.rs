@@ -15,9 +15,9 @@
 use super::case::Case;
 use super::device::{Bench, Choice};
 use super::expected::{Expected, Sizes};
-use super::run::{Found, Mode, run};
+use super::run::{Buffers, Found, Mode, stream};
 use super::{Data, numbers};
-use cce::DType;
+use cce::{DType, Plan};
 use std::collections::BTreeMap;
 
 /// The part of a result's terms that fp32 does not resolve.
@@ -235,31 +235,109 @@ pub fn check_with(bench: &Bench, case: &Case, choice: Choice, data: &Data, expec
             return report;
         }
     };
-    let on_gpu = bench.gpu().is_some();
-    let mut before: Option<Found> = None;
-    let modes = [("step", Mode::Step), ("forward, backward", Mode::Apart), ("step again", Mode::Step)];
-    for (name, mode) in modes {
-        match run(bench, case, data, &plan, mode) {
-            Ok(found) => {
-                let compared = before.as_ref().filter(|_| on_gpu || name == "step again");
-                if let Some(Err(difference)) = compared.map(|before| before.same_bits(&found)) {
-                    report.fail(&label, format!("{name}: {difference} from the step before"));
-                }
-                if before.is_none() || name == "forward, backward" {
-                    compare(&mut report, &label, case, on_gpu, expected, &found);
-                }
-                if mode == Mode::Step {
-                    before = Some(found);
-                }
-            }
-            Err(error) => report.fail(&label, format!("{name}: {error}")),
-        }
+    if let Err(error) = in_every_mode(&mut report, &label, bench, case, &plan, data, expected) {
+        report.fail(&label, error);
     }
     report
+}
+
+fn in_every_mode(
+    report: &mut Report,
+    label: &str,
+    bench: &Bench,
+    case: &Case,
+    plan: &Plan,
+    data: &Data,
+    expected: &Expected,
+) -> Result<(), String> {
+    let on_gpu = bench.gpu().is_some();
+    let stream = stream(bench)?;
+    let stream = stream.as_ref();
+    let mut buffers = Buffers::new(bench, case, data, plan)?;
+    let mut before: Option<Found> = None;
+    for (name, mode) in [("step", Mode::Step), ("forward, backward", Mode::Apart), ("step again", Mode::Step)]
+    {
+        let words = |error: String| format!("{name}: {error}");
+        buffers.put(stream).map_err(words)?;
+        let called = buffers.call(bench, case, plan, mode, stream, |call| call);
+        called.map_err(|error| words(error.to_string()))?;
+        let found = buffers.found(stream).map_err(words)?;
+        // On the CPU, forward and backward apart compute the same in another order.
+        let same = before.as_ref().filter(|_| on_gpu || name == "step again");
+        if let Some(Err(difference)) = same.map(|before| before.same_bits(&found)) {
+            report.fail(label, format!("{name}: {difference} from the step before"));
+        }
+        if name != "step again" {
+            compare(report, label, case, on_gpu, expected, &found);
+        }
+        before.get_or_insert(found);
+    }
+    Ok(())
 }
 
 /// The same with fresh data.
 pub fn check(bench: &Bench, case: &Case, choice: Choice) -> Report {
     let (data, expected) = case.prepare();
     check_with(bench, case, choice, &data, &expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::programs;
+    use super::*;
+
+    /// A case, and what the reference says of it as if a device had found it.
+    fn perfect(dtype: DType) -> (Case, Expected, Found) {
+        let case = Case::new(&programs::named("gemma2"), [17, 16, 50], dtype);
+        let (_, expected) = case.prepare();
+        let found = Found {
+            outputs: expected.outputs.iter().cloned().map(Some).collect(),
+            reduced: expected.reduced.iter().copied().map(Some).collect(),
+            hidden: Some(expected.hidden.clone()),
+            classifier: Some(expected.classifier.clone()),
+            inputs: expected.inputs.clone(),
+            bits: Vec::new(),
+        };
+        (case, expected, found)
+    }
+
+    fn failures(case: &Case, expected: &Expected, found: &Found) -> Vec<String> {
+        let mut report = Report::default();
+        compare(&mut report, "it", case, true, expected, found);
+        report.failures
+    }
+
+    #[test]
+    fn a_wrong_row_a_wrong_token_and_nan_are_noticed() {
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let (case, expected, found) = perfect(dtype);
+            assert!(failures(&case, &expected, &found).is_empty());
+            let noticed = |what: &str, spoil: &dyn Fn(&mut Found)| {
+                let mut found = found.clone();
+                spoil(&mut found);
+                let failures = failures(&case, &expected, &found);
+                assert!(failures.iter().any(|failure| failure.contains(what)), "{what}: {failures:?}");
+            };
+            let scale = |values: &mut Option<Vec<f64>>, by: f64| {
+                values.as_mut().unwrap().iter_mut().for_each(|value| *value *= by);
+            };
+            noticed("dE", &|found| scale(&mut found.hidden, 1.01));
+            noticed("dC", &|found| scale(&mut found.classifier, 1.01));
+            noticed("dE, worst row", &|found| found.hidden.as_mut().unwrap()[16..32].fill(0.0));
+            noticed("dC, worst row", &|found| found.classifier.as_mut().unwrap()[32..48].fill(0.0));
+            noticed("dE", &|found| found.hidden.as_mut().unwrap()[5] = f64::NAN);
+            noticed("dC", &|found| found.classifier.as_mut().unwrap()[5] = f64::INFINITY);
+            noticed("outputs", &|found| found.outputs[0].as_mut().unwrap()[3] *= 1.0 + 1e-3);
+            noticed("outputs", &|found| scale(&mut found.outputs[1], 1.0 + 1e-4));
+            noticed("reduced", &|found| found.reduced[0] = found.reduced[0].map(|x| x * (1.0 + 1e-4)));
+            noticed("inputs", &|found| found.inputs[0].1[7] += 0.01);
+        }
+    }
+
+    #[test]
+    fn a_value_that_the_reference_has_infinite_must_be_infinite() {
+        assert_eq!(distance(&[f64::INFINITY, 1.0], &[f64::INFINITY, 1.0], 0.0), 0.0);
+        assert_eq!(distance(&[3.0], &[f64::INFINITY], 0.0), f64::INFINITY);
+        assert_eq!(distance(&[f64::NAN], &[0.0], 1.0), f64::INFINITY);
+    }
 }

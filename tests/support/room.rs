@@ -214,3 +214,43 @@ pub fn decode(bytes: &[u8], dtype: DType) -> Vec<f64> {
 pub fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_ne_bytes()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_outside_a_buffer_are_noticed() {
+        for (bytes, align) in [(0, 4), (7, 2), (1000, 16), (512, 256)] {
+            let mut room = Room::of(&Bench::cpu(), "a buffer", &vec![1; bytes], align).unwrap();
+            let address = room.host.as_ptr().addr() + room.offset;
+            assert!(address.is_multiple_of(align) && (align == 256 || !address.is_multiple_of(2 * align)));
+            assert_eq!(room.get(None).unwrap(), vec![1; bytes]);
+            for at in
+                [room.offset - 1, room.offset - GUARD, room.offset + bytes, room.offset + bytes + GUARD - 1]
+            {
+                room.host[at] = 0;
+                let error = room.get(None).unwrap_err();
+                assert!(error.contains("a buffer") && error.contains("written to"), "{error}");
+                room.host[at] = FENCE;
+            }
+            room.get(None).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_changed_input_is_noticed() {
+        let mut room = Room::of(&Bench::cpu(), "an input", &[1, 2, 3], 1).unwrap();
+        room.unchanged(None, &[1, 2, 3]).unwrap();
+        room.content_mut()[1] = 0;
+        assert!(room.unchanged(None, &[1, 2, 3]).unwrap_err().contains("an input"));
+    }
+
+    #[test]
+    fn padding_between_rows_is_nan_and_there_is_none_behind_the_last() {
+        let bytes = strided(&[1.0, 2.0, 3.0, 4.0], 2, 3, DType::F32);
+        let values = decode(&bytes, DType::F32);
+        assert_eq!(values.len(), 5);
+        assert!(values[2].is_nan() && values[3..] == [3.0, 4.0]);
+    }
+}
