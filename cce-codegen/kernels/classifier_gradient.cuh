@@ -14,18 +14,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
-            int row = row0 + acc_row(r);
-            if (row >= width) continue;
-            Out* to = out + (u64)(first + row) * HIDDEN;
-            #pragma unroll
-            for (int c = 0; c < ACC_COLS; c += 2) {
-                int col = tile * TILE_N + acc_col(c);
-                float a = acc[r][c] * factor, b = acc[r][c + 1] * factor;
-                if (ACCUMULATE) add2(to, col, a, b);
-                store2(to, col, a, b);
-            }
-        }
+        each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            if (row0 + r >= width) return;
+            Out* to = out + (u64)(first + row0 + r) * HIDDEN;
+            int col = tile * TILE_N + c;
+            x *= factor; y *= factor;
+            if (ACCUMULATE) add2(to, col, x, y);
+            store2(to, col, x, y);
+        });
     });
 }

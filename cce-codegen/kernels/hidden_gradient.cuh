@@ -17,38 +17,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
     b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, HIDDEN, width, 0);
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        float* sum = sums + (u64)row0 * HIDDEN;
-        if (!OUT_IS_SUM && !is_first) {
-            #pragma unroll
-            for (int r = 0; r < ACC_ROWS; r++)
-                if (row0 + acc_row(r) < rows)
-                    #pragma unroll
-                    for (int c = 0; c < ACC_COLS; c += 2)
-                        add2(sum + (u64)acc_row(r) * HIDDEN, tile * TILE_N + acc_col(c), acc[r][c], acc[r][c + 1]);
-        }
-        if (!OUT_IS_SUM && !is_last) {
-            #pragma unroll
-            for (int r = 0; r < ACC_ROWS; r++)
-                if (row0 + acc_row(r) < rows)
-                    #pragma unroll
-                    for (int c = 0; c < ACC_COLS; c += 2)
-                        store2(sum + (u64)acc_row(r) * HIDDEN, tile * TILE_N + acc_col(c), acc[r][c], acc[r][c + 1]);
-            return;
-        }
-        // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
-        bool add = ACCUMULATE || (OUT_IS_SUM && !is_first);
-        #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
-            int row = row0 + acc_row(r);
-            if (row >= rows) continue;
+        each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            int row = row0 + r, col = tile * TILE_N + c;
+            if (row >= rows) return;
+            float* sum = sums + (u64)row * HIDDEN;
+            if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
+            if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
             Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
-            #pragma unroll
-            for (int c = 0; c < ACC_COLS; c += 2) {
-                int col = tile * TILE_N + acc_col(c);
-                float a = acc[r][c] * factor, b = acc[r][c + 1] * factor;
-                if (add) add2(to, col, a, b);
-                store2(to, col, a, b);
-            }
-        }
+            x *= factor; y *= factor;
+            // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
+            if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
+            store2(to, col, x, y);
+        });
     });
 }

@@ -15,6 +15,8 @@
 #define B_BYTES (TILE_N * TILE_K * 2)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define RING_BYTES (STAGES * STAGE_BYTES)
+// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
+#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 4                  // neighbouring lanes that share a row
 #define ROW_WARPS WARPS_N            // warps that share a row
 #define COL_WARPS WARPS_M

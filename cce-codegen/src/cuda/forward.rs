@@ -76,9 +76,8 @@ impl<'a> Forward<'a> {
         let inputs = LoopInputs::of(&graph, &hoisted.exprs);
         let mut text = values_struct(graph.inputs());
         text.push_str(&self.constants());
-        let operations =
-            graph.reachable(&hoisted.exprs).iter().filter(|&&id| is_operation(&graph, id)).count();
-        let _ = writeln!(text, "#define ALWAYS_MASKED {}", i32::from(operations > SHORT));
+        let raw = self.lowered.softmax.is_some_and(|z| matches!(self.lowered.graph.get(z), Node::Input(_)));
+        let _ = writeln!(text, "#define MASK_LOGITS {}", i32::from(raw && self.keeps.is_empty()));
         text.push_str(&inputs.declarations(&graph));
         text.push_str(&row_in(&graph, &hoisted.coefs));
 
@@ -288,13 +287,6 @@ impl<'a> Forward<'a> {
             _ => stat_name(stat),
         }
     }
-}
-
-/// Operations an element up to which the loop is compiled twice, with and without masks.
-const SHORT: usize = 2;
-
-fn is_operation(graph: &Graph, id: ExprId) -> bool {
-    graph.get(id).operands().next().is_some() && graph.kind(id).varies_over_vocab()
 }
 
 fn stat_name(stat: ExprId) -> String {

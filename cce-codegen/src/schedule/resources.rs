@@ -72,9 +72,9 @@ impl Tile {
         }
     }
 
-    /// Bytes of shared memory of a block: the ring, then two ints a row.
+    /// Bytes of shared memory of a block: the ring or a finished tile's sums (8 floats between rows), then two ints a row.
     pub fn shared_bytes(&self, family: Family) -> u32 {
-        self.ring_bytes(family) + 8 * self.m
+        self.ring_bytes(family).max(self.m * (self.n + 8) * 4) + 8 * self.m
     }
 
     fn check(&self, family: Family, which: &'static str, gpu: &Gpu) -> Result<(), ScheduleError> {
