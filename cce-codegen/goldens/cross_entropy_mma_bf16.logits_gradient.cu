@@ -115,6 +115,8 @@ DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 #define B_BYTES (TILE_N * TILE_K * 2)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define RING_BYTES (STAGES * STAGE_BYTES)
+// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
+#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 4                  // neighbouring lanes that share a row
 #define ROW_WARPS WARPS_N            // warps that share a row
 #define COL_WARPS WARPS_M
@@ -370,13 +372,21 @@ DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, 
 // Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
 // Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
 
+// G of a tile waits in shared memory, so that whole rows of it are written.
+#define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
+#ifdef DTYPE_F32
+DEVICE void stage2(float* to, float a, float b) { *(float2*)to = make_float2(a, b); }
+#else
+DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
+#endif
+
 // G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
         int tokens, int first, int width, int group) {
     extern __shared__ __align__(128) unsigned char shared[];
-    int* token_of = (int*)(shared + RING_BYTES);
+    int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
     int blocks = ceil_div(tokens, TILE_M), tiles = ceil_div(width, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
@@ -400,8 +410,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
     b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, width, HIDDEN, 0);
     const Uniform uniform = uniform_of(values);
-    [[maybe_unused]] float factor = SCALED ? *scale : 1.0f;
+    float factor = SCALED ? *scale : 1.0f;
+    Elem* staged = (Elem*)shared;
     walk(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+        __syncthreads();                                      // the ring has been read to its end
 #if COL_GRADIENTS > 0
         float sums[COL_GRADIENTS][ACC_COLS] = {};
 #endif
@@ -415,8 +427,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
                 float g[2] = {};
                 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    int local = tile * TILE_N + acc_col(c + i), col = first + local;
-                    if (local >= width) continue;
+                    // Columns behind the chunk's last get values too; nothing reads them.
+                    int col = min(first + tile * TILE_N + acc_col(c + i), VOCAB - 1);
                     ColIn column = col_in(values, col);
                     float p = probability(acc[r][c + i], row, column, uniform);
                     g[i] = logit_gradient(acc[r][c + i], p, col == y, row, column, uniform);
@@ -427,18 +439,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
                     for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
 #endif
                 }
-                if (STORE_GRADIENT) {
-                    // Each row has PITCH elements, an even number: both fit even where the second column is behind the last.
-                    int local = tile * TILE_N + acc_col(c);
-                    if (local < width) {
-                        Elem* to = gradient + (u64)(row0 + acc_row(r)) * PITCH + local;
-#ifdef DTYPE_F32
-                        to[0] = g[0]; to[1] = g[1];
-#else
-                        *(u32*)to = narrow2(g[0] * factor, g[1] * factor);
-#endif
-                    }
-                }
+                if (STORE_GRADIENT) stage2(staged + acc_row(r) * STAGED_PITCH + acc_col(c), g[0] * factor, g[1] * factor);
+            }
+        }
+        __syncthreads();
+        if (STORE_GRADIENT) {                                 // row by row, 16 bytes a thread; PITCH leaves room for whole ones
+            constexpr int EACH = 16 / ELEM_BYTES;
+            #pragma unroll 4
+            for (int i = threadIdx.x; i < TILE_M * TILE_N / EACH; i += THREADS) {
+                int r = i / (TILE_N / EACH), c = i % (TILE_N / EACH) * EACH, local = tile * TILE_N + c;
+                if (row0 + r < rows && local < width)
+                    *(uint4*)(gradient + (u64)(row0 + r) * PITCH + local) = *(const uint4*)(staged + r * STAGED_PITCH + c);
             }
         }
 #if COL_GRADIENTS > 0

@@ -105,6 +105,8 @@ DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 #define A_PITCH (TILE_M + 4)
 #define B_PITCH (TILE_N + 4)
 #define RING_BYTES (2 * TILE_K * (A_PITCH + B_PITCH) * 4)
+// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
+#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 16
 #define ROW_WARPS 1
 #define COL_WARPS 8
@@ -211,6 +213,26 @@ typedef float Out;
 typedef Elem Out;
 #endif
 
+// A finished tile passes through shared memory, so that global memory is read and written row by row, and the code for it stands once instead of
+// once a sum. visit(row, column, two sums) gets each pair of the tile once.
+#define SUM_PITCH (TILE_N + 8)                                // floats a row: the pairs of a warp fall into different banks
+template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Visit visit) {
+    float* sums = (float*)shared;
+    __syncthreads();                                          // the ring has been read to its end
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++)
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c += 2)
+            *(float2*)&sums[acc_row(r) * SUM_PITCH + acc_col(c)] = make_float2(acc[r][c], acc[r][c + 1]);
+    __syncthreads();
+    #pragma unroll 2
+    for (int i = threadIdx.x; i < TILE_M * TILE_N / 2; i += THREADS) {
+        int row = i / (TILE_N / 2), col = i % (TILE_N / 2) * 2;
+        float2 pair = *(const float2*)&sums[row * SUM_PITCH + col];
+        visit(row, col, pair.x, pair.y);
+    }
+}
+
 DEVICE void add2(const float* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
     if (PAIRS) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
@@ -254,18 +276,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
-            int row = row0 + acc_row(r);
-            if (row >= width) continue;
-            Out* to = out + (u64)(first + row) * HIDDEN;
-            #pragma unroll
-            for (int c = 0; c < ACC_COLS; c += 2) {
-                int col = tile * TILE_N + acc_col(c);
-                float a = acc[r][c] * factor, b = acc[r][c + 1] * factor;
-                if (ACCUMULATE) add2(to, col, a, b);
-                store2(to, col, a, b);
-            }
-        }
+        each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            if (row0 + r >= width) return;
+            Out* to = out + (u64)(first + row0 + r) * HIDDEN;
+            int col = tile * TILE_N + c;
+            x *= factor; y *= factor;
+            if (ACCUMULATE) add2(to, col, x, y);
+            store2(to, col, x, y);
+        });
     });
 }

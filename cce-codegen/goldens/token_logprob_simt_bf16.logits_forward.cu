@@ -101,6 +101,8 @@ DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 #define A_PITCH (TILE_M + 4)
 #define B_PITCH (TILE_N + 4)
 #define RING_BYTES (2 * TILE_K * (A_PITCH + B_PITCH) * 4)
+// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
+#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 16
 #define ROW_WARPS 1
 #define COL_WARPS 8
@@ -205,7 +207,7 @@ struct Values {
 #define STATS 3
 #define HAS_SOFTMAX
 #define HAS_TARGET
-#define ALWAYS_MASKED 0
+#define MASK_LOGITS 0
 struct Uniform { };
 DEVICE Uniform uniform_of(const Values& values) {
     return Uniform{};
@@ -246,16 +248,30 @@ DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
 // a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
 // The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
 
-// The statistics of one tile's columns join those of the thread's rows. MASKED: some column is outside the vocabulary or a target.
-// A long transform is compiled once, masked (ALWAYS_MASKED); a short one also without masks.
-template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile,
-        const int* tokens, const int* targets, const Values& values, const Uniform& uniform, float* target_logit) {
+// What must not join the sums, columns behind the vocabulary and targets, is left out in one of two ways: where the softmax is of the raw logits and
+// nothing else is kept (MASK_LOGITS), the rare tile that has such columns gets logits of -inf; else every column is asked, after the transform.
+DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const int* tokens, const int* targets, float* target_logit) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        int y = targets[acc_row(r)];
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) {
+            int col = tile * TILE_N + acc_col(c);
+            if (col == y) target_logit[tokens[acc_row(r)]] = acc[r][c];
+            if (MASK_LOGITS && (col == y || col >= VOCAB)) acc[r][c] = NEG_INF;
+        }
+    }
+}
+
+// The statistics of one tile's columns join those of the thread's rows.
+DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const int* tokens, const int* targets,
+        const Values& values, const Uniform& uniform) {
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
         RowIn row = row_in(values, tokens[acc_row(r)]);
-        int y = MASKED ? targets[acc_row(r)] : -1;
-        auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return !MASKED || (col < VOCAB && col != y); };
-        auto col_at = [&](int c) { int col = tile * TILE_N + acc_col(c); return col_in(values, MASKED && col >= VOCAB ? 0 : col); };
+        int y = MASK_LOGITS ? -1 : targets[acc_row(r)];
+        auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return MASK_LOGITS || (col < VOCAB && col != y); };
+        auto col_at = [&](int c) { return col_in(values, min(tile * TILE_N + acc_col(c), VOCAB - 1)); };
 #ifdef HAS_SOFTMAX
         float z[ACC_COLS], largest = NEG_INF;
         #pragma unroll
@@ -276,11 +292,6 @@ template <bool MASKED> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], 
         for (int c = 0; c < ACC_COLS; c++)
             stats_add(stats[r], acc[r][c], 0.0f, 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
 #endif
-        if (MASKED) {
-            #pragma unroll
-            for (int c = 0; c < ACC_COLS; c++)
-                if (tile * TILE_N + acc_col(c) == y) target_logit[tokens[acc_row(r)]] = acc[r][c];
-        }
     }
 }
 
@@ -289,7 +300,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
     extern __shared__ __align__(128) unsigned char shared[];
-    int* token_of = (int*)(shared + RING_BYTES);
+    int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
     // Row blocks of one group and split are neighbours: they walk the same columns at the same time.
@@ -319,13 +330,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
 
     walk(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
-        bool masked = ALWAYS_MASKED || (tile + 1) * TILE_N > VOCAB;
+        bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
 #ifdef HAS_TARGET
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) masked |= (u32)(target_of[acc_row(r)] - tile * TILE_N) < (u32)TILE_N;
+        for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(target_of[acc_row(r)] - tile * TILE_N) < (u32)TILE_N;
 #endif
-        if (ALWAYS_MASKED || __any_sync(0xffffffff, masked)) accumulate<true>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
-        else accumulate<false>(acc, stats, tile, token_of, target_of, values, uniform, target_logit);
+        if (rare) take_targets(acc, tile, token_of, target_of, target_logit);
+        accumulate(acc, stats, tile, token_of, target_of, values, uniform);
     });
 
     // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.
