@@ -44,7 +44,9 @@ impl GpuSchedule {
             family: Family::Mma,
             logits,
             splits,
-            logits_gradient: single,
+            logits_gradient: fitting(gpu, |t| {
+                t.n <= 128 && t.m <= rounded(problem.tokens) && (light || sums(t) <= 64)
+            }),
             classifier_gradient: fitting(gpu, |t| t.n <= 128),
             hidden_gradient: single,
             chunk: chunk(problem),
