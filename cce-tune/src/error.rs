@@ -24,7 +24,8 @@ pub enum Error {
     },
     /// A data file is no safetensors file, or a damaged one.
     #[error(
-        "{path} is no safetensors file or a damaged one: {reason}; write it again with safetensors' `save_file`",
+        "{path} is no safetensors file or a damaged one: {reason}; write it again with safetensors' \
+         `save_file`",
         path = path.display()
     )]
     NotSafetensors {
@@ -60,7 +61,10 @@ pub enum Error {
         help: &'static str,
     },
     /// A tensor has the wrong shape.
-    #[error("tensor {name} of {path}: expected shape {expected}, found {found:?}; {help}", path = path.display())]
+    #[error(
+        "tensor {name} of {path}: expected shape {expected}, found {found:?}; {help}",
+        path = path.display()
+    )]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -96,8 +100,8 @@ pub enum Error {
     Database(#[from] cce_tuning_db::Error),
     /// The device stopped working while a candidate ran.
     #[error(
-        "the device failed for good while it ran \"{schedule}\": {reason}; the trial is stored, run the same command \
-         again to go on behind it"
+        "the device failed for good while it ran \"{schedule}\": {reason}; the trial is stored, run the same \
+         command again to go on behind it"
     )]
     DeviceLost {
         /// The schedule.
@@ -110,8 +114,8 @@ pub enum Error {
     Runtime(#[from] cce_runtime::Error),
     /// The reference that every candidate is compared with is itself wrong.
     #[error(
-        "the reference computation differs from the f64 oracle: {reason}; nothing was tuned, because nothing could be \
-         checked: please report this"
+        "the reference computation differs from the f64 oracle: {reason}; nothing was tuned, because nothing \
+         could be checked: please report this"
     )]
     ReferenceWrong {
         /// In what.

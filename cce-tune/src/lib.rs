@@ -1,5 +1,5 @@
-//! The tuner: which schedule is the fastest for a loss, a shape and a device. As a command line (`cce-tune`, or [`run`] with a
-//! user's own losses), and as a library.
+//! The tuner: which schedule is the fastest for a loss, a shape and a device. As a command line (`cce-tune`,
+//! or [`run`] with a user's own losses), and as a library.
 //!
 //! ```text
 //! Task ──▶ Space ──▶ search ─────────────▶ Ranking ──▶ a table
@@ -9,14 +9,15 @@
 //! ```
 //!
 //! - [`data`]: inputs, a file's or generated with a realistic softmax; tests and benchmarks use them too.
-//! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules are tried, values for a loss's own inputs.
+//! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules are tried, values for a loss's own
+//!   inputs.
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
 //! - [`cli`]: the command line.
 //!
-//! Invariant: a result that differs from the reference is never timed and never stored as good; what has been stored stays
-//! true whenever the process ends.
+//! Invariant: a result that differs from the reference is never timed and never stored as good; what has been
+//! stored stays true whenever the process ends.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), cce_tune::Error> {
@@ -33,7 +34,8 @@
 //!     stop: &Stop::new(),
 //! };
 //! let task = Task::new(cce::losses::softcapped::program(), 1024, 576, 49152, DType::F32);
-//! let report = tuner.tune(&task, &cce_runtime::Device::cpu(), || Ok(Head::generated(1024, 576, 49152, 0, DType::F32)))?;
+//! let head = || Ok(Head::generated(1024, 576, 49152, 0, DType::F32));
+//! let report = tuner.tune(&task, &cce_runtime::Device::cpu(), head)?;
 //! println!("{:?}", report.ranking.winner().map(|winner| &winner.description));
 //! # Ok(())
 //! # }

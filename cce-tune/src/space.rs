@@ -46,13 +46,15 @@ impl Space {
         self.base = None;
     }
 
-    /// Adds what the results so far suggest; returns whether there was anything to add. The space of a GPU varies one
-    /// part of the default at a time (forward walk, gradient of the logits, dC, dE, chunk): parts that hardly touch each
-    /// other's time. What is added puts the best of each part together. Where the default itself was dropped (its kernels
-    /// spill under a heavy loss, say), so were most of its variations, for its sake and not for theirs: then they are
-    /// added again as variations of the best that did run.
+    /// Adds what the results so far suggest; returns whether there was anything to add. The space of a GPU
+    /// varies one part of the default at a time (forward walk, gradient of the logits, dC, dE, chunk): parts
+    /// that hardly touch each other's time. What is added puts the best of each part together. Where the
+    /// default itself was dropped (its kernels spill under a heavy loss, say), so were most of its
+    /// variations, for its sake and not for theirs: then they are added again as variations of the best that
+    /// did run.
     ///
-    /// The same results lead to the same candidates, so that a search that is resumed ends where it would have.
+    /// The same results lead to the same candidates, so that a search that is resumed ends where it would
+    /// have.
     ///
     /// # Errors
     /// Those of serialisation.
@@ -85,7 +87,8 @@ impl Space {
     }
 }
 
-/// The parts of a schedule that are varied one at a time: each sets the part of the first to that of the second.
+/// The parts of a schedule that are varied one at a time: each sets the part of the first to that of the
+/// second.
 const PARTS: [fn(&mut GpuSchedule, &GpuSchedule); 5] = [
     |to, from| (to.logits, to.splits, to.group) = (from.logits, from.splits, from.group),
     |to, from| to.logits_gradient = from.logits_gradient,

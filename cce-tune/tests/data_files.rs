@@ -9,7 +9,8 @@ use common::Tuner;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use std::path::Path;
 
-/// A small head and its references in f64, written as a safetensors file; `spoil` changes dE before it is written.
+/// A small head and its references in f64, written as a safetensors file; `spoil` changes dE before it is
+/// written.
 fn write_head(path: &Path, spoil: f32) -> f64 {
     let (n, d, v) = (24, 16, 700);
     let head = Head::generated(n, d, v, 3, DType::F32);

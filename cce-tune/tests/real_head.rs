@@ -1,5 +1,5 @@
-//! The head of a real model, where `CCE_TEST_HEAD` names its file; without the variable there is nothing to test, with it
-//! a file that is not right is a failure.
+//! The head of a real model, where `CCE_TEST_HEAD` names its file; without the variable there is nothing to
+//! test, with it a file that is not right is a failure.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use cce_codegen::problem::DType;

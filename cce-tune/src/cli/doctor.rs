@@ -137,7 +137,8 @@ fn driver(findings: &mut Vec<Finding>) -> Vec<DeviceInfo> {
             for gpu in &devices {
                 let (major, minor) = gpu.compute_capability;
                 let found = format!(
-                    "{}, compute capability {major}.{minor}, {} multiprocessors, {} ({} L2), {} shared memory a block",
+                    "{}, compute capability {major}.{minor}, {} multiprocessors, {} ({} L2), {} shared \
+                     memory a block",
                     gpu.name,
                     gpu.multiprocessors,
                     bytes(gpu.memory_bytes),
@@ -169,8 +170,8 @@ fn nvrtc(devices: &[DeviceInfo]) -> Finding {
             "not needed without a GPU; to print PTX: pip install nvidia-cuda-nvrtc, or set CCE_NVRTC_PATH",
         ),
         Err(error) => {
-            let advice = "pip install nvidia-cuda-nvrtc (not newer than the driver), or set CCE_NVRTC_PATH to \
-                          libnvrtc.so or its folder";
+            let advice = "pip install nvidia-cuda-nvrtc (not newer than the driver), or set CCE_NVRTC_PATH \
+                          to libnvrtc.so or its folder";
             finding("NVRTC", State::Broken, error.to_string(), advice)
         }
     }

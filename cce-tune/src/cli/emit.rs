@@ -31,7 +31,11 @@ pub(super) fn run(args: &EmitArgs, programs: &Programs, output: &Output) -> Resu
         level => from_plan(args, &program, level)?,
     };
     let value = serde_json::json!({
-        "schema": 1, "loss": program.name(), "level": args.dump.name(), "arch": args.arch.to_string(), "text": text,
+        "schema": 1,
+        "loss": program.name(),
+        "level": args.dump.name(),
+        "arch": args.arch.to_string(),
+        "text": text,
     });
     output.either(|| if text.ends_with('\n') { text.clone() } else { format!("{text}\n") }, &value)?;
     Ok(EXIT_OK)

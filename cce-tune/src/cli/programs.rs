@@ -37,7 +37,8 @@ impl Programs {
         if !path.exists() {
             return Err(Error::Usage {
                 reason: format!(
-                    "there is no loss and no file {name}; expected a file saved with Program::save, or one of {}",
+                    "there is no loss and no file {name}; expected a file saved with Program::save, or \
+                     one of {}",
                     self.names().join(", ")
                 ),
             });

@@ -76,8 +76,8 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
 /// The folder of the database, which has to be somewhere.
 pub(super) fn database_folder() -> Result<PathBuf, Error> {
     selection::folder().ok_or_else(|| Error::Usage {
-        reason: "there is no folder for the database: CCE_TUNING_DIR is `none`, or neither it nor XDG_DATA_HOME nor HOME is \
-                 set; set CCE_TUNING_DIR to a folder"
+        reason: "there is no folder for the database: CCE_TUNING_DIR is `none`, or neither it nor \
+                 XDG_DATA_HOME nor HOME is set; set CCE_TUNING_DIR to a folder"
             .to_owned(),
     })
 }

@@ -34,8 +34,8 @@ pub fn dtype(text: &str) -> Result<DType, String> {
 pub fn filter(text: &str) -> Result<Filter, String> {
     let expected = || {
         format!(
-            "expected exact, sampled, sampled:EPS, sampled:EPS,MAX_ENTRIES or blocks:EPS with an EPS such as 2^-10, \
-             found {text}"
+            "expected exact, sampled, sampled:EPS, sampled:EPS,MAX_ENTRIES or blocks:EPS with an EPS such as \
+             2^-10, found {text}"
         )
     };
     match text.split_once(':') {
@@ -86,8 +86,8 @@ pub fn objective(text: &str) -> Result<Gradients, String> {
         "hidden" => Ok(Gradients::hidden()),
         "classifier" => Ok(Gradients::classifier()),
         _ => Err(format!(
-            "expected loss (the forward pass alone), gradients (loss and both gradients), hidden (loss and dE) or \
-             classifier (loss and dC), found {text}"
+            "expected loss (the forward pass alone), gradients (loss and both gradients), hidden (loss and dE) \
+             or classifier (loss and dC), found {text}"
         )),
     }
 }

@@ -110,8 +110,8 @@ impl Head {
         }
     }
 
-    /// The first `tokens` tokens against the first `vocab` entries, with targets taken modulo `vocab` where they lie
-    /// outside. No references: they hold to the whole.
+    /// The first `tokens` tokens against the first `vocab` entries, with targets taken modulo `vocab` where
+    /// they lie outside. No references: they hold to the whole.
     #[must_use]
     pub fn part(&self, tokens: usize, vocab: usize) -> Head {
         let (tokens, vocab) = (tokens.min(self.tokens), vocab.min(self.vocab));

@@ -3,10 +3,11 @@
 //! It knows nothing of devices: a [`Bench`] builds, checks and times one schedule, a [`Store`] keeps trials.
 //! What it does:
 //! 1. Trials stored before, by the same code generator for the same key, are not repeated.
-//! 2. *Screening*, a batch at a time: build the batch in parallel, check every survivor's results, then time all of them
-//!    in interleaved rounds, so that a change of clocks or a busy neighbour meets them all alike. Store the batch.
-//! 3. *Finals*: the few best, again interleaved, with more rounds; stored as corrections of their screening. Repeated
-//!    until every one of the few best has been timed that way.
+//! 2. *Screening*, a batch at a time: build the batch in parallel, check every survivor's results, then time
+//!    all of them in interleaved rounds, so that a change of clocks or a busy neighbour meets them all alike.
+//!    Store the batch.
+//! 3. *Finals*: the few best, again interleaved, with more rounds; stored as corrections of their screening.
+//!    Repeated until every one of the few best has been timed that way.
 //!
 //! Invariants: what has been stored stays true when the search is stopped or killed at any point, and a later
 //! search goes on from there; a candidate whose results are wrong is never timed and never wins; every
