@@ -6,7 +6,7 @@
 //! |---|---|---|---|---|
 //! | outputs | 4e-6 | 4e-6 | 4e-6 | fp32 sums over exact products of the rounded inputs |
 //! | dE, dC | 1e-5 | 1e-3 | 4e-3 | dL/dx is rounded once to the type, the result once |
-//! | one row of them | 1e-4 | 4e-3 | 2e-2 | a row's terms may cancel |
+//! | one row of them, or few tokens | 1e-4 | 4e-3 | 3e-2 | few terms, which may cancel |
 //! | inputs' gradients | 3e-5 | 3e-5 | 3e-5 | fp32 sums of fp32 terms, never rounded to the type |
 //!
 //! The floor lets through what fp32 cannot resolve where the terms of a result cancel: 2^-22 of the terms'
@@ -114,15 +114,16 @@ struct Tolerances {
 }
 
 impl Tolerances {
-    /// Of a gradient delivered in `output`, from operands of `dtype`. The CPU device keeps dL/dx in fp32, a
-    /// GPU rounds it to the type.
-    fn of(dtype: DType, output: DType, on_gpu: bool) -> Tolerances {
-        let (gradients, row) = match if on_gpu { dtype } else { output } {
+    /// Of a gradient delivered in `output`, from operands of `dtype`, over the tokens that count. The CPU
+    /// device keeps dL/dx in fp32, a GPU rounds it to the type.
+    fn of(dtype: DType, output: DType, on_gpu: bool, counted: usize) -> Tolerances {
+        let (many, row) = match if on_gpu { dtype } else { output } {
             DType::F32 => (1e-5, 1e-4),
             DType::F16 => (1e-3, 4e-3),
-            DType::Bf16 => (4e-3, 2e-2),
+            DType::Bf16 => (4e-3, 3e-2),
         };
-        Tolerances { outputs: 4e-6, gradients, row, inputs: 3e-5 }
+        let few = dtype != DType::F32 && counted < 50;
+        Tolerances { outputs: 4e-6, gradients: if few { row } else { many }, row, inputs: 3e-5 }
     }
 }
 
@@ -165,7 +166,7 @@ pub fn compare(
     found: &Found,
 ) {
     let Sizes { logit, .. } = expected.sizes;
-    let exact = Tolerances::of(DType::F32, DType::F32, on_gpu);
+    let exact = Tolerances::of(DType::F32, DType::F32, on_gpu, case.tokens);
     let root = |n: usize| (n as f64).sqrt();
     for (found, expected) in found.outputs.iter().zip(&expected.outputs) {
         if let Some(found) = found {
@@ -197,7 +198,8 @@ pub fn compare(
         ),
     ] {
         let Some((found, output)) = found else { continue };
-        let Tolerances { gradients, row, .. } = Tolerances::of(case.dtype, output.dtype, on_gpu);
+        let Tolerances { gradients, row, .. } =
+            Tolerances::of(case.dtype, output.dtype, on_gpu, expected.counted);
         // Of all dC rows together, the terms are no larger than of one: each token adds to dL/dx what it
         // takes elsewhere.
         let together = match metric {
@@ -288,7 +290,8 @@ mod tests {
 
     /// A case, and what the reference says of it as if a device had found it.
     fn perfect(dtype: DType) -> (Case, Expected, Found) {
-        let case = Case::new(&programs::named("gemma2"), [17, 16, 50], dtype);
+        // Always the same data: what is spoilt must not happen to be small.
+        let case = Case::new(&programs::named("gemma2"), [60, 16, 50], dtype).with(|case| case.seed = 1);
         let (_, expected) = case.prepare();
         let found = Found {
             outputs: expected.outputs.iter().cloned().map(Some).collect(),
@@ -329,7 +332,7 @@ mod tests {
             noticed("dC", &|found| found.classifier.as_mut().unwrap()[5] = f64::INFINITY);
             noticed("outputs", &|found| found.outputs[0].as_mut().unwrap()[3] *= 1.0 + 1e-3);
             noticed("outputs", &|found| scale(&mut found.outputs[1], 1.0 + 1e-4));
-            noticed("reduced", &|found| found.reduced[0] = found.reduced[0].map(|x| x * (1.0 + 1e-4)));
+            noticed("reduced", &|found| found.reduced[1] = found.reduced[1].map(|x| x * (1.0 + 1e-4)));
             noticed("inputs", &|found| found.inputs[0].1[7] += 0.01);
         }
     }

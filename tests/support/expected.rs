@@ -19,6 +19,8 @@ pub struct Expected {
     pub classifier: Vec<f64>,
     /// By wanted input.
     pub inputs: Vec<(String, Vec<f64>)>,
+    /// Tokens that count.
+    pub counted: usize,
     /// The sizes of what cancels within a result.
     pub sizes: Sizes,
 }
@@ -70,6 +72,7 @@ impl Expected {
         let factor = data.factor(case);
         Expected {
             reduced: result.outputs.iter().map(|rows| factor * rows.iter().sum::<f64>()).collect(),
+            counted: (0..case.tokens).filter(|&token| data.counts(token)).count(),
             sizes: Sizes::of(case, data, &upstreams, &result.outputs),
             outputs: result.outputs,
             hidden: result.hidden_gradient,
