@@ -44,15 +44,27 @@ const LANES: usize = 4;
 const GROUPS: usize = TILE / LANES / 8;
 /// Demand that every tile may have, so that a stream whose quota is used up still sees what comes.
 const FLOOR: f64 = ROWS as f64 * 0.25;
-/// How far ahead of an even distribution the demand may run.
-const PACE: f64 = 6.0;
+/// How far ahead of an even distribution the demand may run. A stream here is a whole row's walk; on a row of
+/// 45056 columns, log-normal at 1.6, twice leaves noise of 4.1 % of the mass, while a pace that lets every
+/// tile take a twentieth of the rest spends most of the quota on the first tiles and leaves 10 %. On the real
+/// head of SmolLM2-135M both leave the same error, 7.4e-3 of dE at 2^-10.
+const PACE: f64 = 2.0;
+
+/// The walk's quota, in multiples of what thinning may keep: a walk spends its quota unevenly, and thinning
+/// evens that out if it has something to choose from.
+const EMITTED_PER_KEPT: f64 = 2.0;
+
+/// Demand that a walk admits besides the floors.
+fn quota(rows: usize, max_entries: u32) -> f64 {
+    EMITTED_PER_KEPT * rows as f64 * f64::from(max_entries)
+}
 
 /// The weights of one tile, by row; 0 behind the last column and for missing rows.
 pub(crate) type Weights = [[f32; TILE]; ROWS];
 
 /// The most entries that a walk can emit.
 pub(crate) fn capacity(rows: usize, columns: usize, max_entries: u32) -> usize {
-    let quota = rows as f64 * f64::from(max_entries);
+    let quota = quota(rows, max_entries);
     let tiles = columns.div_ceil(TILE) as f64;
     let bound = (9.0 / 8.0 * (quota + FLOOR * tiles)) as usize + ROWS * LANES + 1;
     bound.min(rows * columns)
@@ -104,7 +116,7 @@ impl Walk<'_> {
         weights: &mut [f32],
     ) -> Walked {
         let rows = self.tokens.len();
-        let quota = rows as f64 * f64::from(self.max_entries);
+        let quota = quota(rows, self.max_entries);
         let mut phases = [[0.0f64; LANES]; ROWS];
         for (phases, &token) in phases.iter_mut().zip(self.tokens) {
             *phases = philox(self.seed, [token, 0, 0, 0]).map(uniform);
@@ -130,8 +142,7 @@ impl Walk<'_> {
             }
             let left = self.tiles - t;
             let rest = (quota - admitted).max(0.0);
-            let pace =
-                if left == 1 { rest } else { (rest * 0.5).min((rest / left as f64 * PACE).max(rest * 0.05)) };
+            let pace = if left == 1 { rest } else { (rest * 0.5).min(rest / left as f64 * PACE) };
             let allowed = pace.max(FLOOR);
             let mut factor = 1.0;
             let demand = loop {

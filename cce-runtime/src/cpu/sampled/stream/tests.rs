@@ -83,7 +83,7 @@ fn no_row_whatever_emits_more_than_the_capacity() {
             for (eps, max_entries) in [(1.0 / 1024.0, 384), (1.0 / 256.0, 24), (1e-9, 384), (1.0 / 1024.0, 2)]
             {
                 let (walked, _) = rows.walk(base, eps, max_entries, 1);
-                let quota = (ROWS * max_entries as usize) as f64;
+                let quota = quota(ROWS, max_entries);
                 let tiles = columns.div_ceil(TILE) as f64;
                 assert!(
                     walked.count as f64 <= 1.125 * (quota + FLOOR * tiles) + 65.0,
@@ -108,7 +108,7 @@ fn a_peaked_row_stays_at_its_step_and_a_flat_one_fills_its_quota() {
     let flat = Rows::new(columns, |_, _| 1.0);
     let (walked, entries) = flat.walk(1.0, 1.0 / 1024.0, 384, 3);
     assert!(walked.raised > 1.0);
-    let filled = entries.len() as f64 / (ROWS * 384) as f64;
+    let filled = entries.len() as f64 / quota(ROWS, 384);
     assert!((0.5..1.25).contains(&filled), "{filled}");
 }
 
@@ -200,4 +200,21 @@ fn columns_of_probability_1e_12_are_kept_as_often_as_they_should_be() {
     let truth = 1e-12 * (columns - 1) as f64 * ROWS as f64;
     let mean = sum / f64::from(seeds as u32);
     assert!((mean / truth - 1.0).abs() < 0.05, "{mean:e} for {truth:e}");
+}
+
+#[test]
+fn a_flat_row_spends_its_quota_evenly() {
+    let columns = 45_056;
+    // About normal, by a sum of four uniform numbers.
+    let rows = Rows::new(columns, |row, column| {
+        let normal = (0..4).map(|at| noise(row * 4 + at, column) - 0.5).sum::<f32>() * 3.0f32.sqrt();
+        (1.6 * normal).exp()
+    });
+    let (_, entries) = rows.walk(0.0, 1.0 / 1024.0, 384, 1);
+    for row in 0..ROWS {
+        let total: f64 = rows.row(row).iter().map(|&weight| f64::from(weight)).sum();
+        let light = entries.iter().filter(|&&(at, column, kept)| at == row && kept > rows.row(row)[column]);
+        let noise = light.map(|&(.., kept)| f64::from(kept).powi(2)).sum::<f64>().sqrt() / total;
+        assert!(noise < 0.05, "row {row}: {noise}");
+    }
 }
