@@ -12,9 +12,9 @@
 #define TILE_M 128
 #define TILE_N 128
 #define TILE_K 64
-#define STAGES 3
+#define STAGES 4
 #define WARPS_M 2
-#define WARPS_N 2
+#define WARPS_N 4
 #define PITCH 512
 #define STORE_GRADIENT 1
 #define SCALED 1

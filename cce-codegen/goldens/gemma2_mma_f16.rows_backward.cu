@@ -191,7 +191,7 @@ DEVICE void coefficients(const float* saved, const Values& values, const Upstrea
     const float t77 = values.v3_weight[token] * t76;
     const float t78 = upstream0 * t77;
     gradients.row[2][token] = t78;
-    if (magnitude) magnitude[token] = fmaxf(fmaxf(fmaxf(fmaxf(fmaxf(fabsf(upstream0), fabsf(upstream1)), fabsf(upstream2)), fabsf((t52 + expm1f(-saved[(u64)2 * tokens + token]) * t54))), fabsf((t52 + expm1f(-saved[(u64)2 * tokens + token]) * t54))), fabsf(t54));
+    if (magnitude) magnitude[token] = fmaxf(fmaxf(fmaxf(fmaxf(fabsf(upstream0), fabsf(upstream1)), fabsf(upstream2)), fabsf((t52 + expm1f(-saved[(u64)2 * tokens + token]) * t54))), fabsf(t54));
 }
 
 // coefs [COEFS][tokens]; gradients of Row inputs, one value a token for Scalar inputs; magnitude [tokens]: of the token's largest part.

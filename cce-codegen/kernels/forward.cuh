@@ -9,12 +9,16 @@ DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const int* 
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
         int y = targets[acc_row(r)];
+        float found = 0.0f;
+        bool here = false;
         #pragma unroll
         for (int c = 0; c < ACC_COLS; c++) {
             int col = tile * TILE_N + acc_col(c);
-            if (col == y) target_logit[tokens[acc_row(r)]] = acc[r][c];
-            if (MASK_LOGITS && (col == y || col >= VOCAB)) acc[r][c] = NEG_INF;
+            here |= col == y;
+            found = col == y ? acc[r][c] : found;
+            if (MASK_LOGITS) acc[r][c] = col == y || col >= VOCAB ? NEG_INF : acc[r][c];
         }
+        if (here) target_logit[tokens[acc_row(r)]] = found;
     }
 }
 

@@ -86,7 +86,9 @@ impl Data {
             let scalar = first || given(&[Upstreams::Scalars, Upstreams::Both]);
             scalars.push(scalar.then(|| of_upstream.between(0.5, 2.0) as f32));
             let row = given(&[Upstreams::Rows, Upstreams::Both]);
-            rows.push(row.then(|| (0..n).map(|_| of_upstream.between(-1.0, 1.0) as f32).collect()));
+            // Both together add up: of one sign, so that nothing cancels but what the loss itself lets cancel.
+            let least = if scalar { 0.1 } else { -1.0 };
+            rows.push(row.then(|| (0..n).map(|_| of_upstream.between(least, 1.0) as f32).collect()));
         }
 
         let mut of_initial = numbers("initial");

@@ -69,6 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     // The tests leave the user's own caches alone.
     environment.push(("CCE_CACHE_DIR", root().join("target").join("test-cache")));
+    environment.push(("CCE_TUNING_DIR", "none".into()));
     if options.slow {
         environment.push(("CCE_SLOW_TESTS", "1".into()));
     }

@@ -171,10 +171,14 @@ impl<'a> Backward<'a> {
                 "[[maybe_unused]] const float upstream{k} = upstream_at(upstreams.of[{k}], token, factor);"
             ));
         }
+        // Where A and B are Row values, their own sizes bound every element; else the upstream gradients stand for them.
+        let varies = |expr: Option<ExprId>| expr.is_some_and(|expr| graph.kind(expr).varies_over_vocab());
+        let bounded =
+            self.has_target && !varies(self.lowered.logit.softmax) && !varies(self.lowered.logit.uniform);
         let mut magnitudes: Vec<String> = differentiable
             .iter()
             .enumerate()
-            .filter(|(_, takes)| **takes)
+            .filter(|(_, takes)| **takes && !bounded)
             .map(|(k, _)| format!("fabsf(upstream{k})"))
             .collect();
 
@@ -182,7 +186,9 @@ impl<'a> Backward<'a> {
         body.line(&format!("coefs[token] = {lse} * LOG2E;"));
         for (k, part) in self.parts.iter().enumerate() {
             let value = self.target_part(&mut body, part, &stat);
-            magnitudes.push(format!("fabsf({value})"));
+            if k == 0 {
+                magnitudes.push(format!("fabsf({value})"));
+            }
             body.line(&format!("coefs[(u64){} * tokens + token] = {value};", 1 + k));
         }
         for (k, &coef) in self.coefs.iter().enumerate() {
@@ -196,6 +202,10 @@ impl<'a> Backward<'a> {
         if let Some(a) = self.lowered.logit.softmax_at_target {
             let a = body.value(a);
             magnitudes.push(format!("fabsf({a})"));
+        }
+        if let Some(b) = self.lowered.logit.uniform.filter(|_| bounded) {
+            let b = body.value(b);
+            magnitudes.push(format!("fabsf({b}) / VOCAB"));
         }
         let largest = magnitudes.into_iter().reduce(|a, b| format!("fmaxf({a}, {b})"));
         body.line(&format!("if (magnitude) magnitude[token] = {};", largest.unwrap_or("0.0f".to_owned())));

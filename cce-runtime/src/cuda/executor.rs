@@ -12,7 +12,7 @@ use crate::executor::{
 use crate::nvrtc::Nvrtc;
 use crate::workspace::{RawWorkspace, WorkspaceSize};
 use cce_codegen::ir::Program;
-use cce_codegen::plan::{GpuPlan, Launch};
+use cce_codegen::plan::{GpuPlan, Launch, PlanError};
 use cce_codegen::problem::Problem;
 use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
 use std::collections::HashMap;
@@ -46,7 +46,13 @@ impl CudaExecutor {
         schedule: &GpuSchedule,
         notes: &mut Vec<String>,
     ) -> Result<CudaExecutor> {
-        let plan = GpuPlan::build(program, problem, schedule, &gpu_of(context))?;
+        let plan =
+            GpuPlan::build(program, problem, schedule, &gpu_of(context)).map_err(|error| match error {
+                PlanError::Workspace { limit, smallest } => {
+                    Error::WorkspaceTooSmall { given: limit, smallest }
+                }
+                other => Error::Plan(other),
+            })?;
         let info = context.info();
         let nvrtc = Nvrtc::find(Some(info.driver), Some(info.arch()))?;
         let compiled = jit::compile(&plan, &nvrtc, info.arch(), &CubinCache::from_env())?;

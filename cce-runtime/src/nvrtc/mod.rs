@@ -40,6 +40,9 @@ use crate::error::{Error, Result};
 /// The oldest NVRTC that knows everything the emitted sources use (sm_90a came with 12.0).
 pub const OLDEST: CudaVersion = CudaVersion::new(12, 0);
 
+/// The oldest NVRTC known to keep a cache of its own, and the flag that leaves it alone.
+const FIRST_WITH_CACHE: CudaVersion = CudaVersion::new(12, 9);
+
 /// A loaded NVRTC. Cheap to share; every method may be called from several threads at once, and they
 /// compile in parallel.
 pub struct Nvrtc {
@@ -247,7 +250,10 @@ impl Nvrtc {
     /// [`Error::ArchNotSupported`]; [`Error::Nvrtc`] when NVRTC itself fails or its log does not state a
     /// kernel's resources.
     pub fn compile(&self, source: &Source<'_>, arch: Arch, options: &Options) -> Result<Compiled> {
-        let program = self.run(source, arch, &options.to_flags(&arch.to_string()))?;
+        let mut flags = options.to_flags(&arch.to_string());
+        // A cubin from NVRTC's own cache comes without the assembler's account of resources.
+        flags.extend((self.version() >= FIRST_WITH_CACHE).then(|| "--no-cache".to_owned()));
+        let program = self.run(source, arch, &flags)?;
         let cubin = program.cubin()?;
         let log = without_times(&program.log()?);
         let kernels =

@@ -240,7 +240,6 @@ impl Resolver<'_> {
             (None, None) => Ok(None),
             (Some(view), Some((element, len))) => {
                 let raw = self.vector(what, view.into(), element, len)?;
-                // The kernels store 16 bytes at a time where the row allows it.
                 self.aligned(what, raw, element.bytes())?;
                 Ok(Some(raw))
             }
