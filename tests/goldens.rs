@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_GOLDENS=1 cargo test --test goldens` writes the files anew. The compiler tests need the NVRTCs that `cargo xtask test` fetches.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use cce::{DType, Filter, Problem, Program, losses};
 use cce_codegen::plan::GpuPlan;
 use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
