@@ -11,7 +11,7 @@
 //! beyond inputs and outputs. Needs cuBLASLt (`CCE_CUBLASLT_PATH`, or on the loader's path).
 
 #![expect(unsafe_code, reason = "hands raw device pointers to plans")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark stops at the first error")]
+#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
 
 #[path = "support/cublaslt.rs"]
 mod cublaslt;
@@ -41,9 +41,9 @@ struct Arguments {
     /// Vocabulary entries.
     #[arg(long, default_value_t = 256_000)]
     vocab: usize,
-    /// bf16, f16 or f32.
-    #[arg(long, default_value = "bf16")]
-    dtype: String,
+    /// Type of hidden states and classifier.
+    #[arg(long, value_enum, default_value = "bf16")]
+    dtype: Type,
     /// A safetensors file with `e`, `c` (or `c_q`, `c_scale`) and `targets`, instead of a generated head.
     #[arg(long)]
     data: Option<std::path::PathBuf>,
@@ -67,18 +67,30 @@ struct Arguments {
     bench: bool,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Type {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Type> for DType {
+    fn from(kind: Type) -> DType {
+        match kind {
+            Type::F32 => DType::F32,
+            Type::F16 => DType::F16,
+            Type::Bf16 => DType::Bf16,
+        }
+    }
+}
+
 fn main() {
     let arguments = Arguments::parse();
     let device = match Device::cuda(arguments.gpu) {
         Ok(device) => device,
         Err(error) => return println!("not run, this benchmark needs a GPU: {error}"),
     };
-    let dtype = match arguments.dtype.as_str() {
-        "f32" => DType::F32,
-        "f16" => DType::F16,
-        "bf16" => DType::Bf16,
-        other => panic!("--dtype {other}: expected bf16, f16 or f32"),
-    };
+    let dtype = arguments.dtype.into();
     let sizes = if arguments.sweep.is_empty() { vec![arguments.tokens] } else { arguments.sweep.clone() };
     let most = sizes.iter().copied().max().unwrap_or(arguments.tokens);
     let head = match &arguments.data {

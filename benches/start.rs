@@ -8,7 +8,7 @@
 //! and the first call. Each process runs the benchmark itself again with `--child`.
 
 #![expect(unsafe_code, reason = "hands raw device pointers to plans")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark stops at the first error")]
+#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
 
 use cce::{
     Call, DType, Device, Element, Filter, GradientViews, Inputs, Outputs, Plan, Upstream, View, ViewMut,
