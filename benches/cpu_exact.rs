@@ -90,26 +90,27 @@ fn product(
     // SAFETY: the three slices have the sizes that the shapes say, and the strides are those of dense
     // matrices.
     unsafe {
-        gemm::gemm(
-            m,
+        // The crate's kernels store columns: the transposed product fills dst row by row.
+        gemm_f32::gemm::f32::get_gemm_fn()(
             n,
+            m,
             k,
             dst.as_mut_ptr(),
-            1,
             n as isize,
+            1,
             false,
-            lhs.as_ptr(),
-            lhs_strides.1 as isize,
-            lhs_strides.0 as isize,
             rhs.as_ptr(),
-            rhs_strides.1 as isize,
             rhs_strides.0 as isize,
+            rhs_strides.1 as isize,
+            lhs.as_ptr(),
+            lhs_strides.0 as isize,
+            lhs_strides.1 as isize,
             1.0,
             1.0,
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            gemm_common::Parallelism::Rayon(0),
         );
     }
 }

@@ -23,7 +23,7 @@ const LIMIT: u64 = 20_000_000;
 const CONTENTS: [Entry; 4] = [
     Entry { package: "cut-cross-entropy", kind: "test", prefix: "gpu", folder: "tests" },
     Entry { package: "cce-runtime", kind: "test", prefix: "gpu", folder: "tests" },
-    Entry { package: "cut-cross-entropy", kind: "bench", prefix: "", folder: "benches" },
+    Entry { package: "cut-cross-entropy", kind: "bench", prefix: "gpu", folder: "benches" },
     Entry { package: "cce-tune", kind: "bin", prefix: "cce-tune", folder: "" },
 ];
 
@@ -153,7 +153,7 @@ mod tests {
     fn the_table_chooses_gpu_tests_benchmarks_and_the_tuner() {
         assert_eq!(folder("cut-cross-entropy", "test", "gpu_losses"), Some("tests"));
         assert_eq!(folder("cut-cross-entropy", "test", "ui"), None);
-        assert_eq!(folder("cut-cross-entropy", "bench", "head"), Some("benches"));
+        assert_eq!(folder("cut-cross-entropy", "bench", "gpu"), Some("benches"));
         assert_eq!(folder("cce-tune", "bin", "cce-tune"), Some(""));
         assert_eq!(folder("xtask", "bin", "xtask"), None);
     }

@@ -3,7 +3,8 @@
 //! Views carry their slice, so that a product checks once that nothing lies outside. The order of summation
 //! depends on the shapes only, not on the number of threads.
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
+use gemm_f32::gemm::f32::get_gemm_fn;
 
 /// A matrix that is read.
 #[derive(Clone, Copy)]
@@ -126,20 +127,21 @@ pub(crate) fn product(
     // access to its elements, which are distinct because its rows do not overlap (`row_stride >= cols` by
     // construction).
     unsafe {
-        gemm::gemm(
-            dst.rows,
+        // The crate's kernels store columns: the transposed product, rhs^T lhs^T, fills dst row by row.
+        get_gemm_fn()(
             dst.cols,
+            dst.rows,
             lhs.cols,
             dst.address,
-            1,
             dst.row_stride as isize,
+            1,
             accumulate,
-            left.as_ptr(),
-            lhs.col_stride as isize,
-            lhs.row_stride as isize,
             right.as_ptr(),
-            rhs.col_stride as isize,
             rhs.row_stride as isize,
+            rhs.col_stride as isize,
+            left.as_ptr(),
+            lhs.row_stride as isize,
+            lhs.col_stride as isize,
             1.0,
             1.0,
             false,

@@ -1,21 +1,16 @@
 //! Loss, and loss with both gradients, beside cuBLASLt's product of the same shape (T), on one GPU.
 //!
 //! ```text
-//! cargo bench --bench head -- --tokens 8192 --hidden 2304 --vocab 256000 --dtype bf16
-//! cargo bench --bench head -- --data smollm2_head.safetensors
-//! cargo bench --bench head -- --sweep 512,1024,2048,4096,8192,16384 --hidden 2304 --vocab 256000
+//! cargo bench --bench gpu -- head --tokens 8192 --hidden 2304 --vocab 256000 --dtype bf16
+//! cargo bench --bench gpu -- head --data smollm2_head.safetensors
+//! cargo bench --bench gpu -- head --sweep 512,1024,2048,4096,8192,16384 --hidden 2304 --vocab 256000
 //! ```
 //!
 //! A ratio is the median over interleaved pairs (our call, then the product) after warm-up, inputs rotating between two sets of hidden
 //! states. Errors are ||difference|| / ||reference|| against family `simt` in fp32 on the same inputs. Memory is what the plan asks for
 //! beyond inputs and outputs. Needs cuBLASLt (`CCE_CUBLASLT_PATH`, or on the loader's path).
 
-#![expect(unsafe_code, reason = "hands raw device pointers to plans")]
-#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
-
-#[path = "support/cublaslt.rs"]
-mod cublaslt;
-
+use crate::cublaslt;
 use cce::{
     Call, Device, Element, Filter, GradientOutput, GradientViews, Inputs, Outputs, Plan, Schedule, Upstream,
 };
@@ -23,12 +18,11 @@ use cce::{DType, View, ViewMut};
 use cce_codegen::schedule::{Gpu, GpuSchedule};
 use cce_runtime::driver::{Buffer, Context, Event, Stream};
 use cce_tune::data::Head;
-use clap::Parser;
 use rayon::prelude::*;
 
-#[derive(Parser)]
-#[command(about = "Loss and gradients beside cuBLASLt's product of the same shape")]
-struct Arguments {
+/// What to measure, and of what.
+#[derive(clap::Args)]
+pub struct Arguments {
     /// The GPU's ordinal.
     #[arg(long, default_value_t = 0)]
     gpu: usize,
@@ -62,9 +56,6 @@ struct Arguments {
     /// One JSON object a row instead of a table.
     #[arg(long)]
     json: bool,
-    /// Given by cargo.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -84,8 +75,7 @@ impl From<Type> for DType {
     }
 }
 
-fn main() {
-    let arguments = Arguments::parse();
+pub fn run(arguments: &Arguments) {
     let device = match Device::cuda(arguments.gpu) {
         Ok(device) => device,
         Err(error) => return println!("not run, this benchmark needs a GPU: {error}"),
@@ -99,7 +89,7 @@ fn main() {
     };
     let sizes =
         if arguments.data.is_some() && arguments.sweep.is_empty() { vec![head.tokens] } else { sizes };
-    let bench = Bench::new(&device, &arguments, head);
+    let bench = Bench::new(&device, arguments, head);
     if !arguments.json {
         println!("{}", device.name());
         println!(

@@ -1,26 +1,22 @@
 //! The time to the first loss and gradients: with an empty cubin cache, and in a new process that finds a filled one.
 //!
 //! ```text
-//! cargo bench --bench start -- --hidden 2304 --vocab 256000
+//! cargo bench --bench gpu -- start --hidden 2304 --vocab 256000
 //! ```
 //!
 //! Three parts of each start: the driver's own (its library, the device, the context), the plan (NVRTC, compiling or the cache, loading the kernels)
 //! and the first call. Each process runs the benchmark itself again with `--child`.
 
-#![expect(unsafe_code, reason = "hands raw device pointers to plans")]
-#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error")]
-
 use cce::{
     Call, DType, Device, Element, Filter, GradientViews, Inputs, Outputs, Plan, Upstream, View, ViewMut,
 };
 use cce_runtime::driver::{Buffer, Context};
-use clap::Parser;
 use std::process::Command;
 use std::time::Instant;
 
-#[derive(Parser)]
-#[command(about = "Cold and warm start of a plan on a GPU")]
-struct Arguments {
+/// Of which problem, and how often.
+#[derive(clap::Args)]
+pub struct Arguments {
     /// Tokens.
     #[arg(long, default_value_t = 8192)]
     tokens: usize,
@@ -36,15 +32,11 @@ struct Arguments {
     /// One start, in this process.
     #[arg(long, hide = true)]
     child: bool,
-    /// Given by cargo.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
-fn main() {
-    let arguments = Arguments::parse();
+pub fn run(arguments: &Arguments) {
     if arguments.child {
-        let times = start(&arguments);
+        let times = start(arguments);
         return println!("{} {} {}", times[0], times[1], times[2]);
     }
     if let Err(error) = Device::cuda(0) {
@@ -56,15 +48,15 @@ fn main() {
     let row = |name: &str, [driver, plan, call]: [f64; 3]| {
         println!("{name:<28} {driver:>10.1} {plan:>10.1} {call:>10.1}");
     };
-    row("empty cache", child(&arguments, folder.path()));
-    let mut warm: Vec<[f64; 3]> = (0..arguments.starts).map(|_| child(&arguments, folder.path())).collect();
+    row("empty cache", child(arguments, folder.path()));
+    let mut warm: Vec<[f64; 3]> = (0..arguments.starts).map(|_| child(arguments, folder.path())).collect();
     warm.sort_by(|a, b| a[1].total_cmp(&b[1]));
     row("filled cache, new process", warm[warm.len() / 2]);
 }
 
 fn child(arguments: &Arguments, cache: &std::path::Path) -> [f64; 3] {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--child", "--tokens", &arguments.tokens.to_string()])
+        .args(["start", "--child", "--tokens", &arguments.tokens.to_string()])
         .args(["--hidden", &arguments.hidden.to_string(), "--vocab", &arguments.vocab.to_string()])
         .env("CCE_CACHE_DIR", cache)
         .output()

@@ -2,8 +2,6 @@
 //!
 //! cuBLASLt is loaded at run time: `CCE_CUBLASLT_PATH` (a file), else the loader's path. Types and constants: cublasLt.h of CUDA 12 and 13.
 
-#![expect(unsafe_code, reason = "calls a C library on raw device pointers")]
-
 use cce_codegen::problem::DType;
 use cce_runtime::driver::{Context, Event, Stream};
 use std::ffi::c_void;
