@@ -80,8 +80,10 @@ impl GpuPlan {
         if plan.workspace.peak() <= limit {
             return Ok(plan);
         }
-        let smallest = build(64.min(widest)).workspace.peak();
-        if smallest > limit {
+        let narrowest = build(64.min(widest)).workspace.peak();
+        if narrowest > limit {
+            // One chunk needs no sums between chunks: for a small vocabulary it is the smallest.
+            let smallest = narrowest.min(plan.workspace.peak());
             return Err(PlanError::Workspace { limit, smallest });
         }
         // The workspace grows with the chunk: the largest multiple of 64 that fits.

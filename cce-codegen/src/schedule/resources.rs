@@ -80,6 +80,10 @@ impl Tile {
     fn check(&self, family: Family, which: &'static str, gpu: &Gpu) -> Result<(), ScheduleError> {
         let fail =
             |reason: String| Err(ScheduleError::Tile { which, m: self.m, n: self.n, k: self.k, reason });
+        // Stored schedules come from files: nothing below may overflow.
+        if self.m > 1024 || self.n > 1024 {
+            return fail("has more than 1024 rows or columns".to_owned());
+        }
         match family {
             Family::Simt => {
                 if !self.m.is_multiple_of(64) || !self.n.is_multiple_of(64) || self.m == 0 || self.n == 0 {
@@ -93,7 +97,7 @@ impl Tile {
                 }
             }
             Family::Mma => {
-                if self.warps_m == 0 || self.warps_n == 0 || self.threads(family) > 1024 {
+                if self.warps_m == 0 || self.warps_n == 0 || self.warps_m.saturating_mul(self.warps_n) > 32 {
                     return fail(format!(
                         "has {} x {} warps; 1 to 32 are possible",
                         self.warps_m, self.warps_n
@@ -182,8 +186,8 @@ impl GpuSchedule {
         if self.splits == 0 || self.splits > 1024 {
             return number("splits", self.splits, "from 1 to 1024");
         }
-        if self.group == 0 {
-            return number("group", self.group, "at least 1");
+        if self.group == 0 || self.group > 256 {
+            return number("group", self.group, "from 1 to 256");
         }
         if self.chunk == 0 || !self.chunk.is_multiple_of(64) {
             return number("chunk", self.chunk, "a multiple of 64, at least 64");

@@ -56,15 +56,17 @@ impl GpuSchedule {
 
     /// The schedule of family `simt`: runs everything, in true fp32.
     pub fn simt(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
-        let logits = if is_heavy(program, problem) { SIMT_SMALL } else { SIMT };
+        // Compute capability 7.5 has too little shared memory for the larger tile.
+        let largest = if SIMT.shared_bytes(Family::Simt) <= gpu.shared_per_block { SIMT } else { SIMT_SMALL };
+        let logits = if is_heavy(program, problem) { SIMT_SMALL } else { largest };
         let (group, splits) = walk(problem, gpu, &logits, Family::Simt);
         GpuSchedule {
             family: Family::Simt,
             logits,
             splits,
-            logits_gradient: SIMT,
-            classifier_gradient: SIMT,
-            hidden_gradient: SIMT,
+            logits_gradient: largest,
+            classifier_gradient: largest,
+            hidden_gradient: largest,
             chunk: chunk(problem),
             group,
         }
@@ -165,4 +167,37 @@ fn chunk(problem: &Problem) -> u32 {
     let fits = (DEFAULT_SCRATCH / row / 256).max(1) * 256;
     let whole = problem.vocab.div_ceil(256).max(1) as u64 * 256;
     u32::try_from(fits.min(whole)).unwrap_or(u32::MAX - 255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::InputKind;
+    use crate::valid::{ProgramBuilder, Site};
+
+    fn program() -> Program {
+        let here = Site(0);
+        let mut b = ProgramBuilder::new(here, "normaliser");
+        let x = b.input(here, "x", InputKind::Logit);
+        let loss = b.lse(here, x);
+        b.output(here, "loss", loss);
+        b.finish().unwrap()
+    }
+
+    #[test]
+    fn default_schedules_fit_every_compute_capability() {
+        for (major, minor) in [(5, 2), (7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
+            let gpu = Gpu::of_capability(major, minor);
+            for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                let problem = Problem::new(300, 123, 507, dtype);
+                let schedules = [
+                    GpuSchedule::default_for(&program(), &problem, &gpu),
+                    GpuSchedule::simt(&program(), &problem, &gpu),
+                ];
+                for schedule in schedules {
+                    assert_eq!(schedule.check(&problem, &gpu), Ok(()), "sm_{major}{minor} {dtype:?}");
+                }
+            }
+        }
+    }
 }
