@@ -248,13 +248,24 @@ impl PlanBuilder {
                 });
             }
         }
-        // Vocabulary entries and tokens are counted in 32 bits with room for sentinels.
-        for (name, size) in [("tokens", problem.tokens), ("vocabulary entries", problem.vocab)] {
+        // Each is counted in 32 bits with room for sentinels, and the product of two fits in 64.
+        for (name, size) in [
+            ("tokens", problem.tokens),
+            ("hidden units", problem.hidden),
+            ("vocabulary entries", problem.vocab),
+        ] {
             if size > (1 << 28) {
                 return Err(Error::InvalidProblem {
                     reason: format!("{size} {name}, expected at most {}", 1u32 << 28),
                 });
             }
+        }
+        if let (IndexType::I32, Some(index)) = (problem.index, self.ignore_index)
+            && i32::try_from(index).is_err()
+        {
+            return Err(Error::InvalidProblem {
+                reason: format!("the ignored index is {index}, expected one that fits the targets' type, i32"),
+            });
         }
         problem.ignored = match self.ignore_index {
             Some(_) if self.program.has_target() => Ignored::Possible,
@@ -296,6 +307,15 @@ impl PlanBuilder {
                     reason: format!(
                         "{what} has row stride {}, expected at least the hidden size {}",
                         layout.row_stride, problem.hidden
+                    ),
+                });
+            }
+            if layout.row_stride > (1 << 30) {
+                return Err(Error::InvalidProblem {
+                    reason: format!(
+                        "{what} has row stride {}, expected at most {} elements",
+                        layout.row_stride,
+                        1u32 << 30
                     ),
                 });
             }

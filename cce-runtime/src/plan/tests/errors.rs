@@ -247,7 +247,10 @@ fn problems_that_make_no_sense_are_refused_when_the_plan_is_built() {
     let new = || Plan::builder(&program, 4, 4, 8).filter(Filter::Exact);
     invalid(Plan::builder(&program, 4, 0, 8), "hidden size");
     invalid(Plan::builder(&program, 4, 4, 0), "vocabulary");
+    invalid(Plan::builder(&program, 4, 1 << 40, 8), "hidden units");
     invalid(new().hidden_layout(Layout { row_stride: 3, align: 4 }), "row stride");
+    invalid(new().hidden_layout(Layout { row_stride: 1 << 60, align: 4 }), "row stride");
+    invalid(new().ignore_index(Some(1 << 32)), "ignored index");
     invalid(new().classifier_layout(Layout { row_stride: 4, align: 3 }), "alignment");
     let f16 = Some(GradientOutput { dtype: DType::F16, accumulate: false });
     invalid(new().dtype(DType::Bf16).hidden_gradient(f16), "bf16");
