@@ -2,7 +2,6 @@
 
 use crate::Error;
 use cce_codegen::ir::{InputKind, Program};
-use cce_runtime::{Inputs, View};
 
 /// One value an input, in the order of the program's inputs. Deterministic: the same program and shape get
 /// the same values.
@@ -68,20 +67,6 @@ impl Arguments {
             });
         }
         Ok(arguments)
-    }
-
-    /// Adds the arguments to a call's inputs, from host memory.
-    pub fn add_to<'a>(&'a self, mut inputs: Inputs<'a>) -> Inputs<'a> {
-        for (name, values) in &self.rows {
-            inputs = inputs.row(name, View::host(values));
-        }
-        for (name, values) in &self.cols {
-            inputs = inputs.col(name, View::host(values));
-        }
-        for (name, value) in &self.scalars {
-            inputs = inputs.scalar(name, *value);
-        }
-        inputs
     }
 
     /// The arguments of the first tokens and entries.

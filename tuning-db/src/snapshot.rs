@@ -114,10 +114,6 @@ impl<R: Read + Seek> Snapshot<R> {
         self.raw().count() == self.entries.len()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Encoded keys and values as they stand, without decoding; damaged values are left out.
     fn raw(&self) -> impl Iterator<Item = (&[u8], Vec<u8>)> {
         self.entries.iter().filter_map(|e| Some((self.index.get(e.key.clone())?, self.value(e)?)))

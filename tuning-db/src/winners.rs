@@ -143,16 +143,6 @@ impl Winners {
         all
     }
 
-    /// How many keys the database's snapshot has winners for.
-    #[must_use]
-    pub fn database_keys(&self) -> usize {
-        let Some(base) = &self.database else { return 0 };
-        match &base.snapshot {
-            Some(snapshot) => snapshot.len(),
-            None => base.from_log.get().map_or(0, Vec::len),
-        }
-    }
-
     fn find_in_base(&self, base: &Base, request: &Request, found: &mut Vec<Found>) {
         let Some(snapshot) = &base.snapshot else {
             let winners = base.from_log.get().map_or(&[][..], Vec::as_slice);

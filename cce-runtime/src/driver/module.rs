@@ -207,14 +207,6 @@ impl Function {
         Ok(())
     }
 
-    /// Allows clusters of more than 8 blocks, which not every device of the architecture need have.
-    ///
-    /// # Errors
-    /// A [`DriverError`](super::DriverError) on devices without clusters.
-    pub fn allow_large_clusters(&mut self) -> Result<()> {
-        self.set(Attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-    }
-
     fn set(&mut self, which: Attribute, value: u32) -> Result<()> {
         let _bound = self.module.shared.context.bind()?;
         let value = i32::try_from(value).unwrap_or(i32::MAX);

@@ -159,13 +159,4 @@ impl MemoryClass {
             },
         }
     }
-
-    /// The largest workspace in bytes that a configuration of this class may use.
-    #[must_use]
-    pub fn limit_bytes(self) -> Option<u64> {
-        match self {
-            Self::Unlimited => None,
-            Self::AtMost { log2_bytes } => 1_u64.checked_shl(u32::from(log2_bytes)),
-        }
-    }
 }
