@@ -94,8 +94,13 @@ enum Text {
 
 /// An fp32 literal that reads back as the nearest value.
 pub(super) fn literal(value: f64) -> String {
-    let text = format!("{:?}f", value as f32);
-    if value < 0.0 { format!("({text})") } else { text }
+    let nearest = value as f32;
+    match (nearest.is_infinite(), nearest.is_sign_negative()) {
+        (true, false) => "POS_INF".to_owned(),
+        (true, true) => "NEG_INF".to_owned(),
+        (false, false) => format!("{nearest:?}f"),
+        (false, true) => format!("({nearest:?}f)"),
+    }
 }
 
 fn unary(op: UnaryOp, a: &str) -> String {
@@ -145,4 +150,15 @@ pub(super) fn multiply_by_reciprocals(graph: &mut Graph, roots: &[ExprId]) -> Ve
         new.insert(id, replaced);
     }
     roots.iter().map(|root| new[root]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::literal;
+
+    #[test]
+    fn literals_are_tokens_of_cuda_whatever_their_size_and_sign() {
+        let texts = [0.5, -0.5, 0.0, -0.0, 1e-60, 1e39, -1e39].map(literal);
+        assert_eq!(texts, ["0.5f", "(-0.5f)", "0.0f", "(-0.0f)", "0.0f", "POS_INF", "NEG_INF"]);
+    }
 }

@@ -5,7 +5,7 @@ use super::forward::Forward;
 use super::saved::SavedSlots;
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::diff::{Wanted, lower};
-use crate::ir::Program;
+use crate::ir::{InputId, InputKind, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
 use crate::schedule::{Gpu, GpuSchedule, ScheduleError};
 use thiserror::Error;
@@ -33,8 +33,8 @@ pub enum PlanError {
         /// The smallest that can be met.
         smallest: u64,
     },
-    /// A size does not fit the kernels' 32-bit indices.
-    #[error("{what} is {found}; the kernels take up to {most}")]
+    /// A size does not fit the kernels' 32-bit indices, or the room of their tiles.
+    #[error("{what} is {found}; these kernels take up to {most}")]
     Size {
         /// Which.
         what: &'static str,
@@ -76,6 +76,7 @@ impl GpuPlan {
         let widest = (problem.vocab.div_ceil(64).max(1) * 64).min(schedule.chunk as usize) as u32;
         let build = |chunk: u32| GpuPlan::with_chunk(program, problem, &GpuSchedule { chunk, ..*schedule });
         let plan = build(widest);
+        plan.check_exchanges()?;
         let Some(limit) = problem.workspace_limit else { return Ok(plan) };
         if plan.workspace.peak() <= limit {
             return Ok(plan);
@@ -93,6 +94,23 @@ impl GpuPlan {
             if build(middle * 64).workspace.peak() <= limit { fits = middle } else { too_large = middle }
         }
         Ok(build(fits * 64))
+    }
+
+    /// Whether what the warps of a block exchange fits in the room that the tiles leave: programs with very many reductions or Col gradients
+    /// need smaller tiles, or fewer gradients.
+    fn check_exchanges(&self) -> Result<(), PlanError> {
+        let GpuSchedule { family, logits, logits_gradient, .. } = self.schedule;
+        let is_col = |id: &&InputId| self.program.inputs()[id.index()].kind == InputKind::Col;
+        let columns = self.problem.input_gradients.iter().filter(is_col).count();
+        for (what, found, most) in [
+            ("the number of statistics a token", self.statistics, logits.most_statistics(family)),
+            ("the number of Col inputs' gradients", columns, logits_gradient.most_column_sums(family)),
+        ] {
+            if found > most {
+                return Err(PlanError::Size { what, found, most });
+            }
+        }
+        Ok(())
     }
 
     fn with_chunk(program: &Program, problem: &Problem, schedule: &GpuSchedule) -> GpuPlan {
@@ -134,6 +152,7 @@ impl GpuPlan {
             check_targets: forward.check_targets,
             bad_target: forward.bad_target,
             output_rows: forward.output_rows,
+            statistics: forward.statistics,
             row_gradients: lowered.rows.iter().map(|&(input, _)| input).collect(),
             scalar_gradients: backward.scalar_rows,
         }
@@ -187,4 +206,57 @@ impl<'a> Common<'a> {
 /// Blocks of `each` that cover `n`.
 pub(super) fn blocks(n: usize, each: usize) -> u32 {
     n.div_ceil(each) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::valid::{ProgramBuilder, Site};
+
+    /// The normaliser of `x + bias0 + bias1 ...`.
+    fn biased(columns: usize) -> Program {
+        let here = Site(0);
+        let mut b = ProgramBuilder::new(here, "biased");
+        let mut z = b.input(here, "x", InputKind::Logit);
+        for k in 0..columns {
+            let bias = b.input(here, &format!("bias{k}"), InputKind::Col);
+            z = b.add(here, z, bias);
+        }
+        let loss = b.lse(here, z);
+        b.output(here, "loss", loss);
+        b.finish().unwrap()
+    }
+
+    fn plan(columns: usize, problem: Problem) -> Result<GpuPlan, PlanError> {
+        let (program, gpu) = (biased(columns), Gpu::h100());
+        let input_gradients = (1..=columns).map(|k| InputId(k as u16)).collect();
+        let problem = Problem { filter: Filter::Exact, input_gradients, ..problem };
+        GpuPlan::build(&program, &problem, &GpuSchedule::simt(&program, &problem, &gpu), &gpu)
+    }
+
+    #[test]
+    fn column_sums_that_do_not_fit_beside_a_tile_are_refused() {
+        let problem = || Problem::new(300, 64, 1000, DType::F32);
+        assert!(plan(17, problem()).is_ok());
+        let error = plan(18, problem()).unwrap_err();
+        assert!(matches!(error, PlanError::Size { found: 18, most: 17, .. }), "{error}");
+    }
+
+    #[test]
+    fn the_smallest_workspace_that_an_error_names_is_enough_and_one_byte_less_is_not() {
+        // One chunk of a small vocabulary needs less than two, which sum a wide dE in between; a large vocabulary needs chunks.
+        for vocab in [128, 50_000] {
+            let problem = |limit| Problem {
+                workspace_limit: Some(limit),
+                ..Problem::new(300, 4096, vocab, DType::Bf16)
+            };
+            let Err(PlanError::Workspace { smallest, .. }) = plan(0, problem(1)) else { panic!("{vocab}") };
+            assert!(plan(0, problem(smallest)).unwrap().workspace.peak() <= smallest, "{vocab}");
+            let less = plan(0, problem(smallest - 1)).unwrap_err();
+            assert!(
+                matches!(less, PlanError::Workspace { smallest: same, .. } if same == smallest),
+                "{less}"
+            );
+        }
+    }
 }

@@ -9,6 +9,8 @@ pub(super) struct Forward {
     pub(super) output_rows: Buffer,
     pub(super) check_targets: Option<Launch>,
     pub(super) bad_target: Buffer,
+    /// What the walk accumulates, f32 a token.
+    pub(super) statistics: usize,
 }
 
 impl Forward {
@@ -120,6 +122,6 @@ impl Forward {
                 Arg::Ignore,
             ],
         });
-        Forward { launches, output_rows, check_targets, bad_target }
+        Forward { launches, output_rows, check_targets, bad_target, statistics: holes.stats() }
     }
 }

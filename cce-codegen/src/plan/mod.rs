@@ -111,6 +111,8 @@ pub struct GpuPlan {
     pub bad_target: Buffer,
     /// Scratch for outputs that the caller does not take row by row: `[outputs][N]` f32.
     pub output_rows: Buffer,
+    /// What the forward pass accumulates, f32 a token.
+    pub statistics: usize,
     /// Row inputs whose gradients are wanted, in the order of `InputRows`.
     pub row_gradients: Vec<InputId>,
     /// Scalar inputs whose gradients are wanted, with their scratch rows.

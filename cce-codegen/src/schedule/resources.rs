@@ -77,6 +77,22 @@ impl Tile {
         self.ring_bytes(family).max(self.m * (self.n + 8) * 4) + 8 * self.m
     }
 
+    /// The most f32 a token that a block of the forward pass can exchange between its warps, in the place of the ring or of a tile's sums.
+    pub(crate) fn most_statistics(&self, family: Family) -> usize {
+        let warps_of_a_row = if family == Family::Mma { self.warps_n } else { 1 };
+        self.exchanged(family, warps_of_a_row * self.m)
+    }
+
+    /// The most f32 a column that a block of the backward pass can exchange between its warps.
+    pub(crate) fn most_column_sums(&self, family: Family) -> usize {
+        let warps_of_a_column = if family == Family::Mma { self.warps_m } else { 8 };
+        self.exchanged(family, warps_of_a_column * self.n)
+    }
+
+    fn exchanged(&self, family: Family, each: u32) -> usize {
+        ((self.shared_bytes(family) - 8 * self.m) / (4 * each)) as usize
+    }
+
     fn check(&self, family: Family, which: &'static str, gpu: &Gpu) -> Result<(), ScheduleError> {
         let fail =
             |reason: String| Err(ScheduleError::Tile { which, m: self.m, n: self.n, k: self.k, reason });
