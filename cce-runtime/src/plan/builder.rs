@@ -264,7 +264,9 @@ impl PlanBuilder {
             && i32::try_from(index).is_err()
         {
             return Err(Error::InvalidProblem {
-                reason: format!("the ignored index is {index}, expected one that fits the targets' type, i32"),
+                reason: format!(
+                    "the ignored index is {index}, expected one that fits the targets' type, i32"
+                ),
             });
         }
         problem.ignored = match self.ignore_index {
