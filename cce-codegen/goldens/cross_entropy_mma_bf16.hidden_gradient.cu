@@ -15,7 +15,7 @@
 #define STAGES 3
 #define WARPS_M 2
 #define WARPS_N 2
-#define PITCH 16384
+#define PITCH 16896
 #define SCALED 0
 #define ACCUMULATE 0
 #define OUT_IS_SUM 0

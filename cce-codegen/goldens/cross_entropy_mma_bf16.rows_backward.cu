@@ -138,7 +138,7 @@ DEVICE void coefficients(const float* saved, const Values& values, const Upstrea
     coefs[token] = saved[(u64)2 * tokens + token] * LOG2E;
     coefs[(u64)1 * tokens + token] = expm1f(-saved[(u64)1 * tokens + token]) * upstream0;
     coefs[(u64)2 * tokens + token] = upstream0;
-    if (magnitude) magnitude[token] = fmaxf(fabsf(expm1f(-saved[(u64)1 * tokens + token]) * upstream0), fabsf(upstream0));
+    if (magnitude) magnitude[token] = fmaxf(fabsf(expm1f(-saved[(u64)1 * tokens + token]) * upstream0), fabsf(expm1f(-saved[(u64)1 * tokens + token]) * upstream0));
 }
 
 // coefs [COEFS][tokens]; gradients of Row inputs, one value a token for Scalar inputs; magnitude [tokens]: of the token's largest part.

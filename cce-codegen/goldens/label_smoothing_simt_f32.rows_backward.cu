@@ -148,7 +148,7 @@ DEVICE void coefficients(const float* saved, const Values& values, const Upstrea
     const float t17 = t6 - saved[(u64)3 * tokens + token];
     const float t18 = upstream0 * t17;
     gradients.row[0][token] = t18;
-    if (magnitude) magnitude[token] = fmaxf(fmaxf(fabsf((t12 + expm1f(-saved[(u64)3 * tokens + token]) * t15)), fabsf(t15)), fabsf(t13) / VOCAB);
+    if (magnitude) magnitude[token] = fmaxf(fmaxf(fabsf((t12 + expm1f(-saved[(u64)3 * tokens + token]) * t15)), fabsf(expm1f(-saved[(u64)3 * tokens + token]) * t15)), fabsf(t13) / VOCAB);
 }
 
 // coefs [COEFS][tokens]; gradients of Row inputs, one value a token for Scalar inputs; magnitude [tokens]: of the token's largest part.

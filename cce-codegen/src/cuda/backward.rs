@@ -201,7 +201,11 @@ impl<'a> Backward<'a> {
         }
         if let Some(a) = self.lowered.logit.softmax_at_target {
             let a = body.value(a);
-            magnitudes.push(format!("fabsf({a})"));
+            // A Row value A meets probabilities of at most 1 - p_y away from the target: A alone may be larger by any factor.
+            magnitudes.push(match self.saved.nll().and_then(stat).filter(|_| bounded) {
+                Some(nll) => format!("fabsf(expm1f(-{nll}) * {a})"),
+                None => format!("fabsf({a})"),
+            });
         }
         if let Some(b) = self.lowered.logit.uniform.filter(|_| bounded) {
             let b = body.value(b);

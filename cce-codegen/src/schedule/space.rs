@@ -6,7 +6,7 @@ use crate::ir::{ExprId, Node, Program};
 use crate::problem::{DType, Problem};
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
-const DEFAULT_SCRATCH: u64 = 256 << 20;
+const DEFAULT_SCRATCH: u64 = 288 << 20;
 
 const fn tile(m: u32, n: u32, k: u32, stages: u32, warps_m: u32, warps_n: u32) -> Tile {
     Tile { m, n, k, stages, warps_m, warps_n }
@@ -39,6 +39,7 @@ impl GpuSchedule {
         let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
         let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
         let single = fitting(gpu, |t| t.n <= 128 && t.m <= rounded(problem.tokens));
+        let classifier_gradient = fitting(gpu, |t| t.n <= 128);
         let (group, splits) = walk(problem, gpu, &logits, Family::Mma);
         GpuSchedule {
             family: Family::Mma,
@@ -47,9 +48,9 @@ impl GpuSchedule {
             logits_gradient: fitting(gpu, |t| {
                 t.n <= 128 && t.m <= rounded(problem.tokens) && (light || sums(t) <= 64)
             }),
-            classifier_gradient: fitting(gpu, |t| t.n <= 128),
+            classifier_gradient,
             hidden_gradient: single,
-            chunk: chunk(problem),
+            chunk: chunk(problem, gpu, &classifier_gradient, Family::Mma),
             group,
         }
     }
@@ -67,7 +68,7 @@ impl GpuSchedule {
             logits_gradient: largest,
             classifier_gradient: largest,
             hidden_gradient: largest,
-            chunk: chunk(problem),
+            chunk: chunk(problem, gpu, &SIMT, Family::Simt),
             group,
         }
     }
@@ -161,12 +162,18 @@ fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32)
     (best.0, best.1)
 }
 
-/// Vocabulary entries whose gradients fit in the default scratch, as a multiple of 256.
-fn chunk(problem: &Problem) -> u32 {
+/// Vocabulary entries of one chunk: what fits in the default scratch, cut so that the tiles of dC fill whole waves of the GPU.
+fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
     let row = (problem.tokens.max(1) * problem.dtype.bytes()) as u64;
-    let fits = (DEFAULT_SCRATCH / row / 256).max(1) * 256;
-    let whole = problem.vocab.div_ceil(256).max(1) as u64 * 256;
-    u32::try_from(fits.min(whole)).unwrap_or(u32::MAX - 255)
+    let each = u64::from(tile.m);
+    let whole = (problem.vocab as u64).div_ceil(each).max(1);
+    let fits = (DEFAULT_SCRATCH / row / each).clamp(1, whole);
+    let columns = problem.hidden.div_ceil(tile.n as usize).max(1) as u64;
+    let resident = (gpu.shared_per_block / tile.shared_bytes(family)).clamp(1, 2);
+    let places = u64::from(gpu.multiprocessors * resident);
+    let waves = fits * columns / places;
+    let blocks = if fits < whole && waves > 0 { waves * places / columns } else { fits };
+    u32::try_from(blocks * each).unwrap_or(u32::MAX - 63)
 }
 
 #[cfg(test)]
