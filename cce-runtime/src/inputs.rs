@@ -20,21 +20,21 @@ impl<'a> Inputs<'a> {
         Inputs { hidden, classifier, targets: None, rows: Vec::new(), cols: Vec::new(), scalars: Vec::new() }
     }
 
-    /// Targets [N], of the plan's index type.
+    /// Targets \[N\], of the plan's index type.
     #[must_use]
     pub fn targets(mut self, targets: View<'a>) -> Inputs<'a> {
         self.targets = Some(targets);
         self
     }
 
-    /// A Row input: f32 [N].
+    /// A Row input: f32 \[N\].
     #[must_use]
     pub fn row(mut self, name: &str, values: View<'a>) -> Inputs<'a> {
         self.rows.push((name.to_owned(), values));
         self
     }
 
-    /// A Col input: f32 [V].
+    /// A Col input: f32 \[V\].
     #[must_use]
     pub fn col(mut self, name: &str, values: View<'a>) -> Inputs<'a> {
         self.cols.push((name.to_owned(), values));

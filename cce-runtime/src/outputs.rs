@@ -16,7 +16,7 @@ impl<'a> Outputs<'a> {
         Outputs::default()
     }
 
-    /// The field token by token: f32 [N]; 0 for ignored tokens, NaN for targets out of range.
+    /// The field token by token: f32 \[N\]; 0 for ignored tokens, NaN for targets out of range.
     #[must_use]
     pub fn row(mut self, field: &str, values: ViewMut<'a>) -> Outputs<'a> {
         self.rows.push((field.to_owned(), values));
@@ -52,7 +52,7 @@ impl<'a> Upstream<'a> {
         self
     }
 
-    /// The gradient of the field token by token: f32 [N].
+    /// The gradient of the field token by token: f32 \[N\].
     #[must_use]
     pub fn rows(mut self, field: &str, gradients: View<'a>) -> Upstream<'a> {
         self.rows.push((field.to_owned(), gradients));
@@ -119,7 +119,7 @@ impl<'a> GradientViews<'a> {
         self
     }
 
-    /// The gradient of a Row [N], Col [V] or Scalar [1] input: f32, overwritten.
+    /// The gradient of a Row \[N\], Col \[V\] or Scalar \[1\] input: f32, overwritten.
     #[must_use]
     pub fn input(mut self, name: &str, gradient: ViewMut<'a>) -> GradientViews<'a> {
         self.inputs.push((name.to_owned(), gradient));

@@ -14,6 +14,7 @@ use std::process::Command;
 use crate::cargo::{Built, Target, built, cargo, output, root, run as run_command, targets};
 use crate::error::{Error, Result};
 use crate::run_script::RUN;
+use crate::toolchain::make_executable;
 
 /// Bytes that the whole folder may have.
 const LIMIT: u64 = 20_000_000;
@@ -77,8 +78,8 @@ pub fn run() -> Result<()> {
 
 fn build(chosen: &[(Target, &Entry)]) -> Result<Vec<Built>> {
     const JSON: &str = "--message-format=json-render-diagnostics";
-    let mut arguments = vec!["test", "--no-run", "--release", JSON];
-    let mut programs = vec!["build", "--release", JSON];
+    let mut arguments = vec!["test", "--no-run", "--profile", "bundle", JSON];
+    let mut programs = vec!["build", "--profile", "bundle", JSON];
     let (tests, binaries) = (arguments.len(), programs.len());
     for (target, _) in chosen {
         let (list, flag) = match target.kind.as_str() {
@@ -126,17 +127,6 @@ fn report(bundle: &Path, files: &mut [(u64, PathBuf)]) -> Result<()> {
     if total > LIMIT {
         return Err(Error::TooLarge { found: total, limit: LIMIT, largest: names.join(", ") });
     }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn make_executable(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(Error::io("make executable", path))
-}
-
-#[cfg(not(unix))]
-fn make_executable(_path: &Path) -> Result<()> {
     Ok(())
 }
 

@@ -168,14 +168,16 @@ fn only_wheel(folder: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Lets everybody run a file; does nothing where files have no such mark.
 #[cfg(unix)]
-fn make_executable(path: &Path) -> Result<()> {
+pub fn make_executable(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(Error::io("make executable", path))
 }
 
+/// As above.
 #[cfg(not(unix))]
-fn make_executable(_path: &Path) -> Result<()> {
+pub fn make_executable(_path: &Path) -> Result<()> {
     Ok(())
 }
 
