@@ -68,7 +68,7 @@ impl GpuSchedule {
             logits_gradient: largest,
             classifier_gradient: largest,
             hidden_gradient: largest,
-            chunk: chunk(problem, gpu, &SIMT, Family::Simt),
+            chunk: chunk(problem, gpu, &largest, Family::Simt),
             group,
         }
     }
@@ -172,7 +172,7 @@ fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
     let resident = (gpu.shared_per_block / tile.shared_bytes(family)).clamp(1, 2);
     let places = u64::from(gpu.multiprocessors * resident);
     let waves = fits * columns / places;
-    let blocks = if fits < whole && waves > 0 { waves * places / columns } else { fits };
+    let blocks = if fits < whole && waves > 0 { (waves * places / columns).max(1) } else { fits };
     u32::try_from(blocks * each).unwrap_or(u32::MAX - 63)
 }
 
@@ -195,8 +195,12 @@ mod tests {
     fn default_schedules_fit_every_compute_capability() {
         for (major, minor) in [(5, 2), (7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
             let gpu = Gpu::of_capability(major, minor);
-            for dtype in [DType::F32, DType::F16, DType::Bf16] {
-                let problem = Problem::new(300, 123, 507, dtype);
+            let types = [DType::F32, DType::F16, DType::Bf16];
+            // The second: one column of dC's tiles a wave is already too much for the scratch.
+            for (dtype, (tokens, hidden)) in
+                types.into_iter().flat_map(|t| [(t, (300, 123)), (t, (2 << 20, 40_000))])
+            {
+                let problem = Problem::new(tokens, hidden, 50_007, dtype);
                 let schedules = [
                     GpuSchedule::default_for(&program(), &problem, &gpu),
                     GpuSchedule::simt(&program(), &problem, &gpu),
