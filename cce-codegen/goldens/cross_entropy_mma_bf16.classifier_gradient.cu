@@ -10,11 +10,11 @@
 #define CLASSIFIER_STRIDE 2304
 #define CLASSIFIER_ALIGN 16
 #define TILE_M 128
-#define TILE_N 128
+#define TILE_N 256
 #define TILE_K 64
 #define STAGES 3
 #define WARPS_M 2
-#define WARPS_N 2
+#define WARPS_N 4
 #define PITCH 16896
 #define SCALED 0
 #define ACCUMULATE 0
@@ -52,12 +52,10 @@ DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : 
 // --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
 #if defined(DTYPE_F32)
 typedef float Elem;
-#define ELEM_BYTES 4
 DEVICE float widen(float x) { return x; }
 DEVICE void narrow(float& to, float x) { to = x; }
 #else
 typedef u16 Elem;
-#define ELEM_BYTES 2
 #if defined(DTYPE_BF16)
 DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE void narrow(u16& to, float x) {
@@ -97,6 +95,16 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Which tile a block takes of `row_blocks` x `columns`: blocks of one group of rows and one column are neighbours, so that they read the same operand
+// at the same time.
+struct Place { int row_block, column; };
+DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
+    int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
+    return Place{first + place % width, place / width};
+}
 
 // One thread block's tile of a matrix product, through mma.sync on tensor cores (sm_80 and up; bf16, f16).
 // cp.async fills a ring of STAGES shared-memory stages; each warp multiplies fragments of its (TILE_M / WARPS_M) x (TILE_N / WARPS_N) part.
@@ -121,8 +129,6 @@ DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 #define ROW_WARPS WARPS_N            // warps that share a row
 #define COL_WARPS WARPS_M
 
-DEVICE int lane_id() { return threadIdx.x & 31; }
-DEVICE int warp_id() { return threadIdx.x >> 5; }
 DEVICE int row_warp() { return warp_id() % WARPS_N; }   // this warp's place among those that share its rows
 DEVICE int col_warp() { return warp_id() / WARPS_N; }
 DEVICE int acc_row(int r) { return col_warp() * WARP_M + (r >> 1) * 16 + (r & 1) * 8 + (lane_id() >> 2); }
@@ -406,9 +412,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
         int tokens, int first, int width, int group) {
     extern __shared__ __align__(128) unsigned char shared[];
     int rows = PACKED ? *count : tokens;
-    int blocks = ceil_div(width, TILE_M), tiles = ceil_div(HIDDEN, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
-    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
-    int row0 = (first_block + place % grouped) * TILE_M, tile = place / grouped;
+    Place place = place_of(blockIdx.x, ceil_div(width, TILE_M), ceil_div(HIDDEN, TILE_N), group);
+    int row0 = place.row_block * TILE_M, tile = place.column;
 
     MnMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, width, rows, 0);
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);

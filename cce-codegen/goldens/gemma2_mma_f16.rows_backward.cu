@@ -39,12 +39,10 @@ DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : 
 // --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
 #if defined(DTYPE_F32)
 typedef float Elem;
-#define ELEM_BYTES 4
 DEVICE float widen(float x) { return x; }
 DEVICE void narrow(float& to, float x) { to = x; }
 #else
 typedef u16 Elem;
-#define ELEM_BYTES 2
 #if defined(DTYPE_BF16)
 DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE void narrow(u16& to, float x) {
@@ -84,6 +82,16 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Which tile a block takes of `row_blocks` x `columns`: blocks of one group of rows and one column are neighbours, so that they read the same operand
+// at the same time.
+struct Place { int row_block, column; };
+DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
+    int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
+    return Place{first + place % width, place / width};
+}
 
 // Sums over tokens.
 
@@ -112,11 +120,13 @@ struct Values {
 #define OUTPUTS 3
 #define COEFS 5
 #define INPUT_ROWS 3
+#define ROW_GRADIENTS 1
 #define HAS_TARGET
 // Gradients of Row inputs, then one value a token for each Scalar input.
 struct InputRows { float* row[INPUT_ROWS > 0 ? INPUT_ROWS : 1]; };
+// Of a token without a gradient: its Row inputs get `value`, sums over tokens get nothing.
 DEVICE void write_input_rows(const InputRows& gradients, int token, float value) {
-    for (int k = 0; k < INPUT_ROWS; k++) gradients.row[k][token] = value;
+    for (int k = 0; k < INPUT_ROWS; k++) gradients.row[k][token] = k < ROW_GRADIENTS ? value : 0.0f;
 }
 
 // Kernels over tokens that surround the backward pass: coefficients of the gradient, sums of input gradients.
@@ -201,15 +211,16 @@ extern "C" __global__ void __launch_bounds__(128) row_coefficients(const float* 
     int token = blockIdx.x * blockDim.x + threadIdx.x;
     if (token >= tokens) return;
     int target = 0;
-    bool counts = true;
+    bool counts = true, ignored = false;
 #ifdef HAS_TARGET
     Index y = targets[token];
-    counts = y >= 0 && y < VOCAB && !(PACKED && y == (Index)ignore);
+    ignored = PACKED && y == (Index)ignore;
+    counts = !ignored && y >= 0 && y < VOCAB;
     target = counts ? (int)y : 0;
 #endif
-    if (!counts) {                                             // p = exp(z - inf) = 0 and no coefficient: nothing anywhere
+    if (!counts) {                                             // p = exp(z - inf) = 0 and no coefficient: nothing reaches dC
         for (int k = 0; k < COEFS; k++) coefs[(u64)k * tokens + token] = k == 0 ? POS_INF : 0.0f;
-        write_input_rows(gradients, token, 0.0f);
+        write_input_rows(gradients, token, ignored ? 0.0f : NOT_A_NUMBER);
         if (magnitude) magnitude[token] = 0.0f;
         return;
     }
@@ -243,17 +254,24 @@ extern "C" __global__ void __launch_bounds__(1024) sum_rows(const float* __restr
 
 // out[first + v] = sum over row blocks of partials [blocks][width], in their order. A thread a column.
 extern "C" __global__ void __launch_bounds__(256) column_sums(const float* __restrict__ partials, const int* __restrict__ count, float* __restrict__ out,
-        int tokens, int tile, int width, int first, int columns) {
+        int tokens, int tile, int width, int first) {
     int v = blockIdx.x * blockDim.x + threadIdx.x;
-    if (v >= columns) return;
+    if (v >= width) return;
     int blocks = ceil_div(PACKED ? *count : tokens, tile);
     double sum = 0.0;
     for (int b = 0; b < blocks; b++) sum += partials[(u64)b * width + v];
     out[first + v] = (float)sum;
 }
 
-// Rows of dE that belong to ignored tokens become zero. `bytes` a row, a multiple of 2.
-extern "C" __global__ void __launch_bounds__(256) clear_ignored(u16* __restrict__ gradient, const int* __restrict__ order, const int* __restrict__ count, int tokens, int halves) {
-    for (int at = *count + blockIdx.x; at < tokens; at += gridDim.x)
-        for (int i = threadIdx.x; i < halves; i += 256) gradient[(u64)order[at] * halves + i] = 0;
+// Rows of dE whose tokens have no gradient: zero where the token is ignored (unless `keep`, where dE is accumulated into), NaN where its target is out of
+// range. A row has `halves` units of 16 bits; `nan` is that value in dE's type, twice if the type has 16 bits.
+extern "C" __global__ void __launch_bounds__(256) fill_rows(u16* __restrict__ gradient, const Index* __restrict__ targets, int tokens, i64 ignore, int halves,
+        int keep, int nan) {
+    for (int token = blockIdx.x; token < tokens; token += gridDim.x) {
+        Index y = targets[token];
+        bool ignored = PACKED && y == (Index)ignore;
+        if (ignored ? keep != 0 : y >= 0 && y < VOCAB) continue;
+        u32 value = ignored ? 0 : (u32)nan;
+        for (int i = threadIdx.x; i < halves; i += 256) gradient[(u64)token * halves + i] = (u16)(i % 2 ? value >> 16 : value);
+    }
 }

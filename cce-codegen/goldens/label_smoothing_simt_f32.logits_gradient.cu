@@ -49,12 +49,10 @@ DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : 
 // --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
 #if defined(DTYPE_F32)
 typedef float Elem;
-#define ELEM_BYTES 4
 DEVICE float widen(float x) { return x; }
 DEVICE void narrow(float& to, float x) { to = x; }
 #else
 typedef u16 Elem;
-#define ELEM_BYTES 2
 #if defined(DTYPE_BF16)
 DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE void narrow(u16& to, float x) {
@@ -94,6 +92,16 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Which tile a block takes of `row_blocks` x `columns`: blocks of one group of rows and one column are neighbours, so that they read the same operand
+// at the same time.
+struct Place { int row_block, column; };
+DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
+    int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
+    return Place{first + place % width, place / width};
+}
 
 // One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
 // 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
@@ -110,8 +118,6 @@ DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 #define ROW_WARPS 1
 #define COL_WARPS 8
 
-DEVICE int lane_id() { return threadIdx.x & 31; }
-DEVICE int warp_id() { return threadIdx.x >> 5; }
 DEVICE int row_warp() { return 0; }
 DEVICE int col_warp() { return warp_id(); }
 DEVICE int acc_row(int r) { return (r >> 2) * 64 + (threadIdx.x >> 4) * 4 + (r & 3); }
@@ -123,7 +129,7 @@ template <int TILE> struct Staged {
     float value[COPIES];
 };
 
-// An operand whose source rows are tile rows, consecutive in k. MAPPED: tile row r is source row map[r].
+// An operand whose source rows are tile rows, consecutive in k; read element by element, at any ALIGN. MAPPED: tile row r is source row map[r].
 template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct KMajor : Staged<TILE> {
     using Staged<TILE>::value;
     const Elem* source; int row, rows, k_end; const int* map;
@@ -250,9 +256,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
-    int blocks = ceil_div(tokens, TILE_M), tiles = ceil_div(width, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
-    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
-    int block = first_block + place % grouped, tile = place / grouped, row0 = block * TILE_M;
+    int blocks = ceil_div(tokens, TILE_M);
+    Place place = place_of(blockIdx.x, blocks, ceil_div(width, TILE_N), group);
+    int block = place.row_block, tile = place.column, row0 = block * TILE_M;
     if (row0 >= rows) return;
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
@@ -305,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
         }
         __syncthreads();
         if (STORE_GRADIENT) {                                 // row by row, 16 bytes a thread; PITCH leaves room for whole ones
-            constexpr int EACH = 16 / ELEM_BYTES;
+            constexpr int EACH = 16 / sizeof(Elem);
             #pragma unroll 4
             for (int i = threadIdx.x; i < TILE_M * TILE_N / EACH; i += THREADS) {
                 int r = i / (TILE_N / EACH), c = i % (TILE_N / EACH) * EACH, local = tile * TILE_N + c;

@@ -6,9 +6,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
         int tokens, int first, int width, int group) {
     extern __shared__ __align__(128) unsigned char shared[];
     int rows = PACKED ? *count : tokens;
-    int blocks = ceil_div(width, TILE_M), tiles = ceil_div(HIDDEN, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
-    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
-    int row0 = (first_block + place % grouped) * TILE_M, tile = place / grouped;
+    Place place = place_of(blockIdx.x, ceil_div(width, TILE_M), ceil_div(HIDDEN, TILE_N), group);
+    int row0 = place.row_block * TILE_M, tile = place.column;
 
     MnMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, width, rows, 0);
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);

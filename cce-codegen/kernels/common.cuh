@@ -31,12 +31,10 @@ DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : 
 // --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
 #if defined(DTYPE_F32)
 typedef float Elem;
-#define ELEM_BYTES 4
 DEVICE float widen(float x) { return x; }
 DEVICE void narrow(float& to, float x) { to = x; }
 #else
 typedef u16 Elem;
-#define ELEM_BYTES 2
 #if defined(DTYPE_BF16)
 DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE void narrow(u16& to, float x) {
@@ -76,3 +74,13 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Which tile a block takes of `row_blocks` x `columns`: blocks of one group of rows and one column are neighbours, so that they read the same operand
+// at the same time.
+struct Place { int row_block, column; };
+DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
+    int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
+    return Place{first + place % width, place / width};
+}

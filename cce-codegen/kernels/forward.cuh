@@ -62,10 +62,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
-    // Row blocks of one group and split are neighbours: they walk the same columns at the same time.
-    int blocks = ceil_div(tokens, TILE_M), first_block = (int)blockIdx.x / (group * splits) * group;
-    int width = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * splits;
-    int row0 = (first_block + place % width) * TILE_M, split = place / width;
+    Place place = place_of(blockIdx.x, ceil_div(tokens, TILE_M), splits, group);
+    int row0 = place.row_block * TILE_M, split = place.column;
     if (row0 >= rows) return;
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {

@@ -7,9 +7,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
         int tokens, int first, int width, int group, int is_first, int is_last) {
     extern __shared__ __align__(128) unsigned char shared[];
     int rows = PACKED ? *count : tokens;
-    int blocks = ceil_div(tokens, TILE_M), tiles = ceil_div(HIDDEN, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
-    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
-    int row0 = (first_block + place % grouped) * TILE_M, tile = place / grouped;
+    Place place = place_of(blockIdx.x, ceil_div(tokens, TILE_M), ceil_div(HIDDEN, TILE_N), group);
+    int row0 = place.row_block * TILE_M, tile = place.column;
     if (row0 >= rows) return;
 
     KMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, rows, width, 0);

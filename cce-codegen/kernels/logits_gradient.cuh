@@ -18,9 +18,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
-    int blocks = ceil_div(tokens, TILE_M), tiles = ceil_div(width, TILE_N), first_block = (int)blockIdx.x / (group * tiles) * group;
-    int grouped = min(group, blocks - first_block), place = (int)blockIdx.x - first_block * tiles;
-    int block = first_block + place % grouped, tile = place / grouped, row0 = block * TILE_M;
+    int blocks = ceil_div(tokens, TILE_M);
+    Place place = place_of(blockIdx.x, blocks, ceil_div(width, TILE_N), group);
+    int block = place.row_block, tile = place.column, row0 = block * TILE_M;
     if (row0 >= rows) return;
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
         }
         __syncthreads();
         if (STORE_GRADIENT) {                                 // row by row, 16 bytes a thread; PITCH leaves room for whole ones
-            constexpr int EACH = 16 / ELEM_BYTES;
+            constexpr int EACH = 16 / sizeof(Elem);
             #pragma unroll 4
             for (int i = threadIdx.x; i < TILE_M * TILE_N / EACH; i += THREADS) {
                 int r = i / (TILE_N / EACH), c = i % (TILE_N / EACH) * EACH, local = tile * TILE_N + c;

@@ -21,8 +21,6 @@
 #define ROW_WARPS WARPS_N            // warps that share a row
 #define COL_WARPS WARPS_M
 
-DEVICE int lane_id() { return threadIdx.x & 31; }
-DEVICE int warp_id() { return threadIdx.x >> 5; }
 DEVICE int row_warp() { return warp_id() % WARPS_N; }   // this warp's place among those that share its rows
 DEVICE int col_warp() { return warp_id() / WARPS_N; }
 DEVICE int acc_row(int r) { return col_warp() * WARP_M + (r >> 1) * 16 + (r & 1) * 8 + (lane_id() >> 2); }

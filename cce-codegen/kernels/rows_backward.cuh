@@ -21,15 +21,16 @@ extern "C" __global__ void __launch_bounds__(128) row_coefficients(const float* 
     int token = blockIdx.x * blockDim.x + threadIdx.x;
     if (token >= tokens) return;
     int target = 0;
-    bool counts = true;
+    bool counts = true, ignored = false;
 #ifdef HAS_TARGET
     Index y = targets[token];
-    counts = y >= 0 && y < VOCAB && !(PACKED && y == (Index)ignore);
+    ignored = PACKED && y == (Index)ignore;
+    counts = !ignored && y >= 0 && y < VOCAB;
     target = counts ? (int)y : 0;
 #endif
-    if (!counts) {                                             // p = exp(z - inf) = 0 and no coefficient: nothing anywhere
+    if (!counts) {                                             // p = exp(z - inf) = 0 and no coefficient: nothing reaches dC
         for (int k = 0; k < COEFS; k++) coefs[(u64)k * tokens + token] = k == 0 ? POS_INF : 0.0f;
-        write_input_rows(gradients, token, 0.0f);
+        write_input_rows(gradients, token, ignored ? 0.0f : NOT_A_NUMBER);
         if (magnitude) magnitude[token] = 0.0f;
         return;
     }
@@ -63,17 +64,24 @@ extern "C" __global__ void __launch_bounds__(1024) sum_rows(const float* __restr
 
 // out[first + v] = sum over row blocks of partials [blocks][width], in their order. A thread a column.
 extern "C" __global__ void __launch_bounds__(256) column_sums(const float* __restrict__ partials, const int* __restrict__ count, float* __restrict__ out,
-        int tokens, int tile, int width, int first, int columns) {
+        int tokens, int tile, int width, int first) {
     int v = blockIdx.x * blockDim.x + threadIdx.x;
-    if (v >= columns) return;
+    if (v >= width) return;
     int blocks = ceil_div(PACKED ? *count : tokens, tile);
     double sum = 0.0;
     for (int b = 0; b < blocks; b++) sum += partials[(u64)b * width + v];
     out[first + v] = (float)sum;
 }
 
-// Rows of dE that belong to ignored tokens become zero. `bytes` a row, a multiple of 2.
-extern "C" __global__ void __launch_bounds__(256) clear_ignored(u16* __restrict__ gradient, const int* __restrict__ order, const int* __restrict__ count, int tokens, int halves) {
-    for (int at = *count + blockIdx.x; at < tokens; at += gridDim.x)
-        for (int i = threadIdx.x; i < halves; i += 256) gradient[(u64)order[at] * halves + i] = 0;
+// Rows of dE whose tokens have no gradient: zero where the token is ignored (unless `keep`, where dE is accumulated into), NaN where its target is out of
+// range. A row has `halves` units of 16 bits; `nan` is that value in dE's type, twice if the type has 16 bits.
+extern "C" __global__ void __launch_bounds__(256) fill_rows(u16* __restrict__ gradient, const Index* __restrict__ targets, int tokens, i64 ignore, int halves,
+        int keep, int nan) {
+    for (int token = blockIdx.x; token < tokens; token += gridDim.x) {
+        Index y = targets[token];
+        bool ignored = PACKED && y == (Index)ignore;
+        if (ignored ? keep != 0 : y >= 0 && y < VOCAB) continue;
+        u32 value = ignored ? 0 : (u32)nan;
+        for (int i = threadIdx.x; i < halves; i += 256) gradient[(u64)token * halves + i] = (u16)(i % 2 ? value >> 16 : value);
+    }
 }

@@ -13,8 +13,6 @@
 #define ROW_WARPS 1
 #define COL_WARPS 8
 
-DEVICE int lane_id() { return threadIdx.x & 31; }
-DEVICE int warp_id() { return threadIdx.x >> 5; }
 DEVICE int row_warp() { return 0; }
 DEVICE int col_warp() { return warp_id(); }
 DEVICE int acc_row(int r) { return (r >> 2) * 64 + (threadIdx.x >> 4) * 4 + (r & 3); }
@@ -26,7 +24,7 @@ template <int TILE> struct Staged {
     float value[COPIES];
 };
 
-// An operand whose source rows are tile rows, consecutive in k. MAPPED: tile row r is source row map[r].
+// An operand whose source rows are tile rows, consecutive in k; read element by element, at any ALIGN. MAPPED: tile row r is source row map[r].
 template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct KMajor : Staged<TILE> {
     using Staged<TILE>::value;
     const Elem* source; int row, rows, k_end; const int* map;

@@ -77,7 +77,7 @@ pub enum TokenReduction<'a> {
     /// The sum divided by this.
     DividedBy(ScalarArg<'a>),
     /// The sum divided by the sum, over the tokens that count, of this Col input at their targets: PyTorch's
-    /// mean under class weights. 0 if no token counts.
+    /// mean under class weights. 0 if the weights sum to nothing, as where no token counts.
     MeanByTarget(String),
 }
 

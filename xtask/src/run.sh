@@ -4,7 +4,7 @@
 #   run tests [ARGS...]      every test program, those tests included that need a GPU
 #   run NAME [ARGS...]       cce-tune, one test program or one benchmark
 # CCE_NVRTC_PATH is set to the NVRTC of this machine's PyTorch, unless it is set already.
-# CCE_RUN_UNDER="compute-sanitizer --tool memcheck" puts a tool in front of every program.
+# CCE_RUN_UNDER="compute-sanitizer --tool memcheck --report-api-errors no" puts a tool in front of every program.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 

@@ -137,15 +137,21 @@ impl<'a> Backward<'a> {
             self.lowered.rows.iter().chain(&self.lowered.scalars).map(|&(_, expr)| expr).collect();
         let mut text = values_struct(inputs);
         let _ = writeln!(text, "#define OUTPUTS {}\n#define COEFS {}", differentiable.len(), self.coefs());
-        let _ = writeln!(text, "#define INPUT_ROWS {}", rows.len());
+        let _ = writeln!(
+            text,
+            "#define INPUT_ROWS {}\n#define ROW_GRADIENTS {}",
+            rows.len(),
+            self.lowered.rows.len()
+        );
         if self.has_target {
             text.push_str("#define HAS_TARGET\n");
         }
         text.push_str(
             "// Gradients of Row inputs, then one value a token for each Scalar input.\n\
              struct InputRows { float* row[INPUT_ROWS > 0 ? INPUT_ROWS : 1]; };\n\
+             // Of a token without a gradient: its Row inputs get `value`, sums over tokens get nothing.\n\
              DEVICE void write_input_rows(const InputRows& gradients, int token, float value) {\n\
-             \x20   for (int k = 0; k < INPUT_ROWS; k++) gradients.row[k][token] = value;\n}\n",
+             \x20   for (int k = 0; k < INPUT_ROWS; k++) gradients.row[k][token] = k < ROW_GRADIENTS ? value : 0.0f;\n}\n",
         );
         text
     }

@@ -109,10 +109,13 @@ impl<'a> Forward<'a> {
                 Keep::Expect(_) => format!("s[{at}] += live ? e * {f} : 0.0f;"),
                 Keep::Sum(_) => format!("s[{at}] += live ? {f} : 0.0f;"),
                 Keep::Max(_) => format!("if (live) s[{at}] = max_of(s[{at}], {f});"),
-                Keep::Argmax(_) => format!(
-                    "if (live && {f} > s[{at}]) {{ s[{at}] = {f}; s[{}] = __int_as_float(col); }}",
-                    at + 1
-                ),
+                Keep::Argmax(_) => {
+                    let place = at + 1;
+                    format!(
+                        "if (live && ({f} > s[{at}] || ({f} == s[{at}] && col < __float_as_int(s[{place}])))) \
+                         {{ s[{at}] = {f}; s[{place}] = __int_as_float(col); }}"
+                    )
+                }
             });
         }
         let _ = writeln!(text, "{}}}", body.text());

@@ -38,7 +38,7 @@ impl Backward {
         modules.push(Module {
             name: "rows_backward",
             source: emitter.rows_backward(&differentiable, &holes),
-            entries: vec!["row_coefficients", "gradient_scale", "sum_rows", "column_sums", "clear_ignored"],
+            entries: vec!["row_coefficients", "gradient_scale", "sum_rows", "column_sums", "fill_rows"],
             family: None,
         });
 
@@ -71,21 +71,26 @@ impl Backward {
             for at in 0..chunks {
                 plan.chunk_launches(common, &scratch, &matrix, rows, at, chunks);
             }
-            if let (Some(out), Some((order, count))) = (problem.hidden_gradient, common.packing)
-                && !out.accumulate
-            {
+            if let Some(out) = problem.hidden_gradient.filter(|_| common.program.has_target()) {
+                let nan = match out.dtype {
+                    DType::F32 => 0x7fc0_0000,
+                    DType::F16 => 0x7e00_7e00,
+                    DType::Bf16 => 0x7fc0_7fc0,
+                };
                 plan.launches.push(Launch {
                     module: rows,
-                    entry: "clear_ignored",
+                    entry: "fill_rows",
                     blocks: blocks(problem.tokens, 8),
                     threads: 256,
                     shared_bytes: 0,
                     args: vec![
                         Arg::HiddenGradient,
-                        Arg::Workspace(order),
-                        Arg::Workspace(count),
+                        Arg::Targets,
                         common.tokens(),
+                        Arg::Ignore,
                         Arg::Int((problem.hidden * out.dtype.bytes() / 2) as i32),
+                        Arg::Int(i32::from(out.accumulate)),
+                        Arg::Int(nan),
                     ],
                 });
             }
@@ -198,7 +203,6 @@ impl Backward {
                         Arg::Int(tile.m as i32),
                         Arg::Int(width as i32),
                         Arg::Int(first as i32),
-                        Arg::Int(width as i32),
                     ],
                 });
             }

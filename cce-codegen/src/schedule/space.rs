@@ -34,22 +34,25 @@ impl GpuSchedule {
         if problem.dtype == DType::F32 || !gpu.has_mma() {
             return GpuSchedule::simt(program, problem, gpu);
         }
-        // Single tiles: two blocks of the smaller ring share a multiprocessor and hide each other's epilogues.
         let light = !is_heavy(program, problem);
         let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
         let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
-        let single = fitting(gpu, |t| t.n <= 128 && t.m <= rounded(problem.tokens));
-        let classifier_gradient = fitting(gpu, |t| t.n <= 128);
+        // Deep products take the large tile where it divides the hidden size well: 3 % of a step on an H100 at D 2304. In shallow ones two blocks
+        // of a smaller ring share a multiprocessor and hide each other's epilogues: 3 % at D 576.
+        let deep = problem.hidden >= 1024 && problem.hidden.div_ceil(256) * 256 * 20 <= problem.hidden * 21;
+        let widest = if deep { 256 } else { 128 };
+        let product = |t: &Tile| t.n <= widest && (!deep || t.stages < 4 || t.m * t.n < 128 * 256);
+        let few_rows = |t: &Tile| t.m <= rounded(problem.tokens);
+        let hidden_gradient = fitting(gpu, |t| product(t) && few_rows(t));
+        let classifier_gradient = fitting(gpu, |t| product(t));
         let (group, splits) = walk(problem, gpu, &logits, Family::Mma);
         GpuSchedule {
             family: Family::Mma,
             logits,
             splits,
-            logits_gradient: fitting(gpu, |t| {
-                t.n <= 128 && t.m <= rounded(problem.tokens) && (light || sums(t) <= 64)
-            }),
+            logits_gradient: fitting(gpu, |t| product(t) && few_rows(t) && (light || sums(t) <= 64)),
             classifier_gradient,
-            hidden_gradient: single,
+            hidden_gradient,
             chunk: chunk(problem, gpu, &classifier_gradient, Family::Mma),
             group,
         }

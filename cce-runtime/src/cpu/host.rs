@@ -178,14 +178,13 @@ impl<'c> HostCall<'c> {
             }
             ResolvedReduction::MeanByTarget(input) => {
                 let HostInput::Col(weights) = self.inputs[input.index()] else { return Ok(1.0) };
-                let (mut any, mut sum) = (false, 0.0);
+                let mut sum = 0.0;
                 for token in tokens() {
                     if let Token::Counts(target) = token {
-                        any = true;
                         sum += f64::from(weights[target as usize]);
                     }
                 }
-                if any { 1.0 / sum } else { 0.0 }
+                if sum == 0.0 { 0.0 } else { 1.0 / sum }
             }
         })
     }

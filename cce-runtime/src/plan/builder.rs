@@ -41,7 +41,7 @@ enum Wish {
 }
 
 /// The CUDA kernels offer `Exact`; the sampled default gives way to it, which is said.
-fn decide_cuda_filter(wish: Option<Filter>, notes: &mut Vec<String>) -> Result<Filter> {
+fn decide_cuda_filter(problem: &Problem, wish: Option<Filter>, notes: &mut Vec<String>) -> Result<Filter> {
     match wish {
         Some(Filter::Exact) => Ok(Filter::Exact),
         Some(filter) => Err(Error::FilterNotAllowed {
@@ -49,7 +49,12 @@ fn decide_cuda_filter(wish: Option<Filter>, notes: &mut Vec<String>) -> Result<F
             reason: "the CUDA kernels offer Exact".to_owned(),
         }),
         None => {
-            notes.push("filter: Exact, since the CUDA kernels do not offer the sampled default".to_owned());
+            // Without large gradients there is nothing to filter, and nothing to say.
+            if problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some() {
+                notes.push(
+                    "filter: Exact, since the CUDA kernels do not offer the sampled default".to_owned(),
+                );
+            }
             Ok(Filter::Exact)
         }
     }
@@ -175,7 +180,7 @@ impl PlanBuilder {
                 (Box::new(executor), grade)
             }
             Inner::Cuda(context) => {
-                problem.filter = decide_cuda_filter(self.filter, &mut notes)?;
+                problem.filter = decide_cuda_filter(&problem, self.filter, &mut notes)?;
                 let (executor, grade) = self.cuda_executor(problem, context, &mut notes)?;
                 (Box::new(executor), grade)
             }
