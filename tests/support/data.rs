@@ -58,13 +58,17 @@ impl Data {
 
         let mut of_hidden = numbers("hidden");
         let mut hidden: Vec<f64> = (0..n * d).map(|_| of_hidden.normal()).collect();
+        let largest =
+            classifier.chunks(d).map(|row| row.iter().map(|c| c * c).sum::<f64>()).fold(0.0, f64::max);
         for (token, &target) in targets.iter().enumerate() {
             // Every fourth token knows its target: its logit is some units above the others. (In few
             // dimensions these would follow.)
             if of_hidden.uniform() < 0.25 && d >= 8 {
                 let row = &classifier[target as usize * d..][..d];
                 let square: f64 = row.iter().map(|c| c * c).sum();
-                let push = of_hidden.between(3.0, 12.0) * (case.spread / 2.5).min(1.0);
+                // No other entry moves by more than 40: beyond log-odds of 87 a certain target's loss leaves fp32's range.
+                let most = 40.0 * (square / largest).sqrt();
+                let push = (of_hidden.between(3.0, 12.0) * (case.spread / 2.5).min(1.0)).min(most);
                 for (e, c) in hidden[token * d..][..d].iter_mut().zip(row) {
                     *e += push * c / square.max(0.25 * case.spread * case.spread);
                 }
