@@ -49,3 +49,11 @@ fn some_tokens_of_the_head_in_fp32_have_its_losses_and_rows_of_de() {
     println!("{}", report.worst());
     report.assert();
 }
+
+#[test]
+fn every_loss_is_right_on_tokens_of_the_head() {
+    let Some(path) = head::path() else { return };
+    let report = head::every_loss(&Bench::cpu(), &path, Choice::Selected, DType::F32);
+    println!("{}", report.worst());
+    report.assert();
+}

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         ("f32_on_simt", f32_on_simt),
         ("f32_gradients_and_a_small_workspace", f32_gradients_and_a_small_workspace),
         ("some_tokens_ignored", some_tokens_ignored),
+        ("every_loss_on_tokens_of_the_head", every_loss_on_tokens_of_the_head),
     ])
 }
 
@@ -121,5 +122,12 @@ fn some_tokens_ignored(bench: &Bench) -> Report {
     }
     let error = support::compare::distance(&found_rows, &expected_rows, 0.0);
     report.check("real head, de_rows", error, head::gradient_tolerance(case.dtype), &label);
+    report
+}
+
+fn every_loss_on_tokens_of_the_head(bench: &Bench) -> Report {
+    let Some(path) = head::path() else { return Report::default() };
+    let mut report = head::every_loss(bench, &path, Choice::Family(Family::Mma), DType::Bf16);
+    report.add(head::every_loss(bench, &path, Choice::Family(Family::Simt), DType::F32));
     report
 }

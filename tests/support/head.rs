@@ -1,8 +1,11 @@
 //! The head of a real model, from the file that `CCE_TEST_HEAD` names, with the references that it holds.
 
 use super::case::Case;
-use super::compare::{Report, distance};
+use super::compare::{Report, check_with, distance};
 use super::data::Data;
+use super::device::{Bench, Choice};
+use super::expected::Expected;
+use super::programs;
 use super::run::Found;
 use cce::DType;
 use cce_tune::data::Head;
@@ -57,6 +60,24 @@ pub fn data(case: &Case, head: &Head) -> Data {
 pub fn case(head: &Head, dtype: DType) -> Case {
     let shape = [head.tokens, head.width, head.vocab];
     Case::new(&cce::losses::cross_entropy::program(), shape, dtype)
+}
+
+/// Every loss on the head's first tokens, its other inputs at random: outputs and all gradients against the f64 reference.
+pub fn every_loss(bench: &Bench, path: &str, choice: Choice, dtype: DType) -> Report {
+    const TOKENS: usize = 6;
+    let part = load(path).first_tokens(TOKENS).converted(dtype);
+    let mut report = Report::default();
+    for program in programs::all() {
+        // The logits of this head run from -40 to 43.
+        let shape = [TOKENS, part.width, part.vocab];
+        let case = Case::new(&program, shape, dtype).with(|case| case.spread = 11.0);
+        let own = data(&case, &part);
+        let random = case.data();
+        let values = Data { hidden: own.hidden, classifier: own.classifier, targets: own.targets, ..random };
+        let expected = Expected::of(&case, &values);
+        report.add(check_with(bench, &case, choice, &values, &expected));
+    }
+    report
 }
 
 /// How far a result may be from the references: the loss 1e-5; gradients by the rounding of their type.
