@@ -1,6 +1,7 @@
 //! Emitted CUDA under review: every kernel variant as a file, compiled for every architecture of its family.
 //!
-//! `UPDATE_GOLDENS=1 cargo test --test goldens` writes the files anew. The compiler tests need the NVRTCs that `cargo xtask test` fetches.
+//! `UPDATE_GOLDENS=1 cargo test --test goldens` writes the files anew. The compiler tests need the NVRTCs
+//! that `cargo xtask test` fetches.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -24,7 +25,8 @@ fn problem(tokens: usize, hidden: usize, vocab: usize, dtype: DType) -> Problem 
     Problem { filter: Filter::Exact, ..Problem::new(tokens, hidden, vocab, dtype) }
 }
 
-/// Every skeleton in both families, with a short and a long transform, with and without packing, Col gradients, scaling, sums in the output.
+/// Every skeleton in both families, with a short and a long transform, with and without packing, Col
+/// gradients, scaling, sums in the output.
 fn goldens() -> Vec<Golden> {
     let all_inputs = |mut problem: Problem, program: &Program| {
         let values = program
@@ -194,7 +196,8 @@ fn matrix_kernels_use_tensor_cores_where_the_family_says_so() {
             let counts = ["HMMA.16816.F32", "LDSM", "LDGSTS", "FFMA"].map(|op| sass.matches(op).count());
             let what = format!("{}.{}: HMMA, LDSM, LDGSTS, FFMA = {counts:?}", golden.name, module.name);
             match golden.family {
-                // Aligned rows arrive through cp.async; a hidden size of 123 leaves rows at 2-byte addresses, which it cannot copy.
+                // Aligned rows arrive through cp.async; a hidden size of 123 leaves rows at 2-byte addresses,
+                // which it cannot copy.
                 Family::Mma => assert!(
                     counts[0] >= 64 && counts[1] >= 16 && (counts[2] >= 8 || golden.problem.hidden == 123),
                     "{what}"

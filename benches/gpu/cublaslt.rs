@@ -1,6 +1,7 @@
 //! The yardstick: cuBLASLt's product of hidden states and classifier, `E C^T` in their own type.
 //!
-//! cuBLASLt is loaded at run time: `CCE_CUBLASLT_PATH` (a file), else the loader's path. Types and constants: cublasLt.h of CUDA 12 and 13.
+//! cuBLASLt is loaded at run time: `CCE_CUBLASLT_PATH` (a file), else the loader's path. Types and constants:
+//! cublasLt.h of CUDA 12 and 13.
 
 use cce_codegen::problem::DType;
 use cce_runtime::driver::{Context, Event, Stream};
@@ -85,7 +86,8 @@ fn ok(what: &str, status: Status) -> Result<(), String> {
 }
 
 impl Product {
-    /// `logits [tokens, vocab] = hidden [tokens, width] * classifier [vocab, width]^T`, addresses on the device.
+    /// `logits [tokens, vocab] = hidden [tokens, width] * classifier [vocab, width]^T`, addresses on the
+    /// device.
     pub fn new(
         context: &Context,
         stream: &Stream,
@@ -99,7 +101,8 @@ impl Product {
             DType::Bf16 => R_16BF,
         };
         let library = load()?;
-        // SAFETY: the symbols have these signatures in cublasLt.h; every pointer is to a live local; the library outlives its handles.
+        // SAFETY: the symbols have these signatures in cublasLt.h; every pointer is to a live local; the
+        // library outlives its handles.
         unsafe {
             let symbol = |name: &str| format!("{name}\0");
             macro_rules! get {
@@ -121,7 +124,8 @@ impl Product {
             ok("cublasLtMatmulDescCreate", desc_create(&raw mut desc, COMPUTE_32F, R_32F))?;
             let transpose = OP_T;
             ok("transa", desc_set(desc, DESC_TRANSA, (&raw const transpose).cast(), 4))?;
-            // Column-major: the logits' transpose [vocab, tokens] is classifier^T of [width, vocab], times [width, tokens].
+            // Column-major: the logits' transpose [vocab, tokens] is classifier^T of [width, vocab], times
+            // [width, tokens].
             let mut layouts = [null_mut(); 3];
             for (layout, (rows, cols)) in
                 layouts.iter_mut().zip([(width, vocab), (width, tokens), (vocab, tokens)])

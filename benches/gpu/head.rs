@@ -6,9 +6,10 @@
 //! cargo bench --bench gpu -- head --sweep 512,1024,2048,4096,8192,16384 --hidden 2304 --vocab 256000
 //! ```
 //!
-//! A ratio is the median over interleaved pairs (our call, then the product) after warm-up, inputs rotating between two sets of hidden
-//! states. Errors are ||difference|| / ||reference|| against family `simt` in fp32 on the same inputs. Memory is what the plan asks for
-//! beyond inputs and outputs. Needs cuBLASLt (`CCE_CUBLASLT_PATH`, or on the loader's path).
+//! A ratio is the median over interleaved pairs (our call, then the product) after warm-up, inputs rotating
+//! between two sets of hidden states. Errors are ||difference|| / ||reference|| against family `simt` in fp32
+//! on the same inputs. Memory is what the plan asks for beyond inputs and outputs. Needs cuBLASLt
+//! (`CCE_CUBLASLT_PATH`, or on the loader's path).
 
 use crate::cublaslt;
 use cce::{

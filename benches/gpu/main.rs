@@ -1,4 +1,5 @@
-//! What a head costs on a GPU: `head` (loss and gradients beside cuBLASLt's product) and `start` (the time to the first result).
+//! What a head costs on a GPU: `head` (loss and gradients beside cuBLASLt's product) and `start` (the time to
+//! the first result).
 //!
 //! ```text
 //! cargo bench --bench gpu -- head --help

@@ -1,11 +1,13 @@
-//! The time to the first loss and gradients: with an empty cubin cache, and in a new process that finds a filled one.
+//! The time to the first loss and gradients: with an empty cubin cache, and in a new process that finds a
+//! filled one.
 //!
 //! ```text
 //! cargo bench --bench gpu -- start --hidden 2304 --vocab 256000
 //! ```
 //!
-//! Three parts of each start: the driver's own (its library, the device, the context), the plan (NVRTC, compiling or the cache, loading the kernels)
-//! and the first call. Each process runs the benchmark itself again with `--child`.
+//! Three parts of each start: the driver's own (its library, the device, the context), the plan (NVRTC,
+//! compiling or the cache, loading the kernels) and the first call. Each process runs the benchmark itself
+//! again with `--child`.
 
 use cce::{
     Call, DType, Device, Element, Filter, GradientViews, Inputs, Outputs, Plan, Upstream, View, ViewMut,

@@ -6,8 +6,9 @@
 //!                                            schedule)
 //! ```
 //!
-//! Everything here is pure: no I/O, no GPU, no unsafe code. A [`ir::Program`] that exists is valid; every later stage
-//! relies on it and cannot fail on the program itself, only on a problem or a schedule that does not fit it.
+//! Everything here is pure: no I/O, no GPU, no unsafe code. A [`ir::Program`] that exists is valid; every
+//! later stage relies on it and cannot fail on the program itself, only on a problem or a schedule that does
+//! not fit it.
 
 mod cuda;
 pub mod diff;

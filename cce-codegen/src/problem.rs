@@ -129,7 +129,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Contiguous inputs of this shape, targets i32, `Exact`, tokens possibly ignored, both gradients overwritten in the inputs' type.
+    /// Contiguous inputs of this shape, targets i32, `Exact`, tokens possibly ignored, both gradients
+    /// overwritten in the inputs' type.
     pub fn new(tokens: usize, hidden: usize, vocab: usize, dtype: DType) -> Problem {
         let gradient = Some(GradientOutput { dtype, accumulate: false });
         let layout = Layout { row_stride: hidden, align: 16 };

@@ -93,7 +93,8 @@ pub(crate) enum ResolvedReduction {
     Mean,
     /// Divided by this value.
     DividedBy(Scalar<f32>),
-    /// Divided by the sum of this Col input at the targets of the tokens that count (factor 0 if they sum to nothing).
+    /// Divided by the sum of this Col input at the targets of the tokens that count (factor 0 if they sum to
+    /// nothing).
     MeanByTarget(InputId),
 }
 

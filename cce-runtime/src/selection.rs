@@ -139,7 +139,8 @@ pub fn generation(device: &db::Device) -> Generation {
     }
 }
 
-/// The kernels are what a nominal plan of each family emits: whatever changes in skeletons or emission shows there.
+/// The kernels are what a nominal plan of each family emits: whatever changes in skeletons or emission shows
+/// there.
 fn gpu_generation(version: &str) -> Generation {
     let gpu = Gpu::h100();
     let problem = Problem::new(4096, 576, 49152, DType::Bf16);
@@ -188,8 +189,9 @@ fn space_hash(space: impl Iterator<Item = Schedule>) -> String {
 
 /// Every schedule of the CPU device that is worth a measurement for this problem, the default first.
 ///
-/// Token blocks: the logits of one are in memory at once, and too few leave the matrix product without work. Strips: what
-/// one pass over a row of logits takes at a time, from a first-level cache's worth to a whole row.
+/// Token blocks: the logits of one are in memory at once, and too few leave the matrix product without work.
+/// Strips: what one pass over a row of logits takes at a time, from a first-level cache's worth to a whole
+/// row.
 pub fn cpu_space(problem: &Problem) -> Vec<CpuSchedule> {
     const TOKEN_BLOCKS: [u32; 6] = [16, 32, 64, 128, 256, 512];
     const STRIPS: [u32; 5] = [512, 1024, 2048, 4096, 8192];

@@ -34,8 +34,8 @@ pub fn token_logprob(x: Logit, y: Target) -> TokenLogprob {
 /// Welleck et al., *Neural Text Generation with Unlikelihood Training*,
 /// [arXiv:1908.04319](https://arxiv.org/abs/1908.04319), equation 3, with one negative candidate.
 /// `ln(1 - e^-a)` is computed in two ways, so that it is exact for all `a`: Mächler, *Accurately
-/// Computing log(1 - exp(-|a|))*, 2012. On a GPU, in fp32, a token with log-odds beyond 87 loses digits, and from 104 on
-/// its loss is infinite.
+/// Computing log(1 - exp(-|a|))*, 2012. On a GPU, in fp32, a token with log-odds beyond 87 loses digits, and
+/// from 104 on its loss is infinite.
 #[loss]
 pub fn unlikelihood(x: Logit, y: Target) -> Loss {
     let nll = lse(x) - at(x, y);

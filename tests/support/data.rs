@@ -66,7 +66,8 @@ impl Data {
             if of_hidden.uniform() < 0.25 && d >= 8 {
                 let row = &classifier[target as usize * d..][..d];
                 let square: f64 = row.iter().map(|c| c * c).sum();
-                // No other entry moves by more than 40: beyond log-odds of 87 a certain target's loss leaves fp32's range.
+                // No other entry moves by more than 40: beyond log-odds of 87 a certain target's loss leaves
+                // fp32's range.
                 let most = 40.0 * (square / largest).sqrt();
                 let push = (of_hidden.between(3.0, 12.0) * (case.spread / 2.5).min(1.0)).min(most);
                 for (e, c) in hidden[token * d..][..d].iter_mut().zip(row) {
@@ -90,7 +91,8 @@ impl Data {
             let scalar = first || given(&[Upstreams::Scalars, Upstreams::Both]);
             scalars.push(scalar.then(|| of_upstream.between(0.5, 2.0) as f32));
             let row = given(&[Upstreams::Rows, Upstreams::Both]);
-            // Both together add up: of one sign, so that nothing cancels but what the loss itself lets cancel.
+            // Both together add up: of one sign, so that nothing cancels but what the loss itself lets
+            // cancel.
             let least = if scalar { 0.1 } else { -1.0 };
             rows.push(row.then(|| (0..n).map(|_| of_upstream.between(least, 1.0) as f32).collect()));
         }

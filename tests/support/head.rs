@@ -62,7 +62,8 @@ pub fn case(head: &Head, dtype: DType) -> Case {
     Case::new(&cce::losses::cross_entropy::program(), shape, dtype)
 }
 
-/// Every loss on the head's first tokens, its other inputs at random: outputs and all gradients against the f64 reference.
+/// Every loss on the head's first tokens, its other inputs at random: outputs and all gradients against the
+/// f64 reference.
 pub fn every_loss(bench: &Bench, path: &str, choice: Choice, dtype: DType) -> Report {
     const TOKENS: usize = 6;
     let part = load(path).first_tokens(TOKENS).converted(dtype);

@@ -13,7 +13,8 @@ use crate::warning::{Source, Warning};
 use crate::winner::Winner;
 
 /// The default snap limit, in units of [`Shape::distance`]: a factor of four in one dimension, or of two in
-/// each of two or three dimensions (distance 1.41 and 1.73). Beyond it a default schedule is the better guess.
+/// each of two or three dimensions (distance 1.41 and 1.73). Beyond it a default schedule is the better
+/// guess.
 pub const SNAP_LIMIT: f64 = 2.0;
 
 /// How many keys are followed for shapes that are near, and again for other devices.

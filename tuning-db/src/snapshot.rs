@@ -3,9 +3,9 @@
 //! file keeps a reader on one and the same snapshot while writers replace it.
 //!
 //! ```text
-//! word 12 | format u32 | log id 8 | log offset u64 | entries u32 | index length u64 | index check 8 | header check 8
-//! index: entries x { program 32 | key length u32 | value length u32 | value check 8 | key }
-//! values: JSON of the winners, one after the other in the same order
+//! word 12 | format u32 | log id 8 | log offset u64 | entries u32 | index length u64 | index check 8 | header
+//! check 8 index: entries x { program 32 | key length u32 | value length u32 | value check 8 | key } values:
+//! JSON of the winners, one after the other in the same order
 //! ```
 //! Integers are little-endian; checks are the first 8 bytes of BLAKE3.
 

@@ -104,8 +104,8 @@ fn child_in_a_read_only_folder() {
 #[test]
 fn when_the_disk_fills_up_an_append_fails_whole_and_flushed_records_stay() {
     let folder = filled();
-    // Room for a batch of three, and for one record and a part of another of the next batch, in 512-byte blocks.
-    // The signal must be ignored, or the process would be killed instead of told.
+    // Room for a batch of three, and for one record and a part of another of the next batch, in 512-byte
+    // blocks. The signal must be ignored, or the process would be killed instead of told.
     let length = fs::metadata(folder.path().join("trials.log")).unwrap().len();
     let blocks = (length + length / 2) / 512;
     run_as_child("child_that_fills_the_log", folder.path(), &format!("trap '' XFSZ; ulimit -f {blocks};"));

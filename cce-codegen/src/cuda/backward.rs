@@ -10,8 +10,8 @@ use std::fmt::Write;
 
 /// The backward pass of one program: element expressions over coefficients.
 ///
-/// Coefficient slots: 0 the log2 of the normaliser; 1 the logit's target part; then one target part a Col gradient; then the Row values that
-/// element expressions read.
+/// Coefficient slots: 0 the log2 of the normaliser; 1 the logit's target part; then one target part a Col
+/// gradient; then the Row values that element expressions read.
 pub(crate) struct Backward<'a> {
     lowered: &'a Lowered,
     saved: &'a SavedSlots,
@@ -130,7 +130,8 @@ impl<'a> Backward<'a> {
         gradient
     }
 
-    /// Holes of `rows_backward.cuh`. `outputs` are those of the program; `differentiable` says which take an upstream gradient.
+    /// Holes of `rows_backward.cuh`. `outputs` are those of the program; `differentiable` says which take an
+    /// upstream gradient.
     pub(crate) fn row_functions(&self, differentiable: &[bool]) -> String {
         let inputs = self.graph.inputs();
         let rows: Vec<ExprId> =
@@ -177,7 +178,8 @@ impl<'a> Backward<'a> {
                 "[[maybe_unused]] const float upstream{k} = upstream_at(upstreams.of[{k}], token, factor);"
             ));
         }
-        // Where A and B are Row values, their own sizes bound every element; else the upstream gradients stand for them.
+        // Where A and B are Row values, their own sizes bound every element; else the upstream gradients
+        // stand for them.
         let varies = |expr: Option<ExprId>| expr.is_some_and(|expr| graph.kind(expr).varies_over_vocab());
         let bounded =
             self.has_target && !varies(self.lowered.logit.softmax) && !varies(self.lowered.logit.uniform);
@@ -207,7 +209,8 @@ impl<'a> Backward<'a> {
         }
         if let Some(a) = self.lowered.logit.softmax_at_target {
             let a = body.value(a);
-            // A Row value A meets probabilities of at most 1 - p_y away from the target: A alone may be larger by any factor.
+            // A Row value A meets probabilities of at most 1 - p_y away from the target: A alone may be
+            // larger by any factor.
             magnitudes.push(match self.saved.nll().and_then(stat).filter(|_| bounded) {
                 Some(nll) => format!("fabsf(expm1f(-{nll}) * {a})"),
                 None => format!("fabsf({a})"),

@@ -81,7 +81,8 @@ impl<'a> Statements<'a> {
                 name(then),
                 name(otherwise)
             )),
-            // Every other node is a leaf wherever it may occur; one without a name is a value that is not at hand there.
+            // Every other node is a leaf wherever it may occur; one without a name is a value that is not at
+            // hand there.
             _ => Text::Atom("NOT_A_NUMBER".to_owned()),
         }
     }
@@ -128,8 +129,8 @@ fn binary(op: BinaryOp, a: &str, b: &str) -> String {
     }
 }
 
-/// The same expressions with divisions by what does not vary over the vocabulary turned into products with its reciprocal, so that the
-/// vocabulary loop divides once a token, not once an element.
+/// The same expressions with divisions by what does not vary over the vocabulary turned into products with
+/// its reciprocal, so that the vocabulary loop divides once a token, not once an element.
 pub(super) fn multiply_by_reciprocals(graph: &mut Graph, roots: &[ExprId]) -> Vec<ExprId> {
     let mut new: HashMap<ExprId, ExprId> = HashMap::new();
     for id in graph.reachable(roots) {

@@ -57,7 +57,8 @@ impl<'a> Forward<'a> {
             at += keep.slots();
         }
         let has_target = lowered.graph.input_of_kind(InputKind::Target).is_some();
-        // A program of targets' logits alone still walks the vocabulary once; one unused slot keeps arrays non-empty.
+        // A program of targets' logits alone still walks the vocabulary once; one unused slot keeps arrays
+        // non-empty.
         Forward { lowered, saved, has_target, keeps, stats: at.max(1) }
     }
 
@@ -296,7 +297,8 @@ fn stat_name(stat: ExprId) -> String {
     format!("stat{}", stat.0)
 }
 
-/// `struct RowIn` and `row_in`: Row values that the vocabulary loop reads, computed from Row and Scalar inputs.
+/// `struct RowIn` and `row_in`: Row values that the vocabulary loop reads, computed from Row and Scalar
+/// inputs.
 fn row_in(graph: &Graph, coefs: &[ExprId]) -> String {
     let mut text = String::from("struct RowIn {");
     for k in 0..coefs.len() {

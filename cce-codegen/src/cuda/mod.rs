@@ -1,8 +1,9 @@
 //! Emission: constants and generated device functions in front of a skeleton.
 //!
-//! A kernel's source is header-free CUDA C++ in this order: what it was made from, constants, `common.cuh`, the family's tile (for
-//! matrix kernels), the program's device functions, the skeleton. The skeletons are files under `kernels/`, readable on their own; the
-//! names that they leave open are constants (`TILE_M`, `HIDDEN` ...) and the functions of [`forward`] and [`backward`].
+//! A kernel's source is header-free CUDA C++ in this order: what it was made from, constants, `common.cuh`,
+//! the family's tile (for matrix kernels), the program's device functions, the skeleton. The skeletons are
+//! files under `kernels/`, readable on their own; the names that they leave open are constants (`TILE_M`,
+//! `HIDDEN` ...) and the functions of [`forward`] and [`backward`].
 
 mod backward;
 mod expr;

@@ -45,7 +45,8 @@ pub(super) fn read_input(inputs: &[Input], id: InputId, token: &str) -> Option<S
     }
 }
 
-/// What a vocabulary loop reads from outside itself: Scalar subexpressions (once a thread) and Col inputs (once a column).
+/// What a vocabulary loop reads from outside itself: Scalar subexpressions (once a thread) and Col inputs
+/// (once a column).
 pub(super) struct LoopInputs {
     uniform: Vec<ExprId>,
     columns: Vec<InputId>,

@@ -59,8 +59,8 @@ pub struct Parts {
 pub struct Lowered {
     /// The arena of all expressions below.
     pub graph: Graph,
-    /// The logits of the program's one softmax, if it has one. Kind Logit. Their normaliser, which `p` needs, is
-    /// among the stats only where an expression reads it.
+    /// The logits of the program's one softmax, if it has one. Kind Logit. Their normaliser, which `p` needs,
+    /// is among the stats only where an expression reads it.
     pub softmax: Option<ExprId>,
     /// Every Row leaf that the forward must deliver, for outputs and gradients together: nodes `Lse`,
     /// `Nll`, `Mean`, `Expect`, `Max`, `Argmax`, `TargetValue`, each once, in a fixed order. `At` never

@@ -1,21 +1,23 @@
 //! The intermediate representation of a loss: a scalar expression DAG with kinds.
 //!
 //! # Evaluation
-//! A program describes, for one token `i`, values over three index spaces. The [`Kind`] of an expression says on what it
-//! depends: nothing ([`Kind::Scalar`]), the token ([`Kind::Row`]), the vocabulary entry ([`Kind::Col`]), or both
-//! ([`Kind::Logit`]). Kinds form a lattice, Scalar below Row and Col, these below Logit; an operation's kind is the join
-//! of its operands' kinds. A *reduction* turns a value that varies over the vocabulary into a Row value. Row values combine
-//! freely afterwards; a reduction never stands inside another reduction's argument, so that one pass over the vocabulary
-//! computes them all. All expressions are pure, so that order of evaluation does not matter; both branches of a
-//! [`Node::Select`] may be evaluated.
+//! A program describes, for one token `i`, values over three index spaces. The [`Kind`] of an expression says
+//! on what it depends: nothing ([`Kind::Scalar`]), the token ([`Kind::Row`]), the vocabulary entry
+//! ([`Kind::Col`]), or both ([`Kind::Logit`]). Kinds form a lattice, Scalar below Row and Col, these below
+//! Logit; an operation's kind is the join of its operands' kinds. A *reduction* turns a value that varies
+//! over the vocabulary into a Row value. Row values combine freely afterwards; a reduction never stands
+//! inside another reduction's argument, so that one pass over the vocabulary computes them all. All
+//! expressions are pure, so that order of evaluation does not matter; both branches of a [`Node::Select`] may
+//! be evaluated.
 //!
 //! # Identity
-//! Nodes live in one arena and are interned: equal nodes have equal [`ExprId`]s, and an operand's id is smaller than its
-//! user's, so that arena order is a topological order.
+//! Nodes live in one arena and are interned: equal nodes have equal [`ExprId`]s, and an operand's id is
+//! smaller than its user's, so that arena order is a topological order.
 //!
 //! # Nodes that users cannot write
-//! [`Node::TargetValue`], [`Node::Nll`], [`Node::Upstream`] and [`Node::Coef`] are introduced by lowering and differentiation
-//! ([`crate::diff`]). They share the enum so that one simplifier, one interpreter and one emitter serve both.
+//! [`Node::TargetValue`], [`Node::Nll`], [`Node::Upstream`] and [`Node::Coef`] are introduced by lowering and
+//! differentiation ([`crate::diff`]). They share the enum so that one simplifier, one interpreter and one
+//! emitter serve both.
 
 mod dump;
 mod graph;
@@ -101,7 +103,8 @@ impl Kind {
 pub enum Node {
     /// A literal. Kind: Scalar.
     Const(Number),
-    /// An input. Kind: the input's; the Logit input is the raw logit `x_ij = E_i . C_j`. Never the Target input.
+    /// An input. Kind: the input's; the Logit input is the raw logit `x_ij = E_i . C_j`. Never the Target
+    /// input.
     Input(InputId),
     /// `op(a)`. Kind: that of `a`.
     Unary(UnaryOp, ExprId),
@@ -140,7 +143,8 @@ pub enum Node {
     /// Derived: a Logit or Col *input* read at the target column. Kind: Row.
     TargetValue(InputId),
     /// Derived: `lse(z) - at(z, y)`, the negative log-likelihood, computed as `log1p(S')` with
-    /// `S' = sum_{j != y} exp(z_j - z_y)`: exact where p_y is close to 1, where the difference is not. Kind: Row.
+    /// `S' = sum_{j != y} exp(z_j - z_y)`: exact where p_y is close to 1, where the difference is not. Kind:
+    /// Row.
     Nll(ExprId),
     /// Derived: the upstream gradient of an output (its index). Kind: Row.
     Upstream(u16),

@@ -50,10 +50,12 @@ const MOST_HIDDEN: usize = 1 << 20;
 const MOST_VOCAB: usize = 1 << 28;
 
 impl GpuPlan {
-    /// Plans a program for a problem on a GPU. The chunk of the backward pass shrinks to meet the workspace's limit.
+    /// Plans a program for a problem on a GPU. The chunk of the backward pass shrinks to meet the workspace's
+    /// limit.
     ///
     /// # Errors
-    /// A schedule that does not fit, a filter that is not offered, a workspace limit that cannot be met, a size beyond the kernels' indices.
+    /// A schedule that does not fit, a filter that is not offered, a workspace limit that cannot be met, a
+    /// size beyond the kernels' indices.
     pub fn build(
         program: &Program,
         problem: &Problem,
@@ -96,8 +98,8 @@ impl GpuPlan {
         Ok(build(fits * 64))
     }
 
-    /// Whether what the warps of a block exchange fits in the room that the tiles leave: programs with very many reductions or Col gradients
-    /// need smaller tiles, or fewer gradients.
+    /// Whether what the warps of a block exchange fits in the room that the tiles leave: programs with very
+    /// many reductions or Col gradients need smaller tiles, or fewer gradients.
     fn check_exchanges(&self) -> Result<(), PlanError> {
         let GpuSchedule { family, logits, logits_gradient, .. } = self.schedule;
         let is_col = |id: &&InputId| self.program.inputs()[id.index()].kind == InputKind::Col;
@@ -244,7 +246,8 @@ mod tests {
 
     #[test]
     fn the_smallest_workspace_that_an_error_names_is_enough_and_one_byte_less_is_not() {
-        // One chunk of a small vocabulary needs less than two, which sum a wide dE in between; a large vocabulary needs chunks.
+        // One chunk of a small vocabulary needs less than two, which sum a wide dE in between; a large
+        // vocabulary needs chunks.
         for vocab in [128, 50_000] {
             let problem = |limit| Problem {
                 workspace_limit: Some(limit),

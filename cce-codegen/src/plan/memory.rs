@@ -16,7 +16,8 @@ pub enum Region {
 pub struct Buffer {
     /// When it is in use.
     pub region: Region,
-    /// Offset from the beginning of the workspace (Held), or from the end of what is held, in bytes; a multiple of 256.
+    /// Offset from the beginning of the workspace (Held), or from the end of what is held, in bytes; a
+    /// multiple of 256.
     pub offset: u64,
     /// Size in bytes.
     pub bytes: u64,

@@ -1,7 +1,8 @@
-//! What runs on a GPU: an ordered list of kernels, their arguments, and where everything lives in the workspace.
+//! What runs on a GPU: an ordered list of kernels, their arguments, and where everything lives in the
+//! workspace.
 //!
-//! A plan is plain data. Whoever runs it allocates one workspace, resolves each [`Arg`] to bytes and launches in order; nothing else has
-//! to be known. Launches of an empty grid are left out by the runner.
+//! A plan is plain data. Whoever runs it allocates one workspace, resolves each [`Arg`] to bytes and launches
+//! in order; nothing else has to be known. Launches of an empty grid are left out by the runner.
 
 mod backward;
 mod build;
@@ -56,21 +57,23 @@ pub enum Arg {
     Classifier,
     /// Pointer to the targets; null for a program without a target.
     Targets,
-    /// `struct Values`: for each Row and Col input a pointer, for each Scalar input `{ const float* pointer; float value; }`, in the order of
-    /// the program's inputs; an int 0 if there is none.
+    /// `struct Values`: for each Row and Col input a pointer, for each Scalar input `{ const float* pointer;
+    /// float value; }`, in the order of the program's inputs; an int 0 if there is none.
     Values,
-    /// `struct Upstreams`: for each output `{ const float* rows; { const float* pointer; float value; } reduced; int has_reduced; }`: the sum of
-    /// both, `rows` null where there are none.
+    /// `struct Upstreams`: for each output `{ const float* rows; { const float* pointer; float value; }
+    /// reduced; int has_reduced; }`: the sum of both, `rows` null where there are none.
     Upstreams,
-    /// `struct Reduction { int mode; { const float* pointer; float value; } divisor; const float* weights; }`, `mode` 0: sum or none, 1: tokens that
-    /// count, 2: divisor, 3: weights at the targets.
+    /// `struct Reduction { int mode; { const float* pointer; float value; } divisor; const float* weights;
+    /// }`, `mode` 0: sum or none, 1: tokens that count, 2: divisor, 3: weights at the targets.
     Reduction,
-    /// `struct Rows`: for each output, where its values `[N]` f32 are (the caller's, else the scratch of [`GpuPlan::output_rows`]).
+    /// `struct Rows`: for each output, where its values `[N]` f32 are (the caller's, else the scratch of
+    /// [`GpuPlan::output_rows`]).
     OutputRows,
     /// `struct Rows`: for each output, the caller's pointer to its reduced value, or null.
     Reduced,
-    /// `struct InputRows`: the caller's pointers for the wanted Row inputs, then scratch rows for the wanted Scalar inputs, in the order of
-    /// [`GpuPlan::row_gradients`] and [`GpuPlan::scalar_gradients`]; one null pointer if there is none.
+    /// `struct InputRows`: the caller's pointers for the wanted Row inputs, then scratch rows for the wanted
+    /// Scalar inputs, in the order of [`GpuPlan::row_gradients`] and [`GpuPlan::scalar_gradients`]; one null
+    /// pointer if there is none.
     InputRows,
     /// Pointer to dE.
     HiddenGradient,
@@ -105,7 +108,8 @@ pub struct GpuPlan {
     pub backward: Vec<Launch>,
     /// Sizes and places of everything in the workspace.
     pub workspace: WorkspaceLayout,
-    /// The check of the targets, for calls that ask for it: leaves the first out-of-range row (-1: none) and its target in `bad_target`.
+    /// The check of the targets, for calls that ask for it: leaves the first out-of-range row (-1: none) and
+    /// its target in `bad_target`.
     pub check_targets: Option<Launch>,
     /// Two i64.
     pub bad_target: Buffer,

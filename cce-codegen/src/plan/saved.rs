@@ -3,7 +3,8 @@
 use crate::diff::Lowered;
 use crate::ir::{ExprId, InputKind, Node};
 
-/// Slots of the saved values, each f32 `[N]`: the target's raw logit first (if the program has a target), then statistics.
+/// Slots of the saved values, each f32 `[N]`: the target's raw logit first (if the program has a target),
+/// then statistics.
 #[derive(Clone, Debug)]
 pub(crate) struct SavedSlots {
     stats: Vec<ExprId>,
@@ -13,7 +14,8 @@ pub(crate) struct SavedSlots {
 }
 
 impl SavedSlots {
-    /// Adds what every gradient needs (the normaliser; the target's loss) to the statistics of the program itself.
+    /// Adds what every gradient needs (the normaliser; the target's loss) to the statistics of the program
+    /// itself.
     pub(crate) fn new(lowered: &mut Lowered) -> SavedSlots {
         let has_target = lowered.graph.input_of_kind(InputKind::Target).is_some();
         let mut lse = None;

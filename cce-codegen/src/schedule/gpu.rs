@@ -29,8 +29,8 @@ impl Gpu {
         }
     }
 
-    /// A GPU of this compute capability with the shared memory that such have (CUDA programming guide, "Technical Specifications per
-    /// Compute Capability"): for emitting and compiling without the card.
+    /// A GPU of this compute capability with the shared memory that such have (CUDA programming guide,
+    /// "Technical Specifications per Compute Capability"): for emitting and compiling without the card.
     pub fn of_capability(major: u32, minor: u32) -> Gpu {
         let shared_per_block = match (major, minor) {
             (8, 0) | (8, 7) => 163 << 10,

@@ -72,12 +72,14 @@ impl Tile {
         }
     }
 
-    /// Bytes of shared memory of a block: the ring or a finished tile's sums (8 floats between rows), then two ints a row.
+    /// Bytes of shared memory of a block: the ring or a finished tile's sums (8 floats between rows), then
+    /// two ints a row.
     pub fn shared_bytes(&self, family: Family) -> u32 {
         self.ring_bytes(family).max(self.m * (self.n + 8) * 4) + 8 * self.m
     }
 
-    /// The most f32 a token that a block of the forward pass can exchange between its warps, in the place of the ring or of a tile's sums.
+    /// The most f32 a token that a block of the forward pass can exchange between its warps, in the place of
+    /// the ring or of a tile's sums.
     pub(crate) fn most_statistics(&self, family: Family) -> usize {
         let warps_of_a_row = if family == Family::Mma { self.warps_n } else { 1 };
         self.exchanged(family, warps_of_a_row * self.m)
@@ -139,7 +141,8 @@ impl Tile {
                 if !(2..=8).contains(&self.stages) {
                     return fail(format!("has {} stages; 2 to 8 are possible", self.stages));
                 }
-                // Both operand layouts: rows (or k) divide among the threads' 16-byte copies, in steps of whole swizzle periods.
+                // Both operand layouts: rows (or k) divide among the threads' 16-byte copies, in steps of
+                // whole swizzle periods.
                 let threads = self.threads(family);
                 for rows in [self.m, self.n] {
                     let k_step = threads * 8 / self.k;
@@ -173,7 +176,8 @@ impl Tile {
 }
 
 impl GpuSchedule {
-    /// Whether the schedule can run this problem on this GPU. Registers are known only once a kernel is compiled.
+    /// Whether the schedule can run this problem on this GPU. Registers are known only once a kernel is
+    /// compiled.
     ///
     /// # Errors
     /// The first constraint that is broken.

@@ -15,8 +15,9 @@ const fn tile(m: u32, n: u32, k: u32, stages: u32, warps_m: u32, warps_n: u32) -
 const SIMT: Tile = tile(128, 128, 16, 2, 8, 1);
 const SIMT_SMALL: Tile = tile(64, 128, 16, 2, 8, 1);
 
-/// Tiles of family `mma`, best first on an H100 (of 9 measured there: 128 x 256 for the walk over the vocabulary, two blocks of 128 x 128 an SM
-/// for the single tiles of the backward pass); later ones need less shared memory or waste less on small problems.
+/// Tiles of family `mma`, best first on an H100 (of 9 measured there: 128 x 256 for the walk over the
+/// vocabulary, two blocks of 128 x 128 an SM for the single tiles of the backward pass); later ones need less
+/// shared memory or waste less on small problems.
 const MMA: [Tile; 8] = [
     tile(128, 256, 64, 4, 2, 4),
     tile(128, 256, 64, 3, 2, 4),
@@ -37,8 +38,9 @@ impl GpuSchedule {
         let light = !is_heavy(program, problem);
         let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
         let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
-        // Deep products take the large tile where it divides the hidden size well: 3 % of a step on an H100 at D 2304. In shallow ones two blocks
-        // of a smaller ring share a multiprocessor and hide each other's epilogues: 3 % at D 576.
+        // Deep products take the large tile where it divides the hidden size well: 3 % of a step on an H100
+        // at D 2304. In shallow ones two blocks of a smaller ring share a multiprocessor and hide each
+        // other's epilogues: 3 % at D 576.
         let deep = problem.hidden >= 1024 && problem.hidden.div_ceil(256) * 256 * 20 <= problem.hidden * 21;
         let widest = if deep { 256 } else { 128 };
         let product = |t: &Tile| t.n <= widest && (!deep || t.stages < 4 || t.m * t.n < 128 * 256);
@@ -76,8 +78,8 @@ impl GpuSchedule {
         }
     }
 
-    /// Every candidate for a problem, the default first, each with the constraint that it breaks, if any: what is left out is left out for a
-    /// reason that can be shown.
+    /// Every candidate for a problem, the default first, each with the constraint that it breaks, if any:
+    /// what is left out is left out for a reason that can be shown.
     pub fn space(
         program: &Program,
         problem: &Problem,
@@ -117,8 +119,9 @@ impl GpuSchedule {
     }
 }
 
-/// Whether the vocabulary loop keeps more than the normaliser and means: expectations and extrema, those that the wanted gradients of inputs add
-/// included. They live in registers beside the sums, and the largest tile's kernels would spill.
+/// Whether the vocabulary loop keeps more than the normaliser and means: expectations and extrema, those that
+/// the wanted gradients of inputs add included. They live in registers beside the sums, and the largest
+/// tile's kernels would spill.
 fn is_heavy(program: &Program, problem: &Problem) -> bool {
     let wanted = Wanted { logit: false, inputs: problem.input_gradients.clone() };
     let lowered = lower(program, &wanted);
@@ -138,11 +141,12 @@ fn fitting(gpu: &Gpu, condition: impl Fn(&Tile) -> bool) -> Tile {
     MMA.iter().find(fits).copied().unwrap_or(MMA[MMA.len() - 1])
 }
 
-/// How the forward pass walks: row blocks that walk together, and parts of the vocabulary, so that one group with all its parts fills the GPU once.
+/// How the forward pass walks: row blocks that walk together, and parts of the vocabulary, so that one group
+/// with all its parts fills the GPU once.
 ///
-/// Rows that walk together share the classifier's tiles in L2 while their own hidden states stay there: 2048 to 4096 rows are best on an H100, and
-/// 1024 cost a tenth more. Time is counted in tiles: groups one after the other, each as long as its longest part and one tile's worth of
-/// start and end.
+/// Rows that walk together share the classifier's tiles in L2 while their own hidden states stay there: 2048
+/// to 4096 rows are best on an H100, and 1024 cost a tenth more. Time is counted in tiles: groups one after
+/// the other, each as long as its longest part and one tile's worth of start and end.
 fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32) {
     let blocks = u32::try_from(problem.tokens.div_ceil(tile.m as usize).max(1)).unwrap_or(u32::MAX);
     let tiles = u32::try_from(problem.vocab.div_ceil(tile.n as usize).max(1)).unwrap_or(u32::MAX);
@@ -154,7 +158,8 @@ fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32)
         let full = f64::from(blocks / group);
         let rest = blocks % group;
         let part = f64::from(tiles.div_ceil(splits)) + 1.0;
-        // A narrower last group leaves places empty unless the next launch fills them; it costs a whole round all the same.
+        // A narrower last group leaves places empty unless the next launch fills them; it costs a whole round
+        // all the same.
         let rounds = full + if rest > 0 { 1.0 } else { 0.0 };
         let narrow = if group * tile.m < 2048 && blocks > group { 1.1 } else { 1.0 };
         let time = rounds * part * narrow;
@@ -165,7 +170,8 @@ fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32)
     (best.0, best.1)
 }
 
-/// Vocabulary entries of one chunk: what fits in the default scratch, cut so that the tiles of dC fill whole waves of the GPU.
+/// Vocabulary entries of one chunk: what fits in the default scratch, cut so that the tiles of dC fill whole
+/// waves of the GPU.
 fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
     let row = (problem.tokens.max(1) * problem.dtype.bytes()) as u64;
     let each = u64::from(tile.m);

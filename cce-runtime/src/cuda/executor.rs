@@ -1,5 +1,6 @@
-//! Runs a GPU plan: loads its kernels once, then puts the launches of each call on the caller's stream. A call allocates nothing,
-//! copies nothing and waits for nothing, so that it can be captured in a graph; only a call that checks its targets waits.
+//! Runs a GPU plan: loads its kernels once, then puts the launches of each call on the caller's stream. A
+//! call allocates nothing, copies nothing and waits for nothing, so that it can be captured in a graph; only
+//! a call that checks its targets waits.
 
 use super::args::Arguments;
 use super::jit;
@@ -38,7 +39,8 @@ pub(crate) struct CudaExecutor {
 }
 
 impl CudaExecutor {
-    /// Plans, compiles (or takes from the cache) and loads. `notes` gets what is worth knowing: a cache that could not be used, say.
+    /// Plans, compiles (or takes from the cache) and loads. `notes` gets what is worth knowing: a cache that
+    /// could not be used, say.
     pub(crate) fn new(
         context: &Context,
         program: &Program,
@@ -85,7 +87,8 @@ impl CudaExecutor {
             None => Ok(self.context.default_stream()),
             Some(raw) => {
                 let raw = RawStream(std::ptr::without_provenance_mut(raw as usize));
-                // SAFETY: the call's contract is that the stream is live on this device while the call's work runs.
+                // SAFETY: the call's contract is that the stream is live on this device while the call's work
+                // runs.
                 unsafe { self.context.stream_from_raw(raw) }
             }
         }
@@ -101,9 +104,10 @@ impl CudaExecutor {
             };
             let config =
                 LaunchConfig::linear(launch.blocks, launch.threads).with_dynamic_shared(launch.shared_bytes);
-            // SAFETY: the plan's arguments are in the order and of the types of the kernel's parameters (the driver checks their sizes);
-            // every address was resolved from views that the caller promises to be valid until the stream's work is done, and from a
-            // workspace of the size that the plan asked for.
+            // SAFETY: the plan's arguments are in the order and of the types of the kernel's parameters (the
+            // driver checks their sizes); every address was resolved from views that the caller promises to
+            // be valid until the stream's work is done, and from a workspace of the size that the plan asked
+            // for.
             unsafe { function.launch(stream, &config, &arguments.launch(&launch.args)) }?;
         }
         Ok(())
@@ -131,7 +135,8 @@ impl CudaExecutor {
         self.launch(stream, std::slice::from_ref(check), &arguments)?;
         let mut found = [0i64; 2];
         let from = DevicePtr(arguments.place(self.plan.bad_target));
-        // SAFETY: the plan put two i64 there; `found` is borrowed until the stream has been waited for, just below.
+        // SAFETY: the plan put two i64 there; `found` is borrowed until the stream has been waited for, just
+        // below.
         unsafe { stream.download_async(&mut found, from) }?;
         stream.synchronize()?;
         match found {

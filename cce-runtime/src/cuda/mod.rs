@@ -1,4 +1,5 @@
-//! Plans on a GPU: sources become kernels ([`jit`]), calls become arguments (`args`) and launches (`executor`).
+//! Plans on a GPU: sources become kernels ([`jit`]), calls become arguments (`args`) and launches
+//! (`executor`).
 
 mod args;
 mod executor;

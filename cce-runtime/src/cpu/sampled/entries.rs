@@ -43,8 +43,9 @@ pub(crate) struct EntryPass<'a> {
 pub(crate) type OfCols = Vec<Vec<Vec<f32>>>;
 
 impl EntryPass<'_> {
-    /// Computes every entry's dL/dx into the gradients' buffer and adds entries and cold targets to the block's dE.
-    /// `at_target(row, part)` is what a target gets. Returns the entries' gradients of Col inputs.
+    /// Computes every entry's dL/dx into the gradients' buffer and adds entries and cold targets to the
+    /// block's dE. `at_target(row, part)` is what a target gets. Returns the entries' gradients of Col
+    /// inputs.
     pub(crate) fn run(
         &self,
         columns: &[u32],
