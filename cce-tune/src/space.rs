@@ -255,8 +255,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_, base) = space();
         let gradient = base.logits_gradient;
-        assert_eq!((gradient.m, gradient.n), (128, 128), "choose another tile for this test");
-        let spills = |s: &GpuSchedule| (s.logits_gradient.m, s.logits_gradient.n) == (128, 128);
+        assert_eq!((gradient.m, gradient.n), (128, 256), "choose another tile for this test");
+        let spills = |s: &GpuSchedule| (s.logits_gradient.m, s.logits_gradient.n) == (128, 256);
         let (space, ranking, _) = exhaust(spills, folder.path());
         assert!(!spills(&winner(&ranking)));
         let measured =
