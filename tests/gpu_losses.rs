@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         ("every_option_of_a_caller", every_option_of_a_caller),
         ("every_subset_of_gradients", every_subset_of_gradients),
         ("schedules_of_the_search_space", schedules_of_the_search_space),
+        ("gradients_of_the_inputs", gradients_of_the_inputs),
         ("sure_targets", sure_targets),
         ("targets_out_of_range", targets_out_of_range),
         ("nan_and_infinity", nan_and_infinity),
@@ -271,6 +272,14 @@ fn in_every_type(
 
 fn named(name: &str, shape: [usize; 3]) -> Case {
     Case::new(&programs::named(name), shape, DType::F32)
+}
+
+/// All gradients at once, of losses with inputs of every kind: every kernel that a backward pass may have.
+fn gradients_of_the_inputs(bench: &Bench) -> Report {
+    let cases: Vec<Case> = ["gemma2", "expected_bias"]
+        .map(|name| named(name, [129, 64, 507]).with(|case| case.upstreams = Upstreams::Both))
+        .into();
+    in_every_type(bench, &cases, check)
 }
 
 fn sure_targets(bench: &Bench) -> Report {
