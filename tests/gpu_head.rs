@@ -6,13 +6,14 @@
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 mod support;
 
-use cce::{DType, IndexType};
+use cce::{DType, IndexType, Program};
 use cce_codegen::schedule::Family;
 use cce_tune::data::{Head, IGNORED};
+use rayon::prelude::*;
 use std::process::ExitCode;
 use support::case::Budget;
 use support::run::run;
-use support::{Bench, Case, Choice, Mode, Report, head};
+use support::{Bench, Case, Choice, Mode, Report, head, programs};
 
 fn main() -> ExitCode {
     support::gpu::main(&[
@@ -127,7 +128,15 @@ fn some_tokens_ignored(bench: &Bench) -> Report {
 
 fn every_loss_on_tokens_of_the_head(bench: &Bench) -> Report {
     let Some(path) = head::path() else { return Report::default() };
-    let mut report = head::every_loss(bench, &path, Choice::Family(Family::Mma), DType::Bf16);
-    report.add(head::every_loss(bench, &path, Choice::Family(Family::Simt), DType::F32));
-    report
+    let families = [(Family::Mma, DType::Bf16), (Family::Simt, DType::F32)]
+        .map(|(family, dtype)| (Choice::Family(family), head::some_tokens(&path, dtype)));
+    let programs = programs::all();
+    let cases: Vec<_> =
+        families.iter().flat_map(|of| programs.iter().map(move |program| (of, program))).collect();
+    let check = |((choice, head), program): &(&(Choice, Head), &Program)| {
+        head::check_loss(bench, head, program, *choice)
+    };
+    let mut all = Report::default();
+    cases.par_iter().map(check).collect::<Vec<_>>().into_iter().for_each(|report| all.add(report));
+    all
 }

@@ -5,9 +5,8 @@ use super::compare::{Report, check_with, distance};
 use super::data::Data;
 use super::device::{Bench, Choice};
 use super::expected::Expected;
-use super::programs;
 use super::run::Found;
-use cce::DType;
+use cce::{DType, Program};
 use cce_tune::data::Head;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -62,23 +61,22 @@ pub fn case(head: &Head, dtype: DType) -> Case {
     Case::new(&cce::losses::cross_entropy::program(), shape, dtype)
 }
 
-/// Every loss on the head's first tokens, its other inputs at random: outputs and all gradients against the
-/// f64 reference.
-pub fn every_loss(bench: &Bench, path: &str, choice: Choice, dtype: DType) -> Report {
-    const TOKENS: usize = 6;
-    let part = load(path).first_tokens(TOKENS).converted(dtype);
-    let mut report = Report::default();
-    for program in programs::all() {
-        // The logits of this head run from -40 to 43.
-        let shape = [TOKENS, part.width, part.vocab];
-        let case = Case::new(&program, shape, dtype).with(|case| case.spread = 11.0);
-        let own = data(&case, &part);
-        let random = case.data();
-        let values = Data { hidden: own.hidden, classifier: own.classifier, targets: own.targets, ..random };
-        let expected = Expected::of(&case, &values);
-        report.add(check_with(bench, &case, choice, &values, &expected));
-    }
-    report
+/// The head's first tokens, few enough for every loss to be computed in f64.
+pub fn some_tokens(path: &str, dtype: DType) -> Head {
+    load(path).first_tokens(6).converted(dtype)
+}
+
+/// A loss on some tokens of the head, its other inputs at random: outputs and all gradients against the f64
+/// reference.
+pub fn check_loss(bench: &Bench, head: &Head, program: &Program, choice: Choice) -> Report {
+    let shape = [head.tokens, head.width, head.vocab];
+    // The logits of this head run from -40 to 43.
+    let case = Case::new(program, shape, head.dtype()).with(|case| case.spread = 11.0);
+    let own = data(&case, head);
+    let random = case.data();
+    let values = Data { hidden: own.hidden, classifier: own.classifier, targets: own.targets, ..random };
+    let expected = Expected::of(&case, &values);
+    check_with(bench, &case, choice, &values, &expected)
 }
 
 /// How far a result may be from the references: the loss 1e-5; gradients by the rounding of their type.
