@@ -7,7 +7,6 @@
 mod support;
 
 use cce::{DType, IndexType, Program};
-use cce_codegen::schedule::Family;
 use cce_tune::data::{Head, IGNORED};
 use rayon::prelude::*;
 use std::process::ExitCode;
@@ -17,8 +16,7 @@ use support::{Bench, Case, Choice, Mode, Report, head, programs};
 
 fn main() -> ExitCode {
     support::gpu::main(&[
-        ("bf16_on_tensor_cores", bf16_on_tensor_cores),
-        ("bf16_on_simt", bf16_on_simt),
+        ("bf16_on_every_family", bf16_on_every_family),
         ("f32_on_simt", f32_on_simt),
         ("f32_gradients_and_a_small_workspace", f32_gradients_and_a_small_workspace),
         ("some_tokens_ignored", some_tokens_ignored),
@@ -26,41 +24,45 @@ fn main() -> ExitCode {
     ])
 }
 
-/// Runs a case on the head's data and compares everything that the file has.
-fn check(bench: &Bench, choice: Choice, change: impl FnOnce(&Head) -> (Head, Case)) -> Report {
+/// Runs a case on the head's data, on every family that can, and compares everything that the file has.
+fn check(bench: &Bench, change: impl FnOnce(&Head) -> (Head, Case)) -> Report {
     let mut report = Report::default();
     let Some(path) = head::path() else { return report };
     let (head, case) = change(&head::load(&path));
-    report.cases = 1;
+    for choice in families(bench, &case) {
+        report.add(check_on(bench, choice, &head, &case));
+    }
+    report
+}
+
+fn families(bench: &Bench, case: &Case) -> Vec<Choice> {
+    let gpu = bench.gpu().expect("these tests run on a GPU");
+    gpu.families(&case.problem()).into_iter().map(Choice::Family).collect()
+}
+
+fn check_on(bench: &Bench, choice: Choice, head: &Head, case: &Case) -> Report {
+    let mut report = Report { cases: 1, ..Report::default() };
     let label = format!("{} real head {case}", choice.name());
-    let data = head::data(&case, &head);
+    let data = head::data(case, head);
     let found = case.plan(bench, choice).and_then(|plan| {
-        let step = run(bench, &case, &data, &plan, Mode::Step)?;
-        let apart = run(bench, &case, &data, &plan, Mode::Apart)?;
+        let step = run(bench, case, &data, &plan, Mode::Step)?;
+        let apart = run(bench, case, &data, &plan, Mode::Apart)?;
         step.same_bits(&apart)?;
         Ok(step)
     });
     match found {
-        Ok(found) => head::compare_all(&mut report, &label, &head, &found, case.dtype),
+        Ok(found) => head::compare_all(&mut report, &label, head, &found, case.dtype),
         Err(error) => report.fail(&label, error),
     }
     report
 }
 
-fn as_it_is(head: &Head) -> (Head, Case) {
-    (head.clone(), head::case(head, head.dtype()))
-}
-
-fn bf16_on_tensor_cores(bench: &Bench) -> Report {
-    check(bench, Choice::Family(Family::Mma), as_it_is)
-}
-
-fn bf16_on_simt(bench: &Bench) -> Report {
-    check(bench, Choice::Family(Family::Simt), as_it_is)
+fn bf16_on_every_family(bench: &Bench) -> Report {
+    check(bench, |head| (head.clone(), head::case(head, head.dtype())))
 }
 
 fn f32_on_simt(bench: &Bench) -> Report {
-    check(bench, Choice::Family(Family::Simt), |head| {
+    check(bench, |head| {
         let head = head.converted(DType::F32);
         let case = head::case(&head, DType::F32);
         (head, case)
@@ -68,7 +70,7 @@ fn f32_on_simt(bench: &Bench) -> Report {
 }
 
 fn f32_gradients_and_a_small_workspace(bench: &Bench) -> Report {
-    check(bench, Choice::Family(Family::Mma), |head| {
+    check(bench, |head| {
         let case = head::case(head, head.dtype()).gradients(DType::F32, false).with(|case| {
             case.budget = Budget::Smallest;
             case.index = IndexType::I64;
@@ -87,12 +89,18 @@ fn some_tokens_ignored(bench: &Bench) -> Report {
         Ok(head) => Head { references: whole.references, ..head },
         Err(error) => panic!("CCE_TEST_HEAD names {path}, which cannot be used: {error}"),
     };
-    report.cases = 1;
     let case = head::case(&head, head.dtype());
-    let label = format!("mma real head, some tokens ignored {case}");
-    let data = head::data(&case, &head);
-    let choice = Choice::Family(Family::Mma);
-    let found = case.plan(bench, choice).and_then(|plan| run(bench, &case, &data, &plan, Mode::Step));
+    for choice in families(bench, &case) {
+        report.add(some_ignored_on(bench, choice, &head, &case));
+    }
+    report
+}
+
+fn some_ignored_on(bench: &Bench, choice: Choice, head: &Head, case: &Case) -> Report {
+    let mut report = Report { cases: 1, ..Report::default() };
+    let label = format!("{} real head, some tokens ignored {case}", choice.name());
+    let data = head::data(case, head);
+    let found = case.plan(bench, choice).and_then(|plan| run(bench, case, &data, &plan, Mode::Step));
     let found = match found {
         Ok(found) => found,
         Err(error) => {
@@ -106,7 +114,7 @@ fn some_tokens_ignored(bench: &Bench) -> Report {
     let mean = counted.iter().map(|&i| loss[i]).sum::<f64>() / counted.len() as f64;
     let value = found.reduced[0].expect("a mean loss");
     report.check("real head, mean loss", (value - mean).abs() / mean, 1e-5, &label);
-    head::compare_losses(&mut report, &label, &head, found.outputs[0].as_deref().unwrap_or_default());
+    head::compare_losses(&mut report, &label, head, found.outputs[0].as_deref().unwrap_or_default());
     let gradient = found.hidden.as_deref().unwrap_or_default();
     let is_zero = |i: &usize| gradient[i * head.width..][..head.width].iter().all(|&x| x == 0.0);
     if let Some(token) = (0..head.tokens).filter(|i| !counted.contains(i)).find(|i| !is_zero(i)) {
@@ -128,13 +136,18 @@ fn some_tokens_ignored(bench: &Bench) -> Report {
 
 fn every_loss_on_tokens_of_the_head(bench: &Bench) -> Report {
     let Some(path) = head::path() else { return Report::default() };
-    let families = [(Family::Mma, DType::Bf16), (Family::Simt, DType::F32)]
-        .map(|(family, dtype)| (Choice::Family(family), head::some_tokens(&path, dtype)));
     let programs = programs::all();
-    let cases: Vec<_> =
-        families.iter().flat_map(|of| programs.iter().map(move |program| (of, program))).collect();
-    let check = |((choice, head), program): &(&(Choice, Head), &Program)| {
-        head::check_loss(bench, head, program, *choice)
+    let heads = [DType::Bf16, DType::F32].map(|dtype| head::some_tokens(&path, dtype));
+    let cases: Vec<_> = heads
+        .iter()
+        .flat_map(|head| {
+            let choices = families(bench, &head::case(head, head.dtype()));
+            choices.into_iter().map(move |choice| (head, choice))
+        })
+        .flat_map(|of| programs.iter().map(move |program| (of, program)))
+        .collect();
+    let check = |&((head, choice), program): &((&Head, Choice), &Program)| {
+        head::check_loss(bench, head, program, choice)
     };
     let mut all = Report::default();
     cases.par_iter().map(check).collect::<Vec<_>>().into_iter().for_each(|report| all.add(report));

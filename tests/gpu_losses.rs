@@ -1,4 +1,4 @@
-//! Whole computations on a GPU against the f64 reference, families `mma` and `simt`: every loss, type and
+//! Whole computations on a GPU against the f64 reference, every family: every loss, type and
 //! ragged shape, every option of a caller, and what a GPU adds: streams, graphs, device scalars, schedules.
 //! Prints the worst cases and the time.
 //!
@@ -49,8 +49,8 @@ fn gpu(bench: &Bench) -> &Gpu {
     bench.gpu().expect("these tests run on a GPU")
 }
 
-fn families(bench: &Bench, dtype: DType) -> impl Iterator<Item = Choice> + use<> {
-    gpu(bench).families(dtype).iter().map(|&family| Choice::Family(family))
+fn families(bench: &Bench, case: &Case) -> impl Iterator<Item = Choice> + use<> {
+    gpu(bench).families(&case.problem()).into_iter().map(Choice::Family)
 }
 
 fn collect(reports: Vec<Report>) -> Report {
@@ -64,7 +64,7 @@ fn check_all(bench: &Bench, cases: &[Case]) -> Report {
     let on_each = |case: &Case| {
         let (data, expected) = case.prepare();
         collect(
-            families(bench, case.dtype)
+            families(bench, case)
                 .map(|choice| compare::check_with(bench, case, choice, &data, &expected))
                 .collect(),
         )
@@ -121,8 +121,10 @@ fn every_loss_in_every_type_and_shape(bench: &Bench) -> Report {
             .collect();
         // One after the other: the later ones find what the first has compiled.
         let mut all = Report::default();
-        for choice in families(bench, *dtype) {
-            for (case, data, expected) in &prepared {
+        for family in [Family::Wgmma, Family::Mma, Family::Simt] {
+            let can = |case: &Case| gpu(bench).families(&case.problem()).contains(&family);
+            let choice = Choice::Family(family);
+            for (case, data, expected) in prepared.iter().filter(|(case, ..)| can(case)) {
                 all.add(compare::check_with(bench, case, choice, data, expected));
             }
         }
@@ -225,11 +227,11 @@ fn every_subset_of_gradients(bench: &Bench) -> Report {
             }));
         }
     }
-    let choices = |at: usize, dtype| {
-        let all: Vec<Choice> = families(bench, dtype).collect();
+    let choices = |at: usize, case: &Case| {
+        let all: Vec<Choice> = families(bench, case).collect();
         all[at % all.len()]
     };
-    let one = |(at, case): (usize, &Case)| check(bench, case, choices(at, case.dtype));
+    let one = |(at, case): (usize, &Case)| check(bench, case, choices(at, case));
     collect(cases.par_iter().enumerate().map(one).collect())
 }
 
@@ -265,7 +267,7 @@ fn in_every_type(
         .flat_map(|case| {
             TYPES.map(|dtype| case.clone().with(|case| case.dtype = dtype).gradients(dtype, false))
         })
-        .flat_map(|case| families(bench, case.dtype).map(move |choice| (case.clone(), choice)))
+        .flat_map(|case| families(bench, &case).map(move |choice| (case.clone(), choice)))
         .collect();
     collect(work.par_iter().map(|(case, choice)| scenario(bench, case, *choice)).collect())
 }
@@ -449,7 +451,7 @@ fn gradients_aligned_to_their_elements(bench: &Bench) -> Report {
                 let case = Case::new(&programs::named("cross_entropy"), [129, hidden, 507], dtype)
                     .gradients(output, false)
                     .with(|case| case.ignored = Some(0.3));
-                for choice in families(bench, dtype) {
+                for choice in families(bench, &case) {
                     let label = format!("{} {case}, gradients aligned to an element", choice.name());
                     report.cases += 1;
                     if let Err(error) = aligned_to_elements(&mut report, &label, bench, &case, choice) {

@@ -106,6 +106,16 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
 // One thread block's tile of a matrix product, through mma.sync on tensor cores (sm_80 and up; bf16, f16).
 // cp.async fills a ring of STAGES shared-memory stages; each warp multiplies fragments of its (TILE_M / WARPS_M) x (TILE_N / WARPS_N) part.
 // Shared memory holds 16-byte chunks, swizzled by row so that ldmatrix meets no bank conflict:
@@ -347,6 +357,7 @@ template <class A, class B, class Done> DEVICE void walk(unsigned char* shared, 
     __syncthreads();                                          // the ring may be used for other things
 }
 
+
 // --- from the program ---
 // The program's inputs besides hidden states, classifier and targets.
 struct Values {
@@ -402,16 +413,32 @@ DEVICE void col_gradients(float (&parts)[COL_GRADIENTS], float x, float p, bool 
     parts[0] = (at_target ? row.target1 : p * t83);
 }
 
-// Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
-// Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
+// The gradient of the loss with respect to one logit.
 
-// G of a tile waits in shared memory, so that whole rows of it are written.
-#define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
+#define COL_PARTS (COL_GRADIENTS > 0 ? COL_GRADIENTS : 1)
+
+// x: the raw logit of column col, in a row whose target is y; parts: what it adds to the gradients of Col inputs.
+DEVICE float gradient_at(float x, int col, int y, const Coefs& row, const Values& values, const Uniform& uniform, float (&parts)[COL_PARTS]) {
+    ColIn column = col_in(values, col);
+    float p = probability(x, row, column, uniform);
+#if COL_GRADIENTS > 0
+    col_gradients(parts, x, p, col == y, row, column, uniform);
+#endif
+    return logit_gradient(x, p, col == y, row, column, uniform);
+}
+
+// Two neighbouring ones, in the type of the next products' operands.
 #ifdef DTYPE_F32
 DEVICE void stage2(float* to, float a, float b) { *(float2*)to = make_float2(a, b); }
 #else
 DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
 #endif
+
+// Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
+// Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
+
+// G of a tile waits in shared memory, so that whole rows of it are written.
+#define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
 
 // G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
@@ -430,12 +457,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
         int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
         token_of[i] = token;
-#ifdef HAS_TARGET
-        Index y = token >= 0 ? targets[token] : (Index)-1;
-        target_of[i] = y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-        target_of[i] = -1;
-#endif
+        target_of[i] = target_in_range(targets, token);
     }
     __syncthreads();
 
@@ -462,12 +484,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
                 for (int i = 0; i < 2; i++) {
                     // Columns behind the chunk's last get values too; nothing reads them.
                     int col = min(first + tile * TILE_N + acc_col(c + i), VOCAB - 1);
-                    ColIn column = col_in(values, col);
-                    float p = probability(acc[r][c + i], row, column, uniform);
-                    g[i] = logit_gradient(acc[r][c + i], p, col == y, row, column, uniform);
+                    float parts[COL_PARTS];
+                    g[i] = gradient_at(acc[r][c + i], col, y, row, values, uniform, parts);
 #if COL_GRADIENTS > 0
-                    float parts[COL_GRADIENTS];
-                    col_gradients(parts, acc[r][c + i], p, col == y, row, column, uniform);
                     #pragma unroll
                     for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
 #endif

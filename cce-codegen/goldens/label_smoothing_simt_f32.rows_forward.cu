@@ -93,6 +93,16 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
 // Sums over tokens.
 
 // The sum of value(i) over all tokens, for every thread of a block of 1024; fixed order, f64.
@@ -181,14 +191,16 @@ extern "C" __global__ void __launch_bounds__(1024) pack(const Index* __restrict_
     if (threadIdx.x == 0) *count = total;
 }
 
-// partials [splits][STATS][tokens] -> saved [SAVED][tokens] and the outputs' rows. A thread a token.
-extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict__ partials, const Index* __restrict__ targets, const Values values,
-        const Rows outputs, float* __restrict__ saved, int tokens, int splits, i64 ignore) {
-    int token = blockIdx.x * blockDim.x + threadIdx.x;
-    if (token >= tokens) return;
+// partials, as the forward pass wrote them, -> saved [SAVED][tokens] and the outputs' rows. A thread a token, in the order of the partials' rows.
+// walkers: parts of every row, or clusters that walked (WALK_TILES).
+extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict__ partials, const Index* __restrict__ targets, const int* __restrict__ order,
+        const int* __restrict__ count, const Values values, const Rows outputs, float* __restrict__ saved, int tokens, int walkers, int group) {
+    int at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= tokens) return;
+    int rows = PACKED ? *count : tokens, token = PACKED ? order[at] : at;
+    if (at >= rows) { write_outputs(outputs, token, 0.0f); return; }
 #ifdef HAS_TARGET
     Index y = targets[token];
-    if (PACKED && y == (Index)ignore) { write_outputs(outputs, token, 0.0f); return; }
     if (y < 0 || y >= VOCAB) {                                 // out of range: NaN, and nothing read outside
         for (int k = 0; k < SAVED; k++) saved[(u64)k * tokens + token] = NOT_A_NUMBER;
         write_outputs(outputs, token, NOT_A_NUMBER);
@@ -198,10 +210,16 @@ extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict_
 #else
     int target = 0;
 #endif
+#ifdef WALK_TILES
+    const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, walkers);
+    int parts = walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
+#else
+    int parts = walkers, pitch = tokens;
+#endif
     float stats[STATS], other[STATS];
-    for (int k = 0; k < STATS; k++) stats[k] = partials[(u64)k * tokens + token];
-    for (int s = 1; s < splits; s++) {
-        for (int k = 0; k < STATS; k++) other[k] = partials[(u64)(s * STATS + k) * tokens + token];
+    for (int k = 0; k < STATS; k++) stats[k] = partials[(u64)k * pitch + at];
+    for (int s = 1; s < parts; s++) {
+        for (int k = 0; k < STATS; k++) other[k] = partials[(u64)(s * STATS + k) * pitch + at];
         stats_merge(stats, other);
     }
     finish(stats, saved, values, outputs, token, target, tokens);

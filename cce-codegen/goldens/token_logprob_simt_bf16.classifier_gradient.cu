@@ -104,6 +104,16 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
 // One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
 // 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
 
@@ -209,16 +219,6 @@ template <class A, class B, class Done> DEVICE void walk(unsigned char* shared, 
     }
 }
 
-// Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
-// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs.
-
-template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
-#ifdef OUT_F32
-typedef float Out;
-#else
-typedef Elem Out;
-#endif
-
 // A finished tile passes through shared memory, so that global memory is read and written row by row, and the code for it stands once instead of
 // once a sum. visit(row, column, two sums) gets each pair of the tile once.
 #define SUM_PITCH (TILE_N + 8)                                // floats a row: the pairs of a warp fall into different banks
@@ -238,6 +238,16 @@ template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], u
         visit(row, col, pair.x, pair.y);
     }
 }
+
+// Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
+// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs.
+
+template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
+#ifdef OUT_F32
+typedef float Out;
+#else
+typedef Elem Out;
+#endif
 
 DEVICE void add2(const float* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
@@ -266,6 +276,15 @@ DEVICE void store2(u16* row, int col, float a, float b) {
 }
 #endif
 
+// What two sums of a chunk's dC become: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out [VOCAB, HIDDEN].
+DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float factor) {
+    if (local >= width) return;
+    Out* to = out + (u64)(first + local) * HIDDEN;
+    x *= factor; y *= factor;
+    if (ACCUMULATE) add2(to, col, x, y);
+    store2(to, col, x, y);
+}
+
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.
 
 // gradient: G [tokens, PITCH]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
@@ -281,13 +300,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        each_pair(acc, shared, [&](int r, int c, float x, float y) {
-            if (row0 + r >= width) return;
-            Out* to = out + (u64)(first + row0 + r) * HIDDEN;
-            int col = tile * TILE_N + c;
-            x *= factor; y *= factor;
-            if (ACCUMULATE) add2(to, col, x, y);
-            store2(to, col, x, y);
-        });
+        each_pair(acc, shared, [&](int r, int c, float x, float y) { put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, factor); });
     });
 }

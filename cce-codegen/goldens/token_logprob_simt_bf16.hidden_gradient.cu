@@ -105,6 +105,16 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
 // One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
 // 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
 
@@ -210,16 +220,6 @@ template <class A, class B, class Done> DEVICE void walk(unsigned char* shared, 
     }
 }
 
-// Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
-// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs.
-
-template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
-#ifdef OUT_F32
-typedef float Out;
-#else
-typedef Elem Out;
-#endif
-
 // A finished tile passes through shared memory, so that global memory is read and written row by row, and the code for it stands once instead of
 // once a sum. visit(row, column, two sums) gets each pair of the tile once.
 #define SUM_PITCH (TILE_N + 8)                                // floats a row: the pairs of a warp fall into different banks
@@ -239,6 +239,16 @@ template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], u
         visit(row, col, pair.x, pair.y);
     }
 }
+
+// Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
+// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs.
+
+template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
+#ifdef OUT_F32
+typedef float Out;
+#else
+typedef Elem Out;
+#endif
 
 DEVICE void add2(const float* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
@@ -267,6 +277,19 @@ DEVICE void store2(u16* row, int col, float a, float b) {
 }
 #endif
 
+// What two sums of a chunk's G C become: columns col, col + 1 of one row of dE. Sums between chunks are fp32 (`sums` [tokens that count, HIDDEN], still
+// scaled, or the output itself where that is fp32); the last chunk rounds once into out [tokens, HIDDEN].
+DEVICE void put_hidden(Out* out, float* sums, const int* order, int row, int col, float x, float y, float factor, bool is_first, bool is_last) {
+    float* sum = sums + (u64)row * HIDDEN;
+    if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
+    if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
+    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    x *= factor; y *= factor;
+    // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
+    if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
+    store2(to, col, x, y);
+}
+
 // Backward, third product: dE += G C of one chunk. Sums between chunks are fp32 (`sums`, still scaled, or the output itself
 // where that is fp32); the last chunk rounds once.
 
@@ -286,16 +309,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
-            int row = row0 + r, col = tile * TILE_N + c;
-            if (row >= rows) return;
-            float* sum = sums + (u64)row * HIDDEN;
-            if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
-            if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
-            Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
-            x *= factor; y *= factor;
-            // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
-            if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
-            store2(to, col, x, y);
+            if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, tile * TILE_N + c, x, y, factor, is_first, is_last);
         });
     });
 }

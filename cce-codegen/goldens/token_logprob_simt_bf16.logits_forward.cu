@@ -100,6 +100,16 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
 // One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
 // 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
 
@@ -249,17 +259,19 @@ DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
     s[2] = s[2] * mine + o[2] * its;
 }
 
-// Forward: every reduction over the vocabulary in one pass over the logits, which never leave registers.
-// A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
-// a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
+// The statistics of a tile's logits, which a thread keeps for its rows over its columns.
 // The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
+
+// A thread's rows, by their place among them: as registers hold them, or as shared memory does for the whole tile.
+struct HeldRows { int of[ACC_ROWS]; DEVICE int operator()(int r) const { return of[r]; } };
+struct SharedRows { const int* of; DEVICE int operator()(int r) const { return of[acc_row(r)]; } };
 
 // What must not join the sums, columns behind the vocabulary and targets, is left out in one of two ways: where the softmax is of the raw logits and
 // nothing else is kept (MASK_LOGITS), the rare tile that has such columns gets logits of -inf; else every column is asked, after the transform.
-DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const int* tokens, const int* targets, float* target_logit) {
+template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const Rows& tokens, const Rows& targets, float* target_logit) {
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
-        int y = targets[acc_row(r)];
+        int y = targets(r);
         float found = 0.0f;
         bool here = false;
         #pragma unroll
@@ -269,17 +281,17 @@ DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const int* 
             found = col == y ? acc[r][c] : found;
             if (MASK_LOGITS) acc[r][c] = col == y || col >= VOCAB ? NEG_INF : acc[r][c];
         }
-        if (here) target_logit[tokens[acc_row(r)]] = found;
+        if (here) target_logit[tokens(r)] = found;
     }
 }
 
 // The statistics of one tile's columns join those of the thread's rows.
-DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const int* tokens, const int* targets,
-        const Values& values, const Uniform& uniform) {
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform) {
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
-        RowIn row = row_in(values, tokens[acc_row(r)]);
-        int y = MASK_LOGITS ? -1 : targets[acc_row(r)];
+        RowIn row = row_in(values, tokens(r));
+        int y = MASK_LOGITS ? -1 : targets(r);
         auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return MASK_LOGITS || (col < VOCAB && col != y); };
         auto col_at = [&](int c) { return col_in(values, min(tile * TILE_N + acc_col(c), VOCAB - 1)); };
 #ifdef HAS_SOFTMAX
@@ -305,7 +317,34 @@ DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS
     }
 }
 
-// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [SPLITS][STATS][tokens]. order, count: the tokens that count, if PACKED.
+// A finished tile: targets written, everything else joined.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+    bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
+#ifdef HAS_TARGET
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
+#endif
+    if (rare) take_targets(acc, tile, tokens, targets, target_logit);
+    accumulate(acc, stats, tile, tokens, targets, values, uniform);
+}
+
+// The statistics of a row, from the neighbouring lanes that share it.
+DEVICE void merge_lanes(float (&stats)[STATS]) {
+    #pragma unroll
+    for (int mask = 1; mask < ROW_LANES; mask *= 2) {
+        float other[STATS];
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
+        stats_merge(stats, other);
+    }
+}
+
+// Forward: every reduction over the vocabulary in one pass over the logits, which never leave registers.
+// A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
+// a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
+
+// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [SPLITS][STATS][tokens], in the order of the rows. order, count: the tokens that count, if PACKED.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
@@ -320,12 +359,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
         int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
         token_of[i] = max(token, 0);
-#ifdef HAS_TARGET
-        Index y = token >= 0 ? targets[token] : (Index)-1;
-        target_of[i] = y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-        target_of[i] = -1;
-#endif
+        target_of[i] = target_in_range(targets, token);
     }
     __syncthreads();
 
@@ -338,26 +372,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
 
     walk(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
-        bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
-#ifdef HAS_TARGET
-        #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(target_of[acc_row(r)] - tile * TILE_N) < (u32)TILE_N;
-#endif
-        if (rare) take_targets(acc, tile, token_of, target_of, target_logit);
-        accumulate(acc, stats, tile, token_of, target_of, values, uniform);
+        join_tile(acc, stats, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
     });
 
     // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.
     float* exchange = (float*)shared;                         // [ROW_WARPS][STATS][TILE_M]
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
-        #pragma unroll
-        for (int mask = 1; mask < ROW_LANES; mask *= 2) {
-            float other[STATS];
-            #pragma unroll
-            for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[r][k], mask);
-            stats_merge(stats[r], other);
-        }
+        merge_lanes(stats[r]);
         if ((lane_id() & (ROW_LANES - 1)) == 0)
             #pragma unroll
             for (int k = 0; k < STATS; k++) exchange[(row_warp() * STATS + k) * TILE_M + acc_row(r)] = stats[r][k];
@@ -373,6 +395,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
             stats_merge(sum, other);
         }
         #pragma unroll
-        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * tokens + token_of[i]] = sum[k];
+        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * tokens + row0 + i] = sum[k];
     }
 }

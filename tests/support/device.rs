@@ -42,6 +42,7 @@ impl Choice {
     pub fn name(&self) -> String {
         match self {
             Choice::Selected => "selected".to_owned(),
+            Choice::Family(Family::Wgmma) => "wgmma".to_owned(),
             Choice::Family(Family::Mma) => "mma".to_owned(),
             Choice::Family(Family::Simt) => "simt".to_owned(),
             Choice::Given(Schedule::Cpu(CpuSchedule { token_block, strip })) => {
@@ -55,10 +56,9 @@ impl Choice {
     pub fn schedule(&self, bench: &Bench, program: &Program, problem: &Problem) -> Option<Schedule> {
         match (self, bench) {
             (Choice::Given(schedule), _) => Some(*schedule),
-            (Choice::Family(family), Bench::Gpu(gpu)) => Some(Schedule::Gpu(match family {
-                Family::Mma => GpuSchedule::default_for(program, problem, &gpu.facts),
-                Family::Simt => GpuSchedule::simt(program, problem, &gpu.facts),
-            })),
+            (Choice::Family(family), Bench::Gpu(gpu)) => {
+                Some(Schedule::Gpu(GpuSchedule::of_family(*family, program, problem, &gpu.facts)))
+            }
             (Choice::Selected | Choice::Family(_), _) => None,
         }
     }
@@ -105,11 +105,9 @@ impl Gpu {
         Some(Gpu { device, context, facts })
     }
 
-    /// The families that this GPU has for a type. f32 is computed by `simt` alone.
-    pub fn families(&self, dtype: cce::DType) -> &'static [Family] {
-        match self.facts.has_mma() && dtype != cce::DType::F32 {
-            true => &[Family::Mma, Family::Simt],
-            false => &[Family::Simt],
-        }
+    /// The families that can run a problem on this GPU.
+    pub fn families(&self, problem: &Problem) -> Vec<Family> {
+        let can = |family: &Family| family.refuses(problem, &self.facts).is_none();
+        [Family::Wgmma, Family::Mma, Family::Simt].into_iter().filter(can).collect()
     }
 }

@@ -9,6 +9,7 @@ mod backward;
 mod expr;
 mod forward;
 mod values;
+mod wgmma;
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::Forward;
@@ -18,16 +19,51 @@ use crate::schedule::{Family, Tile};
 use std::fmt::Write;
 
 const COMMON: &str = include_str!("../../kernels/common.cuh");
-const MMA_TILE: &str = include_str!("../../kernels/mma_tile.cuh");
-const SIMT_TILE: &str = include_str!("../../kernels/simt_tile.cuh");
+const STATISTICS: &str = include_str!("../../kernels/statistics.cuh");
+const GRADIENT: &str = include_str!("../../kernels/gradient.cuh");
 const STORE: &str = include_str!("../../kernels/store.cuh");
-const FORWARD: &str = include_str!("../../kernels/forward.cuh");
-const LOGITS_GRADIENT: &str = include_str!("../../kernels/logits_gradient.cuh");
-const CLASSIFIER_GRADIENT: &str = include_str!("../../kernels/classifier_gradient.cuh");
-const HIDDEN_GRADIENT: &str = include_str!("../../kernels/hidden_gradient.cuh");
+const CLASSIFIER_ROWS: &str = include_str!("../../kernels/classifier_rows.cuh");
+const HIDDEN_ROWS: &str = include_str!("../../kernels/hidden_rows.cuh");
+const WALK: &str = include_str!("../../kernels/walk.cuh");
+const PACK_HIDDEN: &str = include_str!("../../kernels/pack_hidden.cuh");
 const TOKEN_SUMS: &str = include_str!("../../kernels/token_sums.cuh");
 const ROWS_FORWARD: &str = include_str!("../../kernels/rows_forward.cuh");
 const ROWS_BACKWARD: &str = include_str!("../../kernels/rows_backward.cuh");
+
+/// The matrix kernels of a family: how a tile is multiplied, how it reaches memory, and what surrounds it.
+struct Skeletons {
+    tile: &'static str,
+    staging: &'static str,
+    forward: &'static str,
+    logits_gradient: &'static str,
+    classifier_gradient: &'static str,
+    hidden_gradient: &'static str,
+}
+
+/// One block a tile: families `mma` and `simt`.
+const BLOCKS: Skeletons = Skeletons {
+    tile: "",
+    staging: include_str!("../../kernels/blocks/staging.cuh"),
+    forward: include_str!("../../kernels/blocks/forward.cuh"),
+    logits_gradient: include_str!("../../kernels/blocks/logits_gradient.cuh"),
+    classifier_gradient: include_str!("../../kernels/blocks/classifier_gradient.cuh"),
+    hidden_gradient: include_str!("../../kernels/blocks/hidden_gradient.cuh"),
+};
+
+fn skeletons(family: Family) -> Skeletons {
+    match family {
+        Family::Wgmma => Skeletons {
+            tile: include_str!("../../kernels/clusters/wgmma_tile.cuh"),
+            staging: include_str!("../../kernels/clusters/staging.cuh"),
+            forward: include_str!("../../kernels/clusters/forward.cuh"),
+            logits_gradient: include_str!("../../kernels/clusters/logits_gradient.cuh"),
+            classifier_gradient: include_str!("../../kernels/clusters/classifier_gradient.cuh"),
+            hidden_gradient: include_str!("../../kernels/clusters/hidden_gradient.cuh"),
+        },
+        Family::Mma => Skeletons { tile: include_str!("../../kernels/blocks/mma_tile.cuh"), ..BLOCKS },
+        Family::Simt => Skeletons { tile: include_str!("../../kernels/blocks/simt_tile.cuh"), ..BLOCKS },
+    }
+}
 
 /// What every kernel of a plan is specialised on.
 pub(crate) struct Emitter<'a> {
@@ -72,20 +108,30 @@ impl Emitter<'_> {
         let _ = writeln!(text, "#define CLASSIFIER_ALIGN {}", alignment(p.classifier_layout, bytes));
         let _ =
             writeln!(text, "#define TILE_M {}\n#define TILE_N {}\n#define TILE_K {}", tile.m, tile.n, tile.k);
-        if self.family == Family::Mma {
-            let _ = writeln!(
-                text,
-                "#define STAGES {}\n#define WARPS_M {}\n#define WARPS_N {}",
-                tile.stages, tile.warps_m, tile.warps_n
-            );
+        match self.family {
+            Family::Wgmma => {
+                let _ = writeln!(text, "#define STAGES {}", tile.stages);
+            }
+            Family::Mma => {
+                let _ = writeln!(
+                    text,
+                    "#define STAGES {}\n#define WARPS_M {}\n#define WARPS_N {}",
+                    tile.stages, tile.warps_m, tile.warps_n
+                );
+            }
+            Family::Simt => {}
         }
         text
     }
 
-    fn tile(&self) -> &'static str {
-        match self.family {
-            Family::Mma => MMA_TILE,
-            Family::Simt => SIMT_TILE,
+    /// How a tile is multiplied.
+    fn multiplication(&self, tile: &Tile) -> String {
+        let skeleton = skeletons(self.family).tile;
+        match skeleton.split_once(INSTRUCTION) {
+            None => skeleton.to_owned(),
+            Some((before, after)) => {
+                [before, &wgmma::instruction(tile.n, self.problem.dtype), after].concat()
+            }
         }
     }
 
@@ -98,31 +144,48 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn logits_forward(&self, tile: &Tile, holes: &Forward<'_>) -> String {
+        let walk = if self.family == Family::Wgmma { [WALK, "\n"].concat() } else { String::new() };
         self.assemble(&[
             &self.opening("Forward pass over the logits."),
             &self.matrix_constants(tile),
             "\n",
             COMMON,
             "\n",
-            self.tile(),
+            &self.multiplication(tile),
             "\n// --- from the program ---\n",
             &holes.loop_functions(),
             "\n",
-            FORWARD,
+            STATISTICS,
+            "\n",
+            &walk,
+            skeletons(self.family).forward,
         ])
     }
 
-    pub(crate) fn rows_forward(&self, outputs: usize, holes: &Forward<'_>) -> String {
+    pub(crate) fn rows_forward(&self, tile: &Tile, outputs: usize, holes: &Forward<'_>) -> String {
+        let (walk, pack) = match self.family {
+            Family::Wgmma => {
+                let tiles = self.problem.vocab.div_ceil(tile.n as usize);
+                let walk =
+                    format!("#define WALK_BLOCK {}\n#define WALK_TILES {tiles}\n\n{WALK}\n", 2 * tile.m);
+                let stride = format!("\n#define HIDDEN_STRIDE {}\n", self.problem.hidden_layout.row_stride);
+                (walk, if self.packed { [&stride, PACK_HIDDEN].concat() } else { String::new() })
+            }
+            Family::Mma | Family::Simt => (String::new(), String::new()),
+        };
         self.assemble(&[
             &self.opening("Kernels over tokens around the forward pass."),
             "\n",
             COMMON,
             "\n",
             TOKEN_SUMS,
-            "\n// --- from the program ---\n",
+            "\n",
+            &walk,
+            "// --- from the program ---\n",
             &holes.row_functions(outputs),
             "\n",
             ROWS_FORWARD,
+            &pack,
         ])
     }
 
@@ -158,17 +221,22 @@ impl Emitter<'_> {
             ),
             COMMON,
             "\n",
-            self.tile(),
+            &self.multiplication(tile),
+            "\n",
+            if self.family == Family::Wgmma { skeletons(self.family).staging } else { "" },
             "\n// --- from the program ---\n",
             &holes.loop_functions(),
             "\n",
-            LOGITS_GRADIENT,
+            GRADIENT,
+            "\n",
+            skeletons(self.family).logits_gradient,
         ])
     }
 
     pub(crate) fn classifier_gradient(&self, tile: &Tile, out: DType, accumulate: bool) -> String {
         let constants = self.output_constants(out, accumulate);
-        self.product("Backward pass: dC of a chunk.", tile, &constants, CLASSIFIER_GRADIENT)
+        let skeleton = skeletons(self.family).classifier_gradient;
+        self.product("Backward pass: dC of a chunk.", tile, &constants, CLASSIFIER_ROWS, skeleton)
     }
 
     pub(crate) fn hidden_gradient(&self, tile: &Tile, out: DType, accumulate: bool) -> String {
@@ -177,10 +245,11 @@ impl Emitter<'_> {
             self.output_constants(out, accumulate),
             i32::from(out == DType::F32)
         );
-        self.product("Backward pass: dE, a chunk at a time.", tile, &constants, HIDDEN_GRADIENT)
+        let skeleton = skeletons(self.family).hidden_gradient;
+        self.product("Backward pass: dE, a chunk at a time.", tile, &constants, HIDDEN_ROWS, skeleton)
     }
 
-    fn product(&self, what: &str, tile: &Tile, constants: &str, skeleton: &str) -> String {
+    fn product(&self, what: &str, tile: &Tile, constants: &str, rows: &str, skeleton: &str) -> String {
         self.assemble(&[
             &self.opening(what),
             &self.matrix_constants(tile),
@@ -188,9 +257,13 @@ impl Emitter<'_> {
             "\n",
             COMMON,
             "\n",
-            self.tile(),
+            &self.multiplication(tile),
+            "\n",
+            skeletons(self.family).staging,
             "\n",
             STORE,
+            "\n",
+            rows,
             "\n",
             skeleton,
         ])
@@ -209,6 +282,9 @@ impl Emitter<'_> {
         text
     }
 }
+
+/// Where `clusters/wgmma_tile.cuh` has room for the tile's instruction.
+const INSTRUCTION: &str = "// The tile's instruction stands here.\n\n";
 
 /// Where `rows_backward.cuh` has room for the program's function.
 const SPLIT: &str = "// The program's `coefficients` stands here.\n\n";

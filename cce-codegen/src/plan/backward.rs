@@ -1,11 +1,12 @@
 //! The backward pass of `Exact`: coefficients a token, then for each vocabulary chunk G, dC and dE.
 
 use super::build::{Common, blocks};
+use super::operand::Operand;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
 use crate::problem::{DType, Problem};
-use crate::schedule::Tile;
+use crate::schedule::{Family, GpuSchedule, Tile};
 
 #[derive(Default)]
 pub(super) struct Backward {
@@ -47,8 +48,7 @@ impl Backward {
         let products = Products::wanted(problem);
         let columns = common.lowered.cols.len() as u64;
         let chunk = u64::from(common.schedule.chunk);
-        let tile = &common.schedule.logits_gradient;
-        let row_blocks = u64::from(blocks(problem.tokens, tile.m as usize));
+        let row_blocks = u64::from(blocks(problem.tokens, rows_of_a_partial(common.schedule)));
         let chunks = problem.vocab.div_ceil(chunk as usize);
         let element = problem.dtype.bytes() as u64;
         let scratch = Scratch {
@@ -161,7 +161,7 @@ impl Backward {
             |module: usize, entry: &'static str, tile: &Tile, m: usize, n: usize, args: Vec<Arg>| Launch {
                 module,
                 entry,
-                blocks: blocks(m, tile.m as usize) * blocks(n, tile.n as usize),
+                blocks: common.matrix_blocks(tile, m, n),
                 threads: tile.threads(schedule.family),
                 shared_bytes: tile.shared_bytes(schedule.family),
                 args,
@@ -170,8 +170,8 @@ impl Backward {
         let tile = &schedule.logits_gradient;
         let partials = scratch.column_partials.map_or(Arg::Null, Arg::Workspace);
         let mut args = vec![
-            Arg::Hidden,
-            Arg::Classifier,
+            common.hidden(Operand::LeftKMajor, tile),
+            common.classifier(Operand::RightKMajor, tile),
             Arg::Targets,
             common.order(),
             common.count(),
@@ -185,7 +185,8 @@ impl Backward {
         self.launches.push(launch(matrix.logits, "logits_gradient", tile, problem.tokens, width, args));
 
         if let Some(partials) = scratch.column_partials {
-            let row_blocks = u64::from(blocks(problem.tokens, tile.m as usize));
+            let each = rows_of_a_partial(schedule);
+            let row_blocks = u64::from(blocks(problem.tokens, each));
             for (k, &(input, _)) in common.lowered.cols.iter().enumerate() {
                 let mut part = partials;
                 part.offset += k as u64 * row_blocks * width as u64 * 4;
@@ -200,7 +201,7 @@ impl Backward {
                         common.count(),
                         Arg::InputGradient(input),
                         common.tokens(),
-                        Arg::Int(tile.m as i32),
+                        Arg::Int(each as i32),
                         Arg::Int(width as i32),
                         Arg::Int(first as i32),
                     ],
@@ -208,22 +209,22 @@ impl Backward {
             }
         }
         if let Some(module) = matrix.classifier {
-            let mut args = vec![
-                Arg::Workspace(scratch.gradient),
-                Arg::Hidden,
-                common.order(),
-                common.count(),
-                scale,
-                Arg::ClassifierGradient,
-            ];
-            args.extend(place);
             let tile = &schedule.classifier_gradient;
+            let mut args = vec![
+                common.gradient(scratch.gradient, width, Operand::LeftMnMajor, tile),
+                common.hidden(Operand::RightMnMajor, tile),
+            ];
+            // Rows that count are packed already where TMA copies them.
+            args.extend((schedule.family != Family::Wgmma).then(|| common.order()));
+            args.extend([common.count(), scale, Arg::ClassifierGradient]);
+            args.extend(place);
             self.launches.push(launch(module, "classifier_gradient", tile, width, problem.hidden, args));
         }
         if let Some(module) = matrix.hidden {
+            let tile = &schedule.hidden_gradient;
             let mut args = vec![
-                Arg::Workspace(scratch.gradient),
-                Arg::Classifier,
+                common.gradient(scratch.gradient, width, Operand::LeftKMajor, tile),
+                common.classifier(Operand::RightMnMajor, tile),
                 common.order(),
                 common.count(),
                 scale,
@@ -232,9 +233,16 @@ impl Backward {
             ];
             args.extend(place);
             args.extend([Arg::Int(i32::from(at == 0)), Arg::Int(i32::from(at + 1 == chunks))]);
-            let tile = &schedule.hidden_gradient;
             self.launches.push(launch(module, "hidden_gradient", tile, problem.tokens, problem.hidden, args));
         }
+    }
+}
+
+/// Rows that one partial of a Col input's gradient sums.
+fn rows_of_a_partial(schedule: &GpuSchedule) -> usize {
+    match schedule.family {
+        Family::Wgmma => 64,
+        Family::Mma | Family::Simt => schedule.logits_gradient.m as usize,
     }
 }
 

@@ -7,7 +7,7 @@ use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::diff::{Wanted, lower};
 use crate::ir::{InputId, InputKind, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
-use crate::schedule::{Gpu, GpuSchedule, ScheduleError};
+use crate::schedule::{Family, Gpu, GpuSchedule, ScheduleError};
 use thiserror::Error;
 
 /// Why there is no plan.
@@ -76,7 +76,9 @@ impl GpuPlan {
         }
         schedule.check(problem, gpu)?;
         let widest = (problem.vocab.div_ceil(64).max(1) * 64).min(schedule.chunk as usize) as u32;
-        let build = |chunk: u32| GpuPlan::with_chunk(program, problem, &GpuSchedule { chunk, ..*schedule });
+        let build = |chunk: u32| {
+            GpuPlan::with_chunk(program, problem, &GpuSchedule { chunk, ..*schedule }, gpu.clusters())
+        };
         let plan = build(widest);
         plan.check_exchanges()?;
         let Some(limit) = problem.workspace_limit else { return Ok(plan) };
@@ -115,7 +117,7 @@ impl GpuPlan {
         Ok(())
     }
 
-    fn with_chunk(program: &Program, problem: &Problem, schedule: &GpuSchedule) -> GpuPlan {
+    fn with_chunk(program: &Program, problem: &Problem, schedule: &GpuSchedule, clusters: u32) -> GpuPlan {
         let wanted = Wanted {
             logit: problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some(),
             inputs: problem.input_gradients.clone(),
@@ -126,10 +128,18 @@ impl GpuPlan {
         let tokens = problem.tokens as u64;
         let packing = (problem.ignored == Ignored::Possible && program.has_target())
             .then(|| (workspace.take(Region::Held, tokens * 4), workspace.take(Region::Held, 4)));
+        // TMA cannot gather: family `wgmma` multiplies a copy of the rows that count.
+        let packs = packing.is_some() && schedule.family == Family::Wgmma;
+        let packed_hidden = packs.then(|| {
+            let region = if problem.wants_gradients() { Region::Held } else { Region::Forward };
+            workspace.take(region, tokens * problem.hidden as u64 * problem.dtype.bytes() as u64)
+        });
         let common = Common {
             program,
             problem,
             schedule,
+            clusters,
+            packed_hidden,
             lowered: &lowered,
             slots: &saved,
             saved: workspace.take(Region::Held, saved.len() as u64 * tokens * 4),
@@ -166,6 +176,8 @@ pub(super) struct Common<'a> {
     pub(super) program: &'a Program,
     pub(super) problem: &'a Problem,
     pub(super) schedule: &'a GpuSchedule,
+    /// Clusters of two blocks that the GPU runs at once.
+    pub(super) clusters: u32,
     pub(super) lowered: &'a crate::diff::Lowered,
     pub(super) slots: &'a SavedSlots,
     /// Saved values, `[slots][N]` f32.
@@ -174,6 +186,8 @@ pub(super) struct Common<'a> {
     pub(super) factor: super::Buffer,
     /// The order of tokens, `[N]` i32, and how many count, one i32; where tokens may be ignored.
     pub(super) packing: Option<(super::Buffer, super::Buffer)>,
+    /// The rows of the hidden states that count, one after the other, [N, D].
+    pub(super) packed_hidden: Option<super::Buffer>,
 }
 
 impl<'a> Common<'a> {

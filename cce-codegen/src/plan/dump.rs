@@ -1,6 +1,6 @@
 //! A plan as text.
 
-use super::{Arg, GpuPlan, Launch, Region};
+use super::{Arg, GpuPlan, Launch, Matrix, Region};
 use std::fmt::Write;
 
 impl GpuPlan {
@@ -52,6 +52,14 @@ fn argument(arg: Arg) -> String {
                 Region::Backward => "backward",
             };
             format!("{region}+{}", buffer.offset)
+        }
+        Arg::TensorMap(map) => {
+            let matrix = match map.matrix {
+                Matrix::Hidden => "Hidden".to_owned(),
+                Matrix::Classifier => "Classifier".to_owned(),
+                Matrix::Workspace(buffer) => argument(Arg::Workspace(buffer)),
+            };
+            format!("{matrix} [{}, {}] by boxes of {} rows", map.rows, map.columns, map.box_rows)
         }
         Arg::Int(value) => value.to_string(),
         Arg::InputGradient(input) => format!("gradient of input {}", input.0),

@@ -1,8 +1,11 @@
 //! The forward pass: pack, walk over the logits, merge, reduce over tokens.
 
 use super::build::{Common, blocks};
+use super::operand::Operand;
+use super::walk::most_partials;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
+use crate::schedule::Family;
 
 pub(super) struct Forward {
     pub(super) launches: Vec<Launch>,
@@ -34,13 +37,18 @@ impl Forward {
         let rows = modules.len();
         modules.push(Module {
             name: "rows_forward",
-            source: emitter.rows_forward(outputs, &holes),
-            entries: vec!["pack", "merge", "check_targets", "reduce_tokens"],
+            source: emitter.rows_forward(&schedule.logits, outputs, &holes),
+            entries: if common.packed_hidden.is_some() {
+                vec!["pack", "pack_hidden", "merge", "check_targets", "reduce_tokens"]
+            } else {
+                vec!["pack", "merge", "check_targets", "reduce_tokens"]
+            },
             family: None,
         });
 
+        let walkers = if schedule.family == Family::Wgmma { common.clusters } else { schedule.splits };
         let partials =
-            workspace.take(Region::Forward, u64::from(schedule.splits) * holes.stats() as u64 * tokens * 4);
+            workspace.take(Region::Forward, partials_of_a_statistic(common) * holes.stats() as u64 * 4);
         let output_rows = workspace.take(Region::Forward, outputs as u64 * tokens * 4);
         let bad_target = workspace.take(Region::Forward, 16);
         let check_targets = common.program.has_target().then(|| Launch {
@@ -69,25 +77,43 @@ impl Forward {
                 ],
             });
         }
+        if let Some(packed) = common.packed_hidden {
+            launches.push(Launch {
+                module: rows,
+                entry: "pack_hidden",
+                // Eight rows a block at a time, and a block takes a few.
+                blocks: blocks(problem.tokens, 32),
+                threads: 256,
+                shared_bytes: 0,
+                args: vec![
+                    Arg::Hidden,
+                    common.order(),
+                    common.count(),
+                    Arg::Workspace(packed),
+                    common.tokens(),
+                ],
+            });
+        }
+        let mut args = vec![
+            common.hidden(Operand::LeftKMajor, tile),
+            common.classifier(Operand::RightKMajor, tile),
+            Arg::Targets,
+            common.order(),
+            common.count(),
+            Arg::Values,
+            Arg::Workspace(common.saved),
+            Arg::Workspace(partials),
+            common.tokens(),
+        ];
+        args.extend((schedule.family != Family::Wgmma).then_some(Arg::Int(schedule.splits as i32)));
+        args.push(common.group());
         launches.push(Launch {
             module: walk,
             entry: "logits_forward",
-            blocks: blocks(problem.tokens, tile.m as usize) * schedule.splits,
+            blocks: common.matrix_blocks(tile, problem.tokens, tile.n as usize) * schedule.splits,
             threads: tile.threads(schedule.family),
             shared_bytes: tile.shared_bytes(schedule.family),
-            args: vec![
-                Arg::Hidden,
-                Arg::Classifier,
-                Arg::Targets,
-                common.order(),
-                common.count(),
-                Arg::Values,
-                Arg::Workspace(common.saved),
-                Arg::Workspace(partials),
-                common.tokens(),
-                Arg::Int(schedule.splits as i32),
-                common.group(),
-            ],
+            args,
         });
         launches.push(Launch {
             module: rows,
@@ -98,12 +124,14 @@ impl Forward {
             args: vec![
                 Arg::Workspace(partials),
                 Arg::Targets,
+                common.order(),
+                common.count(),
                 Arg::Values,
                 Arg::OutputRows,
                 Arg::Workspace(common.saved),
                 common.tokens(),
-                Arg::Int(schedule.splits as i32),
-                Arg::Ignore,
+                Arg::Int(walkers as i32),
+                common.group(),
             ],
         });
         launches.push(Launch {
@@ -124,4 +152,17 @@ impl Forward {
         });
         Forward { launches, output_rows, check_targets, bad_target, statistics: holes.stats() }
     }
+}
+
+/// Partials of one statistic, over all rows.
+fn partials_of_a_statistic(common: &Common<'_>) -> u64 {
+    let (problem, schedule) = (common.problem, common.schedule);
+    if schedule.family != Family::Wgmma {
+        return u64::from(schedule.splits) * problem.tokens as u64;
+    }
+    let rows = 2 * u64::from(schedule.logits.m);
+    let tiles = problem.vocab.div_ceil(schedule.logits.n as usize) as u64;
+    let row_blocks = (problem.tokens as u64).div_ceil(rows);
+    let together = u64::from(schedule.group);
+    rows * most_partials(row_blocks, together, tiles, u64::from(common.clusters), common.packing.is_some())
 }

@@ -9,7 +9,9 @@ mod build;
 mod dump;
 mod forward;
 mod memory;
+mod operand;
 pub(crate) mod saved;
+mod walk;
 
 pub use build::PlanError;
 pub use memory::{Buffer, Region, WorkspaceLayout};
@@ -48,6 +50,33 @@ pub struct Launch {
     pub args: Vec<Arg>,
 }
 
+/// A matrix of 16-bit elements that TMA copies boxes of: `CUtensorMap`, 128-byte swizzle, boxes of 64 elements
+/// along a row, zeros outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorMap {
+    /// Where it is.
+    pub matrix: Matrix,
+    /// Rows.
+    pub rows: u64,
+    /// Elements of a row.
+    pub columns: u64,
+    /// Elements between rows; a multiple of 8.
+    pub row_stride: u64,
+    /// Rows of a box.
+    pub box_rows: u32,
+}
+
+/// What a [`TensorMap`] is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matrix {
+    /// The hidden states.
+    Hidden,
+    /// The classifier.
+    Classifier,
+    /// A part of the workspace.
+    Workspace(Buffer),
+}
+
 /// A kernel argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
@@ -55,6 +84,8 @@ pub enum Arg {
     Hidden,
     /// Pointer to the classifier.
     Classifier,
+    /// A matrix for TMA, 128 bytes.
+    TensorMap(TensorMap),
     /// Pointer to the targets; null for a program without a target.
     Targets,
     /// `struct Values`: for each Row and Col input a pointer, for each Scalar input `{ const float* pointer;

@@ -49,6 +49,16 @@ impl Gpu {
         }
     }
 
+    /// Whether it has wgmma: compute capability 9.0 alone.
+    pub fn has_wgmma(&self) -> bool {
+        self.capability == (9, 0)
+    }
+
+    /// Clusters of two blocks, one block a multiprocessor, that run at once.
+    pub fn clusters(&self) -> u32 {
+        (self.multiprocessors / 2).max(1)
+    }
+
     /// Whether it has mma.sync with bf16.
     pub fn has_mma(&self) -> bool {
         self.capability >= (8, 0)

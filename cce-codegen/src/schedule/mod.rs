@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
+    /// wgmma on Hopper's tensor cores, fed by TMA: sm_90, bf16 and f16, rows of 16-byte multiples.
+    Wgmma,
     /// mma.sync on tensor cores: sm_80 and up, bf16 and f16, any shape.
     Mma,
     /// FFMA: every GPU, every type, true fp32.
@@ -30,9 +32,9 @@ pub struct Tile {
     pub k: u32,
     /// Stages of the shared-memory ring.
     pub stages: u32,
-    /// Warps along the rows.
+    /// Warps along the rows that multiply.
     pub warps_m: u32,
-    /// Warps along the columns.
+    /// Warps along the columns that multiply.
     pub warps_n: u32,
 }
 
@@ -43,7 +45,8 @@ pub struct GpuSchedule {
     pub family: Family,
     /// Tile of the logits in the forward pass: tokens x vocabulary.
     pub logits: Tile,
-    /// Parts of the vocabulary that the forward pass walks independently for one row block.
+    /// Parts of the vocabulary that the forward pass walks independently for one row block. Family `wgmma`
+    /// divides its walk by the GPU's clusters: 1.
     pub splits: u32,
     /// Tile of the logits in the backward pass: tokens x vocabulary.
     pub logits_gradient: Tile,
@@ -53,7 +56,8 @@ pub struct GpuSchedule {
     pub hidden_gradient: Tile,
     /// Vocabulary entries of one backward chunk.
     pub chunk: u32,
-    /// Row blocks that walk the same columns at the same time, so that both stay in L2.
+    /// Row blocks (of a cluster in family `wgmma`: two tiles) that walk the same columns at the same time, so
+    /// that both stay in L2.
     pub group: u32,
 }
 

@@ -1,7 +1,7 @@
 //! What a tile needs, and why one may not be possible.
 
 use super::{Family, Gpu, GpuSchedule, Tile};
-use crate::problem::{DType, Problem};
+use crate::problem::{DType, Layout, Problem};
 use thiserror::Error;
 
 /// Why a schedule does not fit a problem or a GPU.
@@ -9,7 +9,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ScheduleError {
     /// The family cannot run this problem here.
-    #[error("family {family:?} {reason}; use family Simt, which runs everything")]
+    #[error("family {family:?} {reason}; family Simt runs everything")]
     Family {
         /// The family.
         family: Family,
@@ -58,6 +58,8 @@ impl Tile {
     /// Threads of a block.
     pub fn threads(&self, family: Family) -> u32 {
         match family {
+            // A warpgroup that copies beside the warps that multiply.
+            Family::Wgmma => 128 + self.warps_m * self.warps_n * 32,
             Family::Mma => self.warps_m * self.warps_n * 32,
             Family::Simt => 256,
         }
@@ -66,29 +68,39 @@ impl Tile {
     /// Bytes of the shared-memory ring.
     pub fn ring_bytes(&self, family: Family) -> u32 {
         match family {
-            Family::Mma => self.stages * (self.m + self.n) * self.k * 2,
+            Family::Wgmma | Family::Mma => self.stages * (self.m + self.n) * self.k * 2,
             // Two buffers of floats, rows padded by four against bank conflicts.
             Family::Simt => 2 * self.k * (self.m + self.n + 8) * 4,
         }
     }
 
     /// Bytes of shared memory of a block: the ring or a finished tile's sums (8 floats between rows), then
-    /// two ints a row.
+    /// two ints a row. Family `wgmma`: the ring, aligned to 1024 bytes, its barriers, and two warpgroups'
+    /// staging of 64 x 64 sums, beside the ring because the next tile's copies are under way.
     pub fn shared_bytes(&self, family: Family) -> u32 {
-        self.ring_bytes(family).max(self.m * (self.n + 8) * 4) + 8 * self.m
+        match family {
+            Family::Wgmma => 1024 + self.ring_bytes(family) + 128 + 2 * 64 * 64 * 4,
+            Family::Mma | Family::Simt => self.ring_bytes(family).max(self.m * (self.n + 8) * 4) + 8 * self.m,
+        }
     }
 
     /// The most f32 a token that a block of the forward pass can exchange between its warps, in the place of
     /// the ring or of a tile's sums.
     pub(crate) fn most_statistics(&self, family: Family) -> usize {
-        let warps_of_a_row = if family == Family::Mma { self.warps_n } else { 1 };
-        self.exchanged(family, warps_of_a_row * self.m)
+        match family {
+            Family::Wgmma => usize::MAX,
+            Family::Mma => self.exchanged(family, self.warps_n * self.m),
+            Family::Simt => self.exchanged(family, self.m),
+        }
     }
 
     /// The most f32 a column that a block of the backward pass can exchange between its warps.
     pub(crate) fn most_column_sums(&self, family: Family) -> usize {
-        let warps_of_a_column = if family == Family::Mma { self.warps_m } else { 8 };
-        self.exchanged(family, warps_of_a_column * self.n)
+        match family {
+            Family::Wgmma => usize::MAX,
+            Family::Mma => self.exchanged(family, self.warps_m * self.n),
+            Family::Simt => self.exchanged(family, 8 * self.n),
+        }
     }
 
     fn exchanged(&self, family: Family, each: u32) -> usize {
@@ -103,6 +115,17 @@ impl Tile {
             return fail("has more than 1024 rows or columns".to_owned());
         }
         match family {
+            Family::Wgmma => {
+                if self.m != 128 || self.k != 64 || (self.warps_m, self.warps_n) != (8, 1) {
+                    return fail("must have 128 rows, 8 x 1 warps and stages 64 deep".to_owned());
+                }
+                if ![64, 128, 192, 256].contains(&self.n) {
+                    return fail("must have 64, 128, 192 or 256 columns".to_owned());
+                }
+                if !(2..=12).contains(&self.stages) {
+                    return fail(format!("has {} stages; 2 to 12 are possible", self.stages));
+                }
+            }
             Family::Simt => {
                 if !self.m.is_multiple_of(64) || !self.n.is_multiple_of(64) || self.m == 0 || self.n == 0 {
                     return fail("must have rows and columns that are multiples of 64".to_owned());
@@ -175,6 +198,37 @@ impl Tile {
     }
 }
 
+impl Family {
+    /// Why the family cannot run a problem on a GPU, if it cannot.
+    pub fn refuses(self, problem: &Problem, gpu: &Gpu) -> Option<&'static str> {
+        if self == Family::Simt {
+            return None;
+        }
+        if problem.dtype == DType::F32 {
+            return Some("multiplies bf16 and f16 only, and the problem is f32");
+        }
+        match self {
+            Family::Mma if !gpu.has_mma() => Some("needs compute capability 8.0 or newer"),
+            Family::Wgmma if !gpu.has_wgmma() => Some("needs compute capability 9.0"),
+            Family::Wgmma if problem.tokens == 0 => Some("needs at least one token"),
+            Family::Wgmma if !problem.hidden.is_multiple_of(8) => {
+                Some("needs a hidden size that is a multiple of 8")
+            }
+            Family::Wgmma
+                if ![problem.hidden_layout, problem.classifier_layout].iter().all(copies_by_tma) =>
+            {
+                Some("needs rows of hidden states and classifier that are aligned to 16 bytes")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether TMA can copy rows of 16-bit elements: base address and row stride are multiples of 16 bytes.
+fn copies_by_tma(layout: &Layout) -> bool {
+    layout.align.is_multiple_of(16) && (layout.row_stride * 2).is_multiple_of(16)
+}
+
 impl GpuSchedule {
     /// Whether the schedule can run this problem on this GPU. Registers are known only once a kernel is
     /// compiled.
@@ -182,17 +236,8 @@ impl GpuSchedule {
     /// # Errors
     /// The first constraint that is broken.
     pub fn check(&self, problem: &Problem, gpu: &Gpu) -> Result<(), ScheduleError> {
-        if self.family == Family::Mma {
-            let reason = if problem.dtype == DType::F32 {
-                Some("multiplies bf16 and f16 only, and the problem is f32")
-            } else if !gpu.has_mma() {
-                Some("needs compute capability 8.0 or newer")
-            } else {
-                None
-            };
-            if let Some(reason) = reason {
-                return Err(ScheduleError::Family { family: self.family, reason });
-            }
+        if let Some(reason) = self.family.refuses(problem, gpu) {
+            return Err(ScheduleError::Family { family: self.family, reason });
         }
         for (which, tile) in [
             ("logits", &self.logits),
@@ -203,6 +248,9 @@ impl GpuSchedule {
             tile.check(self.family, which, gpu)?;
         }
         let number = |what, found, expected| Err(ScheduleError::Number { what, found, expected });
+        if self.family == Family::Wgmma && self.splits != 1 {
+            return number("splits", self.splits, "1 in family `wgmma`");
+        }
         if self.splits == 0 || self.splits > 1024 {
             return number("splits", self.splits, "from 1 to 1024");
         }

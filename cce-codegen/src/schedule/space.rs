@@ -3,7 +3,7 @@
 use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use crate::diff::{Wanted, lower};
 use crate::ir::{ExprId, Node, Program};
-use crate::problem::{DType, Problem};
+use crate::problem::Problem;
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
 const DEFAULT_SCRATCH: u64 = 288 << 20;
@@ -29,12 +29,62 @@ const MMA: [Tile; 8] = [
     tile(64, 64, 64, 4, 2, 2),
 ];
 
+/// Tiles of family `wgmma`, best first.
+const WGMMA: [Tile; 4] = [
+    tile(128, 256, 64, 4, 8, 1),
+    tile(128, 192, 64, 4, 8, 1),
+    tile(128, 128, 64, 6, 8, 1),
+    tile(128, 64, 64, 7, 8, 1),
+];
+
 impl GpuSchedule {
-    /// The schedule used where nothing has been tuned.
+    /// The schedule used where nothing has been tuned: of the fastest family that can run the problem.
     pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
-        if problem.dtype == DType::F32 || !gpu.has_mma() {
-            return GpuSchedule::simt(program, problem, gpu);
+        let can = |family: &Family| family.refuses(problem, gpu).is_none();
+        let family = [Family::Wgmma, Family::Mma].into_iter().find(can).unwrap_or(Family::Simt);
+        GpuSchedule::of_family(family, program, problem, gpu)
+    }
+
+    /// The schedule that a family uses where nothing has been tuned. Whether the family can run the problem
+    /// is for [`GpuSchedule::check`] to say.
+    pub fn of_family(family: Family, program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
+        match family {
+            Family::Wgmma => GpuSchedule::wgmma(program, problem, gpu),
+            Family::Mma => GpuSchedule::mma(program, problem, gpu),
+            Family::Simt => GpuSchedule::simt(program, problem, gpu),
         }
+    }
+
+    fn wgmma(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
+        let clusters = |tile: &Tile, rows: usize, columns: usize| {
+            (rows.div_ceil(2 * tile.m as usize) * columns.div_ceil(tile.n as usize)) as f64
+        };
+        // The widest tile moves the fewest bytes for a product; a narrower one may divide the columns, and
+        // the tiles among the clusters, with less left over.
+        let for_product = |rows: usize| {
+            let time = |tile: &&Tile| {
+                let rounds = (clusters(tile, rows, problem.hidden) / f64::from(gpu.clusters())).ceil();
+                rounds * f64::from(tile.n) * (1.0 + 8.0 / f64::from(tile.n))
+            };
+            let best = WGMMA.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
+            best.copied().unwrap_or(WGMMA[0])
+        };
+        let logits = if is_heavy(program, problem) { WGMMA[2] } else { WGMMA[0] };
+        let classifier_gradient = for_product(problem.vocab.min(16_384));
+        let chunk = chunk(problem, gpu, &classifier_gradient, Family::Wgmma);
+        GpuSchedule {
+            family: Family::Wgmma,
+            logits,
+            splits: 1,
+            logits_gradient: logits,
+            classifier_gradient,
+            hidden_gradient: for_product(problem.tokens),
+            chunk,
+            group: together(problem, gpu),
+        }
+    }
+
+    fn mma(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         let light = !is_heavy(program, problem);
         let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
         let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
@@ -92,16 +142,29 @@ impl GpuSchedule {
                 candidates.push(candidate);
             }
         };
-        let tiles: &[Tile] = if base.family == Family::Mma { &MMA } else { &[SIMT, SIMT_SMALL] };
-        for &logits in tiles {
-            let (group, splits) = walk(problem, gpu, &logits, base.family);
-            for (group, splits) in [
-                (group, splits),
-                (group.div_ceil(2), splits * 2),
-                (group * 2, splits.div_ceil(2)),
-                (group, splits * 2),
-            ] {
-                add(GpuSchedule { logits, splits, group, ..base });
+        let tiles: &[Tile] = match base.family {
+            Family::Wgmma => &WGMMA,
+            Family::Mma => &MMA,
+            Family::Simt => &[SIMT, SIMT_SMALL],
+        };
+        if base.family == Family::Wgmma {
+            add(GpuSchedule::mma(program, problem, gpu));
+            for &logits in tiles {
+                for group in [base.group, base.group.div_ceil(2), base.group * 2] {
+                    add(GpuSchedule { logits, group: group.min(gpu.clusters()), ..base });
+                }
+            }
+        } else {
+            for &logits in tiles {
+                let (group, splits) = walk(problem, gpu, &logits, base.family);
+                for (group, splits) in [
+                    (group, splits),
+                    (group.div_ceil(2), splits * 2),
+                    (group * 2, splits.div_ceil(2)),
+                    (group, splits * 2),
+                ] {
+                    add(GpuSchedule { logits, splits, group, ..base });
+                }
             }
         }
         if problem.wants_gradients() {
@@ -117,6 +180,15 @@ impl GpuSchedule {
         }
         candidates.into_iter().map(|candidate| (candidate, candidate.check(problem, gpu))).collect()
     }
+}
+
+/// Row blocks of a cluster (256 rows) that walk together: 2048 to 4096 rows are best on an H100, in groups of
+/// about equal size; fewer where sets of that many leave more clusters over for the tails than a fifth.
+fn together(problem: &Problem, gpu: &Gpu) -> u32 {
+    let row_blocks = u32::try_from(problem.tokens.div_ceil(256).max(1)).unwrap_or(u32::MAX);
+    let clusters = gpu.clusters();
+    let groups = row_blocks.div_ceil(16.min(clusters));
+    row_blocks.div_ceil(groups)
 }
 
 /// Whether the vocabulary loop keeps more than the normaliser and means: expectations and extrema, those that
@@ -189,6 +261,7 @@ fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
 mod tests {
     use super::*;
     use crate::ir::InputKind;
+    use crate::problem::DType;
     use crate::valid::{ProgramBuilder, Site};
 
     fn program() -> Program {

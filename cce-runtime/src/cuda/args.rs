@@ -1,7 +1,8 @@
 //! A call's buffers and scalars as kernel arguments: the structs of the kernels, byte by byte.
 
 use crate::call::ArgSource;
-use crate::driver::LaunchArgs;
+use crate::driver::{Context, DevicePtr, LaunchArgs, MatrixShape};
+use crate::error::Result;
 use crate::executor::{
     ResolvedGradients, ResolvedInput, ResolvedInputs, ResolvedOutput, ResolvedReduction, ResolvedSettings,
     ResolvedUpstream,
@@ -9,10 +10,11 @@ use crate::executor::{
 use crate::views::RawView;
 use crate::workspace::RawWorkspace;
 use cce_codegen::ir::InputId;
-use cce_codegen::plan::{Arg, Buffer, GpuPlan};
+use cce_codegen::plan::{Arg, Buffer, GpuPlan, Matrix, TensorMap};
 
 /// Everything that a launch of one call may refer to. What a pass does not have is empty.
 pub(super) struct Arguments<'a> {
+    pub(super) context: &'a Context,
     pub(super) plan: &'a GpuPlan,
     pub(super) inputs: &'a ResolvedInputs,
     pub(super) settings: &'a ResolvedSettings,
@@ -54,7 +56,10 @@ fn address(view: Option<RawView>) -> u64 {
 
 impl Arguments<'_> {
     /// The arguments of one launch.
-    pub(super) fn launch(&self, args: &[Arg]) -> LaunchArgs {
+    ///
+    /// # Errors
+    /// A matrix that TMA cannot copy.
+    pub(super) fn launch(&self, args: &[Arg]) -> Result<LaunchArgs> {
         let mut launch = LaunchArgs::new();
         for &arg in args {
             match arg {
@@ -66,6 +71,7 @@ impl Arguments<'_> {
                 Arg::OutputRows => launch.push_bytes(&self.output_rows()),
                 Arg::Reduced => launch.push_bytes(&self.reduced()),
                 Arg::InputRows => launch.push_bytes(&self.input_rows()),
+                Arg::TensorMap(map) => launch.push_bytes(&self.tensor_map(map)?),
                 Arg::Hidden
                 | Arg::Classifier
                 | Arg::Targets
@@ -76,7 +82,17 @@ impl Arguments<'_> {
                 | Arg::Null => launch.push(self.pointer(arg)),
             };
         }
-        launch
+        Ok(launch)
+    }
+
+    fn tensor_map(&self, map: TensorMap) -> Result<[u8; 128]> {
+        let base = match map.matrix {
+            Matrix::Hidden => self.pointer(Arg::Hidden),
+            Matrix::Classifier => self.pointer(Arg::Classifier),
+            Matrix::Workspace(buffer) => self.place(buffer),
+        };
+        let shape = MatrixShape { rows: map.rows, columns: map.columns, row_bytes: map.row_stride * 2 };
+        self.context.tensor_map(DevicePtr(base), &shape, map.box_rows)
     }
 
     fn pointer(&self, arg: Arg) -> u64 {

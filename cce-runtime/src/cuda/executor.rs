@@ -95,6 +95,7 @@ impl CudaExecutor {
     }
 
     fn launch(&self, stream: &Stream, launches: &[Launch], arguments: &Arguments<'_>) -> Result<()> {
+        let _bound = self.context.bind()?;
         for launch in launches.iter().filter(|launch| launch.blocks > 0) {
             let Some(function) = self.functions.get(&(launch.module, launch.entry)) else {
                 return Err(Error::Launch {
@@ -104,11 +105,12 @@ impl CudaExecutor {
             };
             let config =
                 LaunchConfig::linear(launch.blocks, launch.threads).with_dynamic_shared(launch.shared_bytes);
+            let launch_args = arguments.launch(&launch.args)?;
             // SAFETY: the plan's arguments are in the order and of the types of the kernel's parameters (the
             // driver checks their sizes); every address was resolved from views that the caller promises to
             // be valid until the stream's work is done, and from a workspace of the size that the plan asked
             // for.
-            unsafe { function.launch(stream, &config, &arguments.launch(&launch.args)) }?;
+            unsafe { function.launch(stream, &config, &launch_args) }?;
         }
         Ok(())
     }
@@ -154,6 +156,7 @@ impl CudaExecutor {
         workspace: RawWorkspace,
     ) -> Arguments<'a> {
         Arguments {
+            context: &self.context,
             plan: &self.plan,
             inputs,
             settings,

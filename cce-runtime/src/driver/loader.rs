@@ -58,6 +58,7 @@ const NEEDED: [&str; 46] = [
     "cuFuncGetAttribute",
     "cuFuncSetAttribute",
     "cuLaunchKernelEx",
+    "cuTensorMapEncodeTiled",
     "cuOccupancyMaxActiveBlocksPerMultiprocessor",
     "cuOccupancyMaxActiveClusters",
 ];

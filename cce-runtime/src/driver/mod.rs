@@ -25,6 +25,7 @@ mod module;
 mod plain;
 mod result;
 mod stream;
+mod tensor_map;
 mod version;
 
 pub use self::context::{Bound, Context};
@@ -38,6 +39,7 @@ pub use self::module::{Function, FunctionAttributes, Module};
 pub use self::plain::Plain;
 pub use self::result::DriverError;
 pub use self::stream::{RawStream, Stream};
+pub use self::tensor_map::MatrixShape;
 pub use self::version::CudaVersion;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::task::Task;
 use cce_codegen::ir::{Level, Program};
 use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::{DType, Filter, Ignored, Problem};
-use cce_codegen::schedule::{Gpu, GpuSchedule};
+use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
 use cce_runtime::Device;
 use cce_runtime::nvrtc::{Arch, Nvrtc, Options, Source};
 
@@ -48,7 +48,9 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
     };
     let problem = problem(args, program)?;
     let schedule = match args.family.as_str() {
-        "simt" => GpuSchedule::simt(program, &problem, &gpu),
+        "wgmma" => GpuSchedule::of_family(Family::Wgmma, program, &problem, &gpu),
+        "mma" => GpuSchedule::of_family(Family::Mma, program, &problem, &gpu),
+        "simt" => GpuSchedule::of_family(Family::Simt, program, &problem, &gpu),
         _ => GpuSchedule::default_for(program, &problem, &gpu),
     };
     let plan = GpuPlan::build(program, &problem, &schedule, &gpu)

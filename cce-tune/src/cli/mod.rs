@@ -178,8 +178,8 @@ struct EmitArgs {
     /// The architecture that CUDA and PTX are for: sm_80, sm_90a ...
     #[arg(long, default_value = "sm_90a", value_name = "ARCH", value_parser = emit::arch)]
     arch: cce_runtime::nvrtc::Arch,
-    /// The kernel family: auto (the default schedule's), or simt.
-    #[arg(long, default_value = "auto", value_name = "FAMILY", value_parser = ["auto", "simt"])]
+    /// The kernel family: auto (the fastest that can run the problem), wgmma, mma or simt.
+    #[arg(long, default_value = "auto", value_name = "FAMILY", value_parser = ["auto", "wgmma", "mma", "simt"])]
     family: String,
     /// Print only this module, such as logits_forward.
     #[arg(long, value_name = "NAME")]

@@ -17,16 +17,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
-            int row = row0 + r, col = tile * TILE_N + c;
-            if (row >= rows) return;
-            float* sum = sums + (u64)row * HIDDEN;
-            if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
-            if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
-            Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
-            x *= factor; y *= factor;
-            // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
-            if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
-            store2(to, col, x, y);
+            if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, tile * TILE_N + c, x, y, factor, is_first, is_last);
         });
     });
 }

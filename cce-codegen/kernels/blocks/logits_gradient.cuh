@@ -3,11 +3,6 @@
 
 // G of a tile waits in shared memory, so that whole rows of it are written.
 #define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
-#ifdef DTYPE_F32
-DEVICE void stage2(float* to, float a, float b) { *(float2*)to = make_float2(a, b); }
-#else
-DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
-#endif
 
 // G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
@@ -26,12 +21,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
         int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
         token_of[i] = token;
-#ifdef HAS_TARGET
-        Index y = token >= 0 ? targets[token] : (Index)-1;
-        target_of[i] = y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-        target_of[i] = -1;
-#endif
+        target_of[i] = target_in_range(targets, token);
     }
     __syncthreads();
 
@@ -58,12 +48,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
                 for (int i = 0; i < 2; i++) {
                     // Columns behind the chunk's last get values too; nothing reads them.
                     int col = min(first + tile * TILE_N + acc_col(c + i), VOCAB - 1);
-                    ColIn column = col_in(values, col);
-                    float p = probability(acc[r][c + i], row, column, uniform);
-                    g[i] = logit_gradient(acc[r][c + i], p, col == y, row, column, uniform);
+                    float parts[COL_PARTS];
+                    g[i] = gradient_at(acc[r][c + i], col, y, row, values, uniform, parts);
 #if COL_GRADIENTS > 0
-                    float parts[COL_GRADIENTS];
-                    col_gradients(parts, acc[r][c + i], p, col == y, row, column, uniform);
                     #pragma unroll
                     for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
 #endif

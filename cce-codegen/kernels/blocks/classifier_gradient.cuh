@@ -13,13 +13,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        each_pair(acc, shared, [&](int r, int c, float x, float y) {
-            if (row0 + r >= width) return;
-            Out* to = out + (u64)(first + row0 + r) * HIDDEN;
-            int col = tile * TILE_N + c;
-            x *= factor; y *= factor;
-            if (ACCUMULATE) add2(to, col, x, y);
-            store2(to, col, x, y);
-        });
+        each_pair(acc, shared, [&](int r, int c, float x, float y) { put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, factor); });
     });
 }

@@ -1,0 +1,34 @@
+// Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type. Persistent clusters take tile after tile.
+
+// gradient: G [tokens, width]; hidden: E [tokens that count, HIDDEN]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) classifier_gradient(const __grid_constant__ TensorMap gradient,
+        const __grid_constant__ TensorMap hidden, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out, int tokens,
+        int first, int width, int group) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    Ring ring(shared);
+    const int rows = PACKED ? *count : tokens;
+    const int row_blocks = ceil_div(width, CLUSTER_M), columns = ceil_div(HIDDEN, TILE_N), steps = ceil_div(rows, TILE_K);
+
+    if (warpgroup() == 0) {
+        give_registers();
+        if (threadIdx.x == 0)
+            for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+                Place place = place_of(i, row_blocks, columns, group);
+                ring.produce<false, false>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, hidden, place.column * TILE_N, 0, steps);
+            }
+    } else {
+        take_registers();
+        const float factor = SCALED ? scale[1] : 1.0f;
+        float acc[ACC_ROWS][ACC_COLS];
+        for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+            Place place = place_of(i, row_blocks, columns, group);
+            int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
+            multiply<false, false>(acc, ring, steps);
+            each_pair(acc, shared, [&](int r, int c, float x, float y) {
+                if (rows == 0) x = y = 0.0f;
+                put_classifier(out, first, width, row0 + r, col0 + c, x, y, factor);
+            });
+        }
+    }
+    cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage
+}

@@ -1,0 +1,33 @@
+// Backward, third product: dE += G C of one chunk. Persistent clusters take tile after tile.
+
+// gradient: G [tokens, width]; classifier: C [VOCAB, HIDDEN]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) hidden_gradient(const __grid_constant__ TensorMap gradient,
+        const __grid_constant__ TensorMap classifier, const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale,
+        float* __restrict__ sums, Out* __restrict__ out, int tokens, int first, int width, int group, int is_first, int is_last) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    Ring ring(shared);
+    const int rows = PACKED ? *count : tokens;
+    const int row_blocks = ceil_div(rows, CLUSTER_M), columns = ceil_div(HIDDEN, TILE_N), steps = ceil_div(width, TILE_K);
+
+    if (warpgroup() == 0) {
+        give_registers();
+        if (threadIdx.x == 0)
+            for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+                Place place = place_of(i, row_blocks, columns, group);
+                ring.produce<true, false>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, place.column * TILE_N, first, steps);
+            }
+    } else {
+        take_registers();
+        const float factor = SCALED ? scale[1] : 1.0f;
+        float acc[ACC_ROWS][ACC_COLS];
+        for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+            Place place = place_of(i, row_blocks, columns, group);
+            int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
+            multiply<true, false>(acc, ring, steps);
+            each_pair(acc, shared, [&](int r, int c, float x, float y) {
+                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, factor, is_first, is_last);
+            });
+        }
+    }
+    cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage
+}

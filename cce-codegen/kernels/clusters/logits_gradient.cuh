@@ -1,0 +1,99 @@
+// Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
+// Persistent clusters take tile after tile. Column sums for Col inputs are taken on the way, one partial every 64 rows: no atomics.
+
+// G [tokens, PITCH] of columns first .. first + width, rows that do not count zero; partials [COL_GRADIENTS][blocks of 64 rows][width].
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_gradient(const __grid_constant__ TensorMap hidden,
+        const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
+        const Values values, const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
+        int tokens, int first, int width, int group) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
+    Ring ring(shared);
+    const int rows = PACKED ? *count : tokens;
+    const int row_blocks = ceil_div(rows, CLUSTER_M), columns = ceil_div(width, TILE_N);
+
+    if (warpgroup() == 0) {
+        give_registers();
+        if (threadIdx.x == 0)
+            for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+                Place place = place_of(i, row_blocks, columns, group);
+                ring.produce<true, true>(hidden, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, first + place.column * TILE_N, 0, STEPS);
+            }
+    } else {
+        take_registers();
+        const Uniform uniform = uniform_of(values);
+        const float factor = SCALED ? *scale : 1.0f;
+        float acc[ACC_ROWS][ACC_COLS];
+        for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+            Place place = place_of(i, row_blocks, columns, group);
+            int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
+            multiply<true, true>(acc, ring, STEPS);
+            Coefs row[ACC_ROWS];
+            int counts[ACC_ROWS], target[ACC_ROWS];
+            #pragma unroll
+            for (int r = 0; r < ACC_ROWS; r++) {
+                int at = row0 + acc_row(r), token = at < rows ? (PACKED ? order[at] : at) : -1;
+                counts[r] = token >= 0;
+                target[r] = target_in_range(targets, token);
+                row[r] = coefs_of(coefs, max(token, 0), tokens);
+            }
+            Elem* staged = (Elem*)staging(shared);            // rows of 64, permuted in units of 8 against bank conflicts
+            #pragma unroll
+            for (int block = 0; block < TILE_N / 64; block++) {
+#if COL_GRADIENTS > 0
+                float sums[COL_GRADIENTS][16] = {};
+#endif
+                consumer_sync();                              // the block before has been read
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r++)
+                    #pragma unroll
+                    for (int c = 0; c < 16; c += 2) {
+                        float g[2];
+                        #pragma unroll
+                        for (int i = 0; i < 2; i++) {
+                            // Columns behind the chunk's last get values too; nothing reads them.
+                            int col = min(first + col0 + block * 64 + acc_col(c + i), VOCAB - 1);
+                            float parts[COL_PARTS], value = gradient_at(acc[r][block * 16 + c + i], col, target[r], row[r], values, uniform, parts);
+                            g[i] = counts[r] ? value * factor : 0.0f;
+#if COL_GRADIENTS > 0
+                            #pragma unroll
+                            for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += counts[r] ? parts[k] : 0.0f;
+#endif
+                        }
+                        int local = acc_row(r) & 63;
+                        if (STORE_GRADIENT) stage2(staged + local * 64 + (acc_col(c) ^ (local & 7) << 3), g[0], g[1]);
+                    }
+                consumer_sync();
+                if (STORE_GRADIENT) {                         // row by row, 16 bytes a thread; PITCH leaves room for whole ones
+                    #pragma unroll 4
+                    for (int i = threadIdx.x & 127; i < 64 * 8; i += 128) {
+                        int local = i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local, col = col0 + block * 64 + c;
+                        if (at < tokens && col < width) *(uint4*)(gradient + (u64)at * PITCH + col) = *(const uint4*)(staged + local * 64 + (c ^ (local & 7) << 3));
+                    }
+                }
+#if COL_GRADIENTS > 0
+                float* exchange = (float*)(staging(shared) + 64 * 64 * sizeof(Elem));  // [warps][64]
+                int row_block = row0 / 64 + consumer(), thread = threadIdx.x & 127;
+                #pragma unroll
+                for (int k = 0; k < COL_GRADIENTS; k++) {
+                    #pragma unroll
+                    for (int c = 0; c < 16; c++) {
+                        float sum = sums[k][c];
+                        #pragma unroll
+                        for (int mask = ROW_LANES; mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+                        if (lane_id() < ROW_LANES) exchange[(warp_id() & 3) * 64 + acc_col(c)] = sum;
+                    }
+                    consumer_sync();
+                    int col = col0 + block * 64 + thread;
+                    if (thread < 64 && col < width && row_block * 64 < tokens) {
+                        float sum = exchange[thread] + exchange[64 + thread] + exchange[128 + thread] + exchange[192 + thread];
+                        partials[((u64)k * ceil_div(tokens, 64) + row_block) * width + col] = sum;
+                    }
+                    consumer_sync();
+                }
+#endif
+            }
+        }
+    }
+    cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage
+}

@@ -1,0 +1,85 @@
+// The statistics of a tile's logits, which a thread keeps for its rows over its columns.
+// The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
+
+// A thread's rows, by their place among them: as registers hold them, or as shared memory does for the whole tile.
+struct HeldRows { int of[ACC_ROWS]; DEVICE int operator()(int r) const { return of[r]; } };
+struct SharedRows { const int* of; DEVICE int operator()(int r) const { return of[acc_row(r)]; } };
+
+// What must not join the sums, columns behind the vocabulary and targets, is left out in one of two ways: where the softmax is of the raw logits and
+// nothing else is kept (MASK_LOGITS), the rare tile that has such columns gets logits of -inf; else every column is asked, after the transform.
+template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const Rows& tokens, const Rows& targets, float* target_logit) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        int y = targets(r);
+        float found = 0.0f;
+        bool here = false;
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) {
+            int col = tile * TILE_N + acc_col(c);
+            here |= col == y;
+            found = col == y ? acc[r][c] : found;
+            if (MASK_LOGITS) acc[r][c] = col == y || col >= VOCAB ? NEG_INF : acc[r][c];
+        }
+        if (here) target_logit[tokens(r)] = found;
+    }
+}
+
+// The statistics of one tile's columns join those of the thread's rows. Logits of their own need registers beside the sums: a few columns at a time.
+#define SLICE (MASK_LOGITS || ACC_COLS < 16 ? ACC_COLS : 16)
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        RowIn row = row_in(values, tokens(r));
+        int y = MASK_LOGITS ? -1 : targets(r);
+        auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return MASK_LOGITS || (col < VOCAB && col != y); };
+        auto col_at = [&](int c) { return col_in(values, min(tile * TILE_N + acc_col(c), VOCAB - 1)); };
+        #pragma unroll
+        for (int first = 0; first < ACC_COLS; first += SLICE) {
+#ifdef HAS_SOFTMAX
+            float z[SLICE], largest = NEG_INF;
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
+                largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
+            }
+            float reference = fmaxf(stats[r][0], largest * LOG2E);
+            if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
+            float base = reference == NEG_INF ? 0.0f : reference;
+#endif
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                int at = first + c;
+#ifdef HAS_SOFTMAX
+                float e = exp2_approx(fmaf(z[c], LOG2E, -base));
+                stats_add(stats[r], acc[r][at], z[c], live(at) ? e : 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+#else
+                stats_add(stats[r], acc[r][at], 0.0f, 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+#endif
+            }
+        }
+    }
+}
+
+// A finished tile: targets written, everything else joined.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+    bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
+#ifdef HAS_TARGET
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
+#endif
+    if (rare) take_targets(acc, tile, tokens, targets, target_logit);
+    accumulate(acc, stats, tile, tokens, targets, values, uniform);
+}
+
+// The statistics of a row, from the neighbouring lanes that share it.
+DEVICE void merge_lanes(float (&stats)[STATS]) {
+    #pragma unroll
+    for (int mask = 1; mask < ROW_LANES; mask *= 2) {
+        float other[STATS];
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
+        stats_merge(stats, other);
+    }
+}
