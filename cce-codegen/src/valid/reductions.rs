@@ -65,18 +65,13 @@ impl ProgramBuilder {
             let text = (self.describe(y), self.describe(f));
             let message = format!("the arguments of `at` are swapped: {} is the Target", text.1);
             let help = format!("write `at({}, {})`", text.0.trim_matches('`'), text.1.trim_matches('`'));
-            self.mention_all(&[f, y]);
             self.report(Diagnostic::new(site, message).help(help));
             return self.poison();
         }
         let is_target = match target.what {
-            What::Target(input) => {
-                self.mentioned[input.index()] = true;
-                true
-            }
+            What::Target(_) => true,
             What::Poison => false,
             What::Expr(id) => {
-                self.mention_all(&[y]);
                 let described = self.describe(y);
                 let message =
                     format!("`at` reads at a Target, and {described} is a {}", self.graph.kind(id).name());
