@@ -6,7 +6,6 @@ use super::host::{HostCall, HostGradients, HostOutputs, Token};
 use super::layout::{Blocks, Order, Regions};
 use super::memory::Carver;
 use super::product::{Matrix, MatrixMut, Threads, product};
-use super::row::RowInputs;
 use super::stats::{self, Pass, Scratch};
 use super::tensor::{Rows, RowsMut};
 use crate::workspace::RawWorkspace;
@@ -123,8 +122,7 @@ impl Walk<'_, '_> {
 
     /// The forward's row slots of a token.
     pub(crate) fn slots_of(&self, token: u32, scratch: &mut Scratch) -> Vec<f32> {
-        let inputs =
-            RowInputs { inputs: &self.call.inputs, token: token as usize, stats: &[], upstreams: &[] };
+        let inputs = self.call.row_inputs(token, &[]);
         let Scratch { slots, values, .. } = scratch;
         self.forward.slots.run(&inputs, values, |at, value| slots[at] = value as f32);
         slots.clone()
@@ -203,13 +201,7 @@ impl Walk<'_, '_> {
         if !code.rows.is_empty() || !code.scalars.is_empty() {
             for (at, &token) in tokens.iter().enumerate() {
                 let record = &records[at * size..(at + 1) * size];
-                let upstreams = self.call.upstreams(token as usize);
-                let inputs = RowInputs {
-                    inputs: &self.call.inputs,
-                    token: token as usize,
-                    stats: &record[record::STATS..],
-                    upstreams: &upstreams,
-                };
+                let inputs = self.call.row_inputs(token, &record[record::STATS..]);
                 code.inputs.run(&inputs, &mut scratch, |at, value| {
                     if let Some(&row) = code.rows.get(at) {
                         if let Some(place) = place(row) {
@@ -295,8 +287,7 @@ impl Walk<'_, '_> {
         rows.for_each_init(
             || Scratch::new(code, strip),
             |scratch, (row, ((logits, record), &token))| {
-                let inputs =
-                    RowInputs { inputs: &call.inputs, token: token as usize, stats: &[], upstreams: &[] };
+                let inputs = call.row_inputs(token, &[]);
                 let Scratch { slots, values, .. } = scratch;
                 code.slots.run(&inputs, values, |at, value| slots[at] = value as f32);
                 let target = targets.get(row).map(|&y| y as usize);
@@ -331,8 +322,7 @@ impl Walk<'_, '_> {
         rows.enumerate().for_each_init(Vec::new, |scratch, (row, ((record, values), &token))| {
             let target = targets.get(row).map(|&y| y as usize);
             stats::finish(code, record, target, &call.inputs, call.vocab);
-            let stats = &record[record::STATS..];
-            let inputs = RowInputs { inputs: &call.inputs, token: token as usize, stats, upstreams: &[] };
+            let inputs = call.row_inputs(token, &record[record::STATS..]);
             code.outputs.run(&inputs, scratch, |at, value| values[at] = value);
         });
         for (&token, values) in tokens.iter().zip(values.chunks(width.max(1))) {
