@@ -1,8 +1,8 @@
 //! Cold entries of a token: dL/dx of each, and their part of dE.
 
 use super::super::code::record;
-use super::super::exact::Walk as Loops;
 use super::super::host::HostCall;
+use super::super::loops::Loops;
 use super::super::strip::{Registers, StripInputs, Values};
 use super::super::tensor::Rows;
 use super::SampledCode;
