@@ -47,7 +47,8 @@ pub const EXIT_STOPPED: u8 = 130;
                   3 nothing won (no candidate could run, or none was right); 4 the results differ from the \
                   data file's references by more than rounding; 130 stopped by Ctrl-C, what was done is \
                   kept.\n\n\
-                  The database's folder: CCE_TUNING_DIR, else XDG_DATA_HOME/cce, else ~/.local/share/cce."
+                  The database's folder: CCE_TUNING_DIR, else XDG_DATA_HOME/cce, else ~/.local/share/cce.\n\
+                  Compiled kernels: CCE_CACHE_DIR, else XDG_CACHE_HOME/cce, else ~/.cache/cce."
 )]
 struct CommandLine {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Inputs that a mistake may stand for are not called unused, and a loss is not said to lack what is misspelt.
+//! Inputs that a mistake may stand for are not called unused, nor is a misspelt Logit called missing.
 
 use cce::{Logit, Loss, Row, Target};
 
