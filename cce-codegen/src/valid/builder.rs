@@ -72,6 +72,8 @@ pub struct ProgramBuilder {
     pub(super) doc: String,
     pub(super) graph: Graph,
     pub(super) input_sites: Vec<Site>,
+    /// Whether there is an input of which no kind is known.
+    pub(super) has_unread_input: bool,
     values: Vec<Known>,
     scopes: Vec<Vec<(String, Value)>>,
     /// The name of an expression, as long as that name still means it.
@@ -95,6 +97,7 @@ impl ProgramBuilder {
             doc: String::new(),
             graph: Graph::default(),
             input_sites: Vec::new(),
+            has_unread_input: false,
             values: Vec::new(),
             scopes: vec![Vec::new()],
             named: HashMap::new(),
@@ -150,6 +153,14 @@ impl ProgramBuilder {
         let value = self.value(what, site);
         self.bind(name, value);
         value
+    }
+
+    /// Notes an input whose declaration is a mistake that has been reported: nothing that uses it is
+    /// reported, nor that there is no Logit, since it may be it.
+    pub fn unread_input(&mut self, name: &str) {
+        self.has_unread_input = true;
+        let poison = self.poison();
+        self.bind(name, poison);
     }
 
     /// Binds a name to a value in the innermost scope: a `let`. Later bindings of the same name

@@ -21,10 +21,7 @@ impl ProgramBuilder {
                 What::Poison | What::Target(_) => None,
             })
             .collect();
-        // What the whole lacks may be what an earlier mistake stands for.
-        if self.diagnostics.is_empty() {
-            self.check_presence();
-        }
+        self.check_presence();
         let gradients = carries_gradient(&self.graph);
         self.check_loss(&gradients);
         if self.diagnostics.is_empty() {
@@ -67,13 +64,14 @@ impl ProgramBuilder {
         })
     }
 
-    /// There is a Logit, and there is an output.
+    /// There is a Logit, and there is an output, or a mistake that may stand for it.
     fn check_presence(&mut self) {
-        if self.graph.input_of_kind(InputKind::Logit).is_none() {
+        let is_clean = self.diagnostics.is_empty();
+        if self.graph.input_of_kind(InputKind::Logit).is_none() && !self.has_unread_input {
             let error = Diagnostic::new(self.site, format!("`{}` has no Logit among its inputs", self.name));
             self.report(error.help("add the product of hidden states and classifier: `x: Logit`"));
         }
-        if self.outputs.is_empty() {
+        if self.outputs.is_empty() && is_clean {
             let error = Diagnostic::new(self.site, format!("`{}` has no output", self.name));
             self.report(error.help("end with an expression for the loss, or with a struct of outputs"));
         }

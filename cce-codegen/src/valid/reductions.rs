@@ -194,21 +194,14 @@ impl ProgramBuilder {
     /// Whether `z` can be the logits of the program's softmax.
     fn is_softmax(&mut self, site: Site, value: Value, z: ExprId, name: &str) -> bool {
         if !depends_on_logit(&self.graph, z) {
+            // That there is no Logit at all is said once, of the whole.
+            let Some(input) = self.graph.input_of_kind(InputKind::Logit) else { return false };
+            let logit = &self.graph.inputs()[input.index()].name;
             let described = self.describe(value);
-            let logit = self.graph.input_of_kind(InputKind::Logit);
-            let logit = logit.map(|input| self.graph.inputs()[input.index()].name.clone());
-            let message = match &logit {
-                Some(logit) => {
-                    format!("{described} does not depend on the logit `{logit}`, so it has no softmax")
-                }
-                None => format!("{described} does not depend on a Logit, so it has no softmax"),
-            };
-            let help = match (name, logit) {
-                ("expect", Some(logit)) => {
-                    format!("the softmax's logits come first: `expect({logit}, ...)`")
-                }
-                (_, Some(logit)) => format!("take the {name} of a value made from `{logit}`"),
-                (_, None) => "add the Logit to the inputs: `x: Logit`".to_owned(),
+            let message = format!("{described} does not depend on the logit `{logit}`, so it has no softmax");
+            let help = match name {
+                "expect" => format!("the softmax's logits come first: `expect({logit}, ...)`"),
+                _ => format!("take the {name} of a value made from `{logit}`"),
             };
             self.report(Diagnostic::new(self.known(value).site, message).help(help));
             return false;

@@ -403,11 +403,23 @@ fn an_input_that_a_mistake_may_stand_for_is_not_called_unused() {
 #[test]
 fn a_logit_of_a_wrong_kind_is_not_called_missing() {
     let mut b = ProgramBuilder::new(HERE, "test");
-    let x = b.error(HERE, "`Logits` is not a kind of input", None);
-    b.bind("x", x);
+    b.error(HERE, "`Logits` is not a kind of input", None);
+    b.unread_input("x");
+    let x = b.lookup(HERE, "x");
     let l = b.lse(HERE, x);
     b.output(HERE, "loss", l);
     assert_eq!(b.finish().unwrap_err().len(), 1);
+}
+
+#[test]
+fn that_there_is_no_logit_is_said_once_and_beside_other_mistakes() {
+    let mut b = ProgramBuilder::new(HERE, "test");
+    let x = b.input(HERE, "x", InputKind::Col);
+    let (l, unknown) = (b.lse(HERE, x), b.lookup(HERE, "unknown"));
+    let loss = b.sub(HERE, l, unknown);
+    b.output(HERE, "loss", loss);
+    let messages: Vec<_> = b.finish().unwrap_err().into_iter().map(|error| error.message).collect();
+    assert_eq!(messages, ["there is no value named `unknown`", "`test` has no Logit among its inputs"]);
 }
 
 #[test]
