@@ -35,7 +35,8 @@
 //! ```
 //!
 //! # Where to look
-//! - [`language`] is the guide to what `#[cce::loss]` takes; [`losses`] are those that ship, each a function in it.
+//! - [`language`] is the guide to what `#[cce::loss]` takes; [`losses`] are those that ship, each a
+//!   function in it.
 //! - [`Plan`] is a loss made ready for a shape and a [`Device`]. [`Plan::run`] takes host data;
 //!   [`Plan::forward`] and [`Plan::backward`] take [`View`]s of your own memory, on the device too,
 //!   without a copy.

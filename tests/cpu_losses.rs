@@ -189,4 +189,9 @@ fn host_data_go_in_and_come_out() {
         let case = Case::new(&programs::named(name), [37, 64, 123], DType::F32);
         scenarios::run_on_host_data(&Bench::cpu(), &case, Choice::Selected).assert();
     }
+    for reduction in [Reduction::Sum, Reduction::DividedBy, Reduction::MeanByTarget] {
+        let case = Case::new(&programs::named("class_weights"), [37, 64, 123], DType::F32)
+            .with(|case| (case.reduction, case.ignored) = (reduction, Some(0.2)));
+        scenarios::run_on_host_data(&Bench::cpu(), &case, Choice::Selected).assert();
+    }
 }

@@ -120,7 +120,8 @@ fn emitted_sources_are_those_under_review() {
                 .find(|(_, (kept, emitted))| kept != emitted)
             {
                 panic!(
-                    "{}:{}\n  kept:    {kept}\n  emitted: {emitted}\nreview the change, then UPDATE_GOLDENS=1",
+                    "{}:{}\n  kept:    {kept}\n  emitted: {emitted}\n\
+                     review the change, then UPDATE_GOLDENS=1",
                     file.display(),
                     line + 1
                 );

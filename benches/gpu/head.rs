@@ -273,9 +273,10 @@ impl<'a> Bench<'a> {
         let memory = [&loss, &grads].map(|runner| runner.plan.workspace().peak as f64 / 1e6);
         if self.arguments.json {
             println!(
-                "{{\"gpu\":{:?},\"n\":{tokens},\"d\":{width},\"v\":{vocab},\"dtype\":{:?},\"t_ms\":{t},\"loss_ms\":{loss_ms},\
-                 \"grads_ms\":{grads_ms},\"loss_ratio\":{loss_ratio},\"grads_ratio\":{grads_ratio},\"loss_mb\":{},\"grads_mb\":{},\
-                 \"de_error\":{:e},\"dc_error\":{:e}}}",
+                "{{\"gpu\":{:?},\"n\":{tokens},\"d\":{width},\"v\":{vocab},\"dtype\":{:?},\
+                 \"t_ms\":{t},\"loss_ms\":{loss_ms},\"grads_ms\":{grads_ms},\
+                 \"loss_ratio\":{loss_ratio},\"grads_ratio\":{grads_ratio},\
+                 \"loss_mb\":{},\"grads_mb\":{},\"de_error\":{:e},\"dc_error\":{:e}}}",
                 self.device.name(),
                 dtype.name(),
                 memory[0],
@@ -285,8 +286,8 @@ impl<'a> Bench<'a> {
             );
         } else {
             println!(
-                "{tokens:>6} {width:>6} {vocab:>7} {t:>8.3} | {loss_ratio:>8.3} {grads_ratio:>8.3} | {:>9.2} {:>9.1} | {:>9.2e} {:>9.2e} | \
-                 {:>9.2e} {:>9.2e}",
+                "{tokens:>6} {width:>6} {vocab:>7} {t:>8.3} | {loss_ratio:>8.3} {grads_ratio:>8.3} | \
+                 {:>9.2} {:>9.1} | {:>9.2e} {:>9.2e} | {:>9.2e} {:>9.2e}",
                 memory[0], memory[1], errors[0][0], errors[1][0], errors[0][1], errors[1][1]
             );
         }

@@ -5,7 +5,6 @@ use crate::signature::{last, plain};
 use crate::sites::Sites;
 use cce_codegen::ir::{BinaryOp, Cmp, Kind, UnaryOp};
 use cce_codegen::valid::{ProgramBuilder, Site, Value};
-use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
     BinOp, Block, Expr, ExprBinary, ExprCall, ExprIf, ExprStruct, Ident, Lit, Local, Member, Pat, Path, Stmt,
@@ -53,7 +52,6 @@ impl Body<'_> {
                     "end with the struct of outputs"
                 };
                 self.builder.error(site, "the body is empty", Some(help));
-                self.builder.mention_inputs();
             }
             let poison = self.builder.poisoned();
             self.builder.output(Site(0), "loss", poison);
@@ -338,7 +336,7 @@ impl Body<'_> {
             BinOp::Mul(_) => BinaryOp::Mul,
             BinOp::Div(_) => BinaryOp::Div,
             _ => {
-                // The operands' own mistakes are reported too, and their names count as read.
+                // The operands' own mistakes are reported too.
                 if !is_assignment(binary.op) {
                     self.value(&binary.left);
                     self.value(&binary.right);
@@ -454,20 +452,8 @@ impl Body<'_> {
     }
 
     fn refuse(&mut self, tokens: &impl ToTokens, Refusal { message, help }: Refusal) -> Value {
-        self.mention(tokens.to_token_stream());
         let site = self.sites.of(tokens);
         self.builder.error(site, &message, Some(&help))
-    }
-
-    /// Names in refused syntax count as read.
-    fn mention(&mut self, tokens: TokenStream) {
-        for token in tokens {
-            match token {
-                TokenTree::Ident(name) => self.builder.mentions(&plain(&name)),
-                TokenTree::Group(group) => self.mention(group.stream()),
-                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
-            }
-        }
     }
 }
 

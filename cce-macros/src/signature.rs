@@ -60,12 +60,8 @@ pub fn declare(function: &ItemFn, sites: &mut Sites, builder: &mut ProgramBuilde
                 "`{}` is not a kind of input",
                 quote::quote!(#argument).to_string().split_once(": ").map_or("this", |(_, ty)| ty)
             );
-            let value = builder.error(
-                site,
-                &message,
-                Some("the kinds are `Logit`, `Target`, `Row`, `Col` and `Scalar`"),
-            );
-            builder.bind(&plain(&name.ident), value);
+            builder.error(site, &message, Some("the kinds are `Logit`, `Target`, `Row`, `Col` and `Scalar`"));
+            builder.unread_input(&plain(&name.ident));
             continue;
         };
         let site = sites.of(&name.ident);

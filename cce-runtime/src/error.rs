@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use crate::driver::DriverError;
 
 /// Everything that can go wrong between a program and its results.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its `Debug` is its message too: that is what a `main` which returns an error prints.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A buffer or slice holds another number of elements than the problem needs.
@@ -313,6 +315,24 @@ impl Error {
     }
 }
 
+impl fmt::Debug for Error {
+    /// The message, and the causes that it does not state already, each on a line of its own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = self.to_string();
+        f.write_str(&said)?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let message = error.to_string();
+            if !said.contains(&message) {
+                write!(f, "\n  caused by: {message}")?;
+            }
+            said.push_str(&message);
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
 /// A byte count as a person reads it, exact below 1 KiB: `512 bytes`, `1.50 GiB`.
 fn bytes(count: u64) -> impl fmt::Display {
     const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -352,6 +372,20 @@ mod tests {
         let message = error.to_string();
         assert!(message.contains("3.00 GiB") && message.contains("1.00 MiB"), "{message}");
         assert!(message.contains("80.00 GiB"), "{message}");
+    }
+
+    #[test]
+    fn a_main_function_that_fails_prints_the_message_and_each_cause_once() {
+        let error = Error::MissingInput { what: "targets".into() };
+        assert_eq!(format!("{error:?}"), "targets is missing: the call needs it");
+
+        let system = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
+        let error = Error::io("read", Path::new("/a/file"), system);
+        assert_eq!(format!("{error:?}"), "cannot read /a/file: no such file");
+
+        let tried = vec!["libnvrtc.so.13: not there".to_owned()];
+        let error = Error::NvrtcNotFound { tried };
+        assert_eq!(format!("{error:?}"), error.to_string());
     }
 
     #[test]

@@ -62,6 +62,17 @@ impl Case {
         problem
     }
 
+    /// The reduction as a call states it.
+    pub fn token_reduction<'d>(&self, divisor: ScalarArg<'d>) -> TokenReduction<'d> {
+        match self.reduction {
+            Reduction::None => TokenReduction::None,
+            Reduction::Sum => TokenReduction::Sum,
+            Reduction::Mean => TokenReduction::Mean,
+            Reduction::DividedBy => TokenReduction::DividedBy(divisor),
+            Reduction::MeanByTarget => TokenReduction::MeanByTarget("weight".to_owned()),
+        }
+    }
+
     /// Everything but the workspace's limit.
     pub fn builder(&self, bench: &Bench, choice: Choice) -> PlanBuilder {
         let [hidden, classifier] = self.layouts();
@@ -373,13 +384,8 @@ impl Buffers {
         for (name, number) in &self.scalars {
             inputs = inputs.scalar(name, number.argument(case.device_scalars));
         }
-        let mut call = Call::new().reduction(match case.reduction {
-            Reduction::None => TokenReduction::None,
-            Reduction::Sum => TokenReduction::Sum,
-            Reduction::Mean => TokenReduction::Mean,
-            Reduction::DividedBy => TokenReduction::DividedBy(self.divisor.argument(case.device_scalars)),
-            Reduction::MeanByTarget => TokenReduction::MeanByTarget("weight".to_owned()),
-        });
+        let divisor = self.divisor.argument(case.device_scalars);
+        let mut call = Call::new().reduction(case.token_reduction(divisor));
         if let Some(stream) = stream {
             call = call.stream(handle(stream));
         }

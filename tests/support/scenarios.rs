@@ -261,7 +261,8 @@ pub fn run_on_host_data(bench: &Bench, case: &Case, choice: Choice) -> Report {
                 _ => inputs.scalar(&input.name, values[0]),
             };
         }
-        let result = plan.run(&inputs, &cce::Call::new()).map_err(|error| error.to_string())?;
+        let call = cce::Call::new().reduction(case.token_reduction(data.divisor.into()));
+        let result = plan.run(&inputs, &call).map_err(|error| error.to_string())?;
         let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
         let outputs = case.program.outputs().iter();
         let found = Found {

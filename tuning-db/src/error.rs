@@ -23,7 +23,8 @@ pub enum Error {
     },
     /// Another process held the lock for longer than we were ready to wait.
     #[error(
-        "{} is still locked by another process after {waited:?}; wait for it to finish, or end it, and try again",
+        "{} is still locked by another process after {waited:?}; \
+         wait for it to finish, or end it, and try again",
         path.display()
     )]
     Busy {
@@ -46,7 +47,10 @@ pub enum Error {
         known: u32,
     },
     /// The indexed store failed in a way that rebuilding it from the log did not cure.
-    #[error("the index in {} failed: {reason}; the trial log beside it still holds every record", path.display())]
+    #[error(
+        "the index in {} failed: {reason}; the trial log beside it still holds every record",
+        path.display()
+    )]
     Index {
         /// The folder of the index.
         path: PathBuf,

@@ -3,8 +3,10 @@
 //!
 //! Whoever holds `lock` owns `index/`, `index.state` and `winners.snap`. Repair goes from gentle to thorough:
 //! 1. sled refuses: remove only `snap.*.generating` and try again;
-//! 2. still refuses, panics, or holds another version's files: set the folder aside and build it from the log;
-//! 3. the last owner did not close (it left `index.state`): compare store and log record by record, both ways.
+//! 2. still refuses, panics, or holds another version's files: set the folder aside and build it from the
+//!    log;
+//! 3. the last owner did not close (it left `index.state`): compare store and log record by record, both
+//!    ways.
 //!
 //! A full or read-only disk is no damage: nothing is repaired then, the error is reported.
 

@@ -67,7 +67,8 @@ impl fmt::Display for Warning {
         match self {
             Self::Stale { source, made_by, now } => write!(
                 f,
-                "the winner in {source} was made by {made_by}, this is {now}; it is used, but tuning again may find better"
+                "the winner in {source} was made by {made_by}, this is {now}; \
+                 it is used, but tuning again may find better"
             ),
             Self::OtherProvenance { source, differences } => {
                 write!(
@@ -81,8 +82,8 @@ impl fmt::Display for Warning {
             }
             Self::ReadFromLog { path, records, reason } => write!(
                 f,
-                "winners were taken from {records} records of {} because {reason}; run cce-tune once to write the \
-                 snapshot again",
+                "winners were taken from {records} records of {} because {reason}; \
+                 run cce-tune once to write the snapshot again",
                 path.display()
             ),
         }

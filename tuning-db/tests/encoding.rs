@@ -133,7 +133,11 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_no_key_are_refused(key in key(), cut in any::<prop::sample::Index>(), junk in vec(any::<u8>(), 1..20)) {
+    fn bytes_that_are_no_key_are_refused(
+        key in key(),
+        cut in any::<prop::sample::Index>(),
+        junk in vec(any::<u8>(), 1..20),
+    ) {
         let bytes = key.encode().unwrap();
         prop_assert!(Key::decode(&bytes[..cut.index(bytes.len())]).is_err());
         prop_assert!(Key::decode(&[&bytes[..], &junk[..]].concat()).is_err());

@@ -1,8 +1,7 @@
 //! The project's own tasks: `cargo xtask test` and `cargo xtask gpu-bundle`.
 //!
 //! Invariants: a task is one command that works on a fresh checkout; what it fetches is pinned by checksum
-//! and kept under
-//! `target/`; a task that could not do all of its work fails and says why.
+//! and kept under `target/`; a task that could not do all of its work fails and says why.
 
 mod bundle;
 mod cargo;

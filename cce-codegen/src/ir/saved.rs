@@ -28,8 +28,9 @@ use serde_json::{Value as Json, json};
 /// The schema written, and the newest that is read.
 pub const SCHEMA: u64 = 1;
 
-/// Why a program cannot be had.
-#[derive(Debug, thiserror::Error)]
+/// Why a program cannot be had. Its `Debug` is its message too: that is what a `main` which returns an
+/// error prints.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ProgramError {
     /// The text is not JSON of this form.
@@ -61,6 +62,12 @@ pub enum ProgramError {
         /// The level asked for.
         level: super::Level,
     },
+}
+
+impl std::fmt::Debug for ProgramError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// A place in a saved program.

@@ -72,8 +72,8 @@ pub struct ProgramBuilder {
     pub(super) doc: String,
     pub(super) graph: Graph,
     pub(super) input_sites: Vec<Site>,
-    /// Inputs that the user's text mentions, in an erroneous expression too.
-    pub(super) mentioned: Vec<bool>,
+    /// Whether there is an input of which no kind is known.
+    pub(super) has_unread_input: bool,
     values: Vec<Known>,
     scopes: Vec<Vec<(String, Value)>>,
     /// The name of an expression, as long as that name still means it.
@@ -97,7 +97,7 @@ impl ProgramBuilder {
             doc: String::new(),
             graph: Graph::default(),
             input_sites: Vec::new(),
-            mentioned: Vec::new(),
+            has_unread_input: false,
             values: Vec::new(),
             scopes: vec![Vec::new()],
             named: HashMap::new(),
@@ -146,7 +146,6 @@ impl ProgramBuilder {
         }
         self.graph.push_input(Input { name: name.to_owned().into(), kind });
         self.input_sites.push(site);
-        self.mentioned.push(false);
         let what = match kind {
             InputKind::Target => What::Target(id),
             _ => What::Expr(self.graph.node(Node::Input(id))),
@@ -154,6 +153,14 @@ impl ProgramBuilder {
         let value = self.value(what, site);
         self.bind(name, value);
         value
+    }
+
+    /// Notes an input whose declaration is a mistake that has been reported: nothing that uses it is
+    /// reported, nor that there is no Logit, since it may be it.
+    pub fn unread_input(&mut self, name: &str) {
+        self.has_unread_input = true;
+        let poison = self.poison();
+        self.bind(name, poison);
     }
 
     /// Binds a name to a value in the innermost scope: a `let`. Later bindings of the same name
@@ -187,7 +194,10 @@ impl ProgramBuilder {
     /// The value that a name is bound to; `site` is that of this mention.
     pub fn lookup(&mut self, site: Site, name: &str) -> Value {
         match self.find(name) {
-            Some(value) => self.mention(site, name, value),
+            Some(value) => {
+                let what = self.known(value).what;
+                self.push(Known { what, site, name: Some(name.to_owned()) })
+            }
             None => {
                 let mut error = Diagnostic::new(site, format!("there is no value named `{name}`"));
                 let nearest = functions::nearest(name, self.names());
@@ -208,41 +218,21 @@ impl ProgramBuilder {
 
     /// Like [`ProgramBuilder::lookup`], for a name that stands where a Target is needed.
     pub fn lookup_target(&mut self, site: Site, name: &str) -> Value {
-        let missing = self.find(name).is_none() && self.graph.input_of_kind(InputKind::Target).is_none();
-        if missing {
-            let message = format!("there is no value named `{name}`, and the loss has no Target to read at");
-            self.report(Diagnostic::new(site, message).help(format!("add `{name}: Target` to the inputs")));
-            return self.poison();
+        if self.find(name).is_some() {
+            return self.lookup(site, name);
         }
-        self.lookup(site, name)
-    }
-
-    /// Notes that the user's text mentions a name in a place that was refused, so that an input is
-    /// not called unused too.
-    pub fn mentions(&mut self, name: &str) {
-        if let Some(value) = self.find(name) {
-            self.mention_all(&[value]);
-        }
-    }
-
-    /// Notes the same of all inputs: the user has not written yet what they are for.
-    pub fn mention_inputs(&mut self) {
-        self.mentioned.fill(true);
-    }
-
-    /// Notes that the user's text mentions these values.
-    pub(super) fn mention_all(&mut self, values: &[Value]) {
-        for &value in values {
-            match self.known(value).what {
-                What::Target(input) => self.mentioned[input.index()] = true,
-                What::Expr(id) => {
-                    if let Node::Input(input) = self.graph.get(id) {
-                        self.mentioned[input.index()] = true;
-                    }
-                }
-                What::Poison => {}
-            }
-        }
+        let (message, help) = match self.graph.input_of_kind(InputKind::Target) {
+            Some(target) => (
+                format!("there is no value named `{name}`"),
+                format!("the loss's Target is `{}`", self.graph.inputs()[target.index()].name),
+            ),
+            None => (
+                format!("there is no value named `{name}`, and the loss has no Target to read at"),
+                format!("add `{name}: Target` to the inputs"),
+            ),
+        };
+        self.report(Diagnostic::new(site, message).help(help));
+        self.poison()
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Value> {
@@ -252,12 +242,6 @@ impl ProgramBuilder {
 
     fn names(&self) -> impl Iterator<Item = &str> {
         self.scopes.iter().flatten().map(|(name, _)| name.as_str())
-    }
-
-    fn mention(&mut self, site: Site, name: &str, value: Value) -> Value {
-        self.mention_all(&[value]);
-        let what = self.known(value).what;
-        self.push(Known { what, site, name: Some(name.to_owned()) })
     }
 
     /// A literal; finite.
@@ -418,14 +402,8 @@ impl ProgramBuilder {
         let known = self.known(value);
         match known.what {
             What::Poison => None,
-            What::Expr(id) => {
-                if let Node::Input(input) = self.graph.get(id) {
-                    self.mentioned[input.index()] = true;
-                }
-                Some(id)
-            }
+            What::Expr(id) => Some(id),
             What::Target(input) => {
-                self.mentioned[input.index()] = true;
                 let name = &self.graph.inputs()[input.index()].name;
                 let message = format!("`{name}` is a Target, an index into the vocabulary, not a number");
                 let help = format!("read a value at it: `at(..., {name})`");

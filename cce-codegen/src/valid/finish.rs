@@ -21,14 +21,12 @@ impl ProgramBuilder {
                 What::Poison | What::Target(_) => None,
             })
             .collect();
-        self.check_inputs();
-        if self.outputs.is_empty() {
-            let error = Diagnostic::new(self.site, format!("`{}` has no output", self.name));
-            self.report(error.help("end with an expression for the loss, or with a struct of outputs"));
-        }
+        self.check_presence();
         let gradients = carries_gradient(&self.graph);
         self.check_loss(&gradients);
-        self.check_use(&outputs);
+        if self.diagnostics.is_empty() {
+            self.check_use(&outputs);
+        }
         if self.graph.reachable(&outputs).len() > MAX_NODES
             || self.outputs.len() > MAX_NAMES
             || self.graph.inputs().len() > MAX_NAMES
@@ -66,26 +64,29 @@ impl ProgramBuilder {
         })
     }
 
-    fn check_inputs(&mut self) {
-        if self.graph.input_of_kind(InputKind::Logit).is_none() {
+    /// There is a Logit, and there is an output, or a mistake that may stand for it.
+    fn check_presence(&mut self) {
+        let is_clean = self.diagnostics.is_empty();
+        if self.graph.input_of_kind(InputKind::Logit).is_none() && !self.has_unread_input {
             let error = Diagnostic::new(self.site, format!("`{}` has no Logit among its inputs", self.name));
             self.report(error.help("add the product of hidden states and classifier: `x: Logit`"));
         }
+        if self.outputs.is_empty() && is_clean {
+            let error = Diagnostic::new(self.site, format!("`{}` has no output", self.name));
+            self.report(error.help("end with an expression for the loss, or with a struct of outputs"));
+        }
     }
 
-    /// Every input is read by some output. In a program with mistakes it is enough that the text
-    /// mentions it.
+    /// Every input is read by some output. Asked of a program without mistakes only: in another, the
+    /// mistake may stand where the input is to be read.
     fn check_use(&mut self, outputs: &[ExprId]) {
-        let mut used = self.mentioned.clone();
-        if self.diagnostics.is_empty() {
-            used.fill(false);
-            let target = self.graph.input_of_kind(InputKind::Target);
-            for id in self.graph.reachable(outputs) {
-                match self.graph.get(id) {
-                    Node::Input(input) => used[input.index()] = true,
-                    Node::At(_) => target.into_iter().for_each(|input| used[input.index()] = true),
-                    _ => {}
-                }
+        let mut used = vec![false; self.graph.inputs().len()];
+        let target = self.graph.input_of_kind(InputKind::Target);
+        for id in self.graph.reachable(outputs) {
+            match self.graph.get(id) {
+                Node::Input(input) => used[input.index()] = true,
+                Node::At(_) => target.into_iter().for_each(|input| used[input.index()] = true),
+                _ => {}
             }
         }
         for (at, used) in used.into_iter().enumerate() {
@@ -128,10 +129,6 @@ impl ProgramBuilder {
             true => message.to_owned(),
             false => "`loss` is a constant: no gradient can be taken".to_owned(),
         };
-        // That the Logit goes unread is the same mistake.
-        if let Some(logit) = self.graph.input_of_kind(InputKind::Logit) {
-            self.mentioned[logit.index()] = true;
-        }
         let help = "make it depend on the logits through `lse`, `at`, `mean` or `expect`; \
                     an output that is only looked at may be so, under another name than `loss`";
         self.report(Diagnostic::new(self.known(value).site, message).help(help));

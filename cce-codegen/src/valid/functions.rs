@@ -131,9 +131,10 @@ pub(super) fn usage(name: &str) -> &str {
 }
 
 /// The candidate that `name` is most likely a misspelling of: at most a third of its letters
-/// differ.
+/// differ, and one is the same.
 pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = name.chars().count().div_ceil(3);
+    let letters = name.chars().count();
+    let allowed = letters.div_ceil(3).min(letters.saturating_sub(1));
     let near = candidates.map(|candidate| (edits(name, candidate), candidate));
     near.filter(|&(edits, _)| edits <= allowed)
         .min_by_key(|&(edits, _)| edits)
@@ -163,7 +164,6 @@ impl ProgramBuilder {
     /// Calls a function of the language by its name; `name_site` is the name's own place.
     pub fn call(&mut self, site: Site, name_site: Site, name: &str, arguments: &[Value]) -> Value {
         let Some(function) = named(name) else {
-            self.mention_all(arguments);
             return match self.find(name) {
                 Some(value) => self.not_a_function(name_site, name, value),
                 None => self.unknown_function(name_site, name),
@@ -212,10 +212,6 @@ impl ProgramBuilder {
             What::Unary(_) | What::Lse | What::Mean | What::Argmax => "one argument",
             What::Binary(_) | What::At | What::Expect => "two arguments",
         };
-        self.mention_all(arguments);
-        if let (What::At, Some(target)) = (function.what, self.graph.input_of_kind(InputKind::Target)) {
-            self.mentioned[target.index()] = true;
-        }
         let found = match arguments.len() {
             0 => "none is".to_owned(),
             1 => "1 is".to_owned(),
@@ -265,6 +261,7 @@ mod tests {
         let names = || FUNCTIONS.iter().map(|function| function.name);
         assert_eq!(nearest("sigmod", names()), Some("sigmoid"));
         assert_eq!(nearest("frobnicate", names()), None);
+        assert_eq!(nearest("q", ["x", "y"].into_iter()), None);
     }
 
     #[test]

@@ -19,7 +19,8 @@
 //! # Errors
 //! A mistake makes a [`Diagnostic`] and a *poisoned* value; what is computed from a poisoned value
 //! is poisoned silently, so that one mistake is reported once, and all mistakes of a program are
-//! reported together.
+//! reported together. What a program lacks (a Logit, an output, an input's use) is said only when no
+//! mistake can be the reason: of an input's use and an output, when nothing else is wrong.
 
 mod builder;
 mod expand;

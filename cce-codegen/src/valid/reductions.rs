@@ -65,18 +65,13 @@ impl ProgramBuilder {
             let text = (self.describe(y), self.describe(f));
             let message = format!("the arguments of `at` are swapped: {} is the Target", text.1);
             let help = format!("write `at({}, {})`", text.0.trim_matches('`'), text.1.trim_matches('`'));
-            self.mention_all(&[f, y]);
             self.report(Diagnostic::new(site, message).help(help));
             return self.poison();
         }
         let is_target = match target.what {
-            What::Target(input) => {
-                self.mentioned[input.index()] = true;
-                true
-            }
+            What::Target(_) => true,
             What::Poison => false,
             What::Expr(id) => {
-                self.mention_all(&[y]);
                 let described = self.describe(y);
                 let message =
                     format!("`at` reads at a Target, and {described} is a {}", self.graph.kind(id).name());
@@ -199,21 +194,14 @@ impl ProgramBuilder {
     /// Whether `z` can be the logits of the program's softmax.
     fn is_softmax(&mut self, site: Site, value: Value, z: ExprId, name: &str) -> bool {
         if !depends_on_logit(&self.graph, z) {
+            // That there is no Logit at all is said once, of the whole.
+            let Some(input) = self.graph.input_of_kind(InputKind::Logit) else { return false };
+            let logit = &self.graph.inputs()[input.index()].name;
             let described = self.describe(value);
-            let logit = self.graph.input_of_kind(InputKind::Logit);
-            let logit = logit.map(|input| self.graph.inputs()[input.index()].name.clone());
-            let message = match &logit {
-                Some(logit) => {
-                    format!("{described} does not depend on the logit `{logit}`, so it has no softmax")
-                }
-                None => format!("{described} does not depend on a Logit, so it has no softmax"),
-            };
-            let help = match (name, logit) {
-                ("expect", Some(logit)) => {
-                    format!("the softmax's logits come first: `expect({logit}, ...)`")
-                }
-                (_, Some(logit)) => format!("take the {name} of a value made from `{logit}`"),
-                (_, None) => "add the Logit to the inputs: `x: Logit`".to_owned(),
+            let message = format!("{described} does not depend on the logit `{logit}`, so it has no softmax");
+            let help = match name {
+                "expect" => format!("the softmax's logits come first: `expect({logit}, ...)`"),
+                _ => format!("take the {name} of a value made from `{logit}`"),
             };
             self.report(Diagnostic::new(self.known(value).site, message).help(help));
             return false;

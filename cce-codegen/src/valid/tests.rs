@@ -306,7 +306,7 @@ fn names_are_unique_and_ascii() {
     let errors = b.finish().unwrap_err();
     let messages: Vec<_> = errors.iter().map(|error| (error.site.0, error.message.as_str())).collect();
     assert_eq!(
-        messages[..4],
+        messages,
         [
             (2, "two inputs are named `x`"),
             (3, "`x2` is a second Logit; `x` is the first"),
@@ -364,6 +364,62 @@ fn a_missing_target_is_asked_for() {
     let errors = b.finish().unwrap_err();
     assert_eq!(errors.len(), 1);
     assert_eq!(errors[0].help.as_deref(), Some("add `y: Target` to the inputs"));
+}
+
+#[test]
+fn an_unknown_target_is_answered_with_the_target_of_the_loss() {
+    let (message, help) = mistake(|b, [x, ..]| {
+        let q = b.lookup_target(HERE, "q");
+        b.at(HERE, x, q)
+    });
+    assert_eq!(message, "there is no value named `q`");
+    assert_eq!(help, "the loss's Target is `y`");
+}
+
+#[test]
+fn an_input_that_a_mistake_may_stand_for_is_not_called_unused() {
+    type Mistake = fn(&mut ProgramBuilder, Value) -> Value;
+    let mistakes: [Mistake; 4] = [
+        |b, _| b.lookup(HERE, "weigth"),
+        |b, x| b.call(HERE, HERE, "nll", &[x]),
+        |b, x| {
+            let three = b.constant(HERE, 3.0);
+            b.at(HERE, x, three)
+        },
+        |_, x| x,
+    ];
+    for (at, mistake) in mistakes.into_iter().enumerate() {
+        let mut b = ProgramBuilder::new(HERE, "test");
+        let x = b.input(HERE, "x", InputKind::Logit);
+        b.input(HERE, "y", InputKind::Target);
+        b.input(HERE, "weight", InputKind::Row);
+        let loss = mistake(&mut b, x);
+        b.output(HERE, "loss", loss);
+        let errors = b.finish().unwrap_err();
+        assert_eq!(errors.len(), 1, "mistake {at}: {errors:#?}");
+    }
+}
+
+#[test]
+fn a_logit_of_a_wrong_kind_is_not_called_missing() {
+    let mut b = ProgramBuilder::new(HERE, "test");
+    b.error(HERE, "`Logits` is not a kind of input", None);
+    b.unread_input("x");
+    let x = b.lookup(HERE, "x");
+    let l = b.lse(HERE, x);
+    b.output(HERE, "loss", l);
+    assert_eq!(b.finish().unwrap_err().len(), 1);
+}
+
+#[test]
+fn that_there_is_no_logit_is_said_once_and_beside_other_mistakes() {
+    let mut b = ProgramBuilder::new(HERE, "test");
+    let x = b.input(HERE, "x", InputKind::Col);
+    let (l, unknown) = (b.lse(HERE, x), b.lookup(HERE, "unknown"));
+    let loss = b.sub(HERE, l, unknown);
+    b.output(HERE, "loss", loss);
+    let messages: Vec<_> = b.finish().unwrap_err().into_iter().map(|error| error.message).collect();
+    assert_eq!(messages, ["there is no value named `unknown`", "`test` has no Logit among its inputs"]);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use super::code::{GradientCode, PartCode, record};
 use super::host::HostCall;
 use super::math;
 use super::product::MatrixMut;
-use super::row::RowInputs;
 use super::stats::finite_reference;
 use super::strip::{Registers, StripCode, StripInputs, Values, zip};
 use rayon::prelude::*;
@@ -35,13 +34,7 @@ pub(crate) fn coefficients(
     }
     let work = out.par_chunks_mut(width).zip(records.par_chunks(size)).zip(tokens);
     work.for_each_init(Vec::new, |scratch: &mut Vec<f64>, ((out, record), &token)| {
-        let upstreams = call.upstreams(token as usize);
-        let inputs = RowInputs {
-            inputs: &call.inputs,
-            token: token as usize,
-            stats: &record[record::STATS..],
-            upstreams: &upstreams,
-        };
+        let inputs = call.row_inputs(token, &record[record::STATS..]);
         let mut at_target = vec![0.0; 2 * code.parts().count()];
         out[0] = record[record::REFERENCE] as f32;
         out[1] = record[record::SUM] as f32;

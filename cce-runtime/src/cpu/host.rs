@@ -1,7 +1,7 @@
 //! A call's data on the host: slices instead of pointers, tokens sorted into those that count, upstream
 //! factors known.
 
-use super::row::HostInput;
+use super::row::{HostInput, HostUpstream, RowInputs};
 use super::tensor::{Rows, RowsMut, Targets, slice, slice_mut};
 use crate::call::ArgSource;
 use crate::error::{Error, Result};
@@ -29,12 +29,6 @@ pub(crate) struct HostCall<'c> {
     /// The token reduction's factor.
     pub(crate) factor: f64,
     pub(crate) seed: u64,
-}
-
-#[derive(Clone, Copy)]
-struct HostUpstream<'c> {
-    scalar: f64,
-    rows: Option<&'c [f32]>,
 }
 
 /// What a token is.
@@ -146,12 +140,10 @@ impl<'c> HostCall<'c> {
         (&tokens[..count], &targets[..with_target])
     }
 
-    /// The upstream gradient of every output at this token.
-    pub(crate) fn upstreams(&self, token: usize) -> Vec<f64> {
-        let of = |upstream: &HostUpstream<'_>| {
-            upstream.scalar + upstream.rows.map_or(0.0, |rows| f64::from(rows[token]))
-        };
-        self.upstreams.iter().map(of).collect()
+    /// What this token's Row values depend on; `stats` is empty for values that are read before there are
+    /// statistics.
+    pub(crate) fn row_inputs<'a>(&'a self, token: u32, stats: &'a [f64]) -> RowInputs<'a> {
+        RowInputs { inputs: &self.inputs, token: token as usize, stats, upstreams: &self.upstreams }
     }
 
     fn check_targets(&self) -> Result<()> {

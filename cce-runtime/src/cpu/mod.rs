@@ -3,8 +3,9 @@
 //! ```text
 //! Lowered ── code ──▶ StripCode (over the vocabulary, f32, vectorised)   strip, math
 //!                     RowCode   (a token, f64)                           row
-//! call ── host ──▶ slices, tokens that count
-//! exact ──▶ tiles of logits: product, stats, gradient, products          layout, memory, product
+//! call ── host ──▶ slices, tokens that count                             tensor
+//! loops ──▶ blocks of tokens: logits, statistics, outputs                product, stats
+//! exact, sampled ──▶ tiles of logits become gradients; inputs            gradient, layout, memory
 //! ```
 //!
 //! Invariants: the numbers do not depend on how many threads there are; beyond the workspace only scratch of
@@ -15,7 +16,9 @@ mod code;
 mod exact;
 mod gradient;
 mod host;
+mod inputs;
 mod layout;
+mod loops;
 mod math;
 mod memory;
 mod product;
@@ -36,10 +39,11 @@ use cce_codegen::ir::Program;
 use cce_codegen::problem::{Filter, Problem};
 use cce_codegen::schedule::Schedule;
 use code::{ForwardCode, GradientCode};
-use exact::{Buffers, Large, Walk};
+use exact::Buffers;
 use host::{HostCall, HostGradients, HostOutputs};
 pub(crate) use layout::default_schedule;
 use layout::{Blocks, Order, Regions};
+use loops::{Large, Loops};
 use sampled::{SampledBuffers, SampledCode, SampledRegions, Shape};
 
 /// The filter of a plan: the caller's if it is allowed; else `Sampled` where the program allows it, or
@@ -174,12 +178,12 @@ impl CpuExecutor {
         Ok(CpuExecutor { problem, schedule: Schedule::Cpu(schedule), forward, blocks, size, filtered })
     }
 
-    fn walk<'a, 'c>(&'a self, call: &'a HostCall<'c>) -> Walk<'a, 'c> {
+    fn loops<'a, 'c>(&'a self, call: &'a HostCall<'c>) -> Loops<'a, 'c> {
         let gradient = match &self.filtered {
             Filtered::Exact { gradient, .. } => gradient.as_deref(),
             Filtered::Sampled { .. } => None,
         };
-        Walk { forward: &self.forward, gradient, blocks: &self.blocks, call }
+        Loops { forward: &self.forward, gradient, blocks: &self.blocks, call }
     }
 
     fn run_forward(&self, given: &Given<'_>, outputs: &[ResolvedOutput]) -> Result<()> {
@@ -187,15 +191,15 @@ impl CpuExecutor {
         // live on the host.
         unsafe {
             let call = HostCall::new(&self.problem, given.inputs, given.settings, &[])?;
-            let (walk, mut outputs) = (self.walk(&call), HostOutputs::new(outputs));
+            let (loops, mut outputs) = (self.loops(&call), HostOutputs::new(outputs));
             match &self.filtered {
                 Filtered::Exact { regions, .. } => {
                     let mut buffers = Buffers::new(regions, given.workspace, &call);
-                    walk.forward(&mut buffers, &mut outputs, None);
+                    loops.forward(&mut buffers, &mut outputs, None);
                 }
                 Filtered::Sampled { code, shape, regions } => {
                     let mut buffers = SampledBuffers::new(regions, given.workspace, &call);
-                    sampled::forward(&walk, code, shape, &mut buffers, &mut outputs);
+                    sampled::forward(&loops, code, shape, &mut buffers, &mut outputs);
                 }
             }
         }
@@ -212,21 +216,21 @@ impl CpuExecutor {
         // SAFETY: as in `run_forward`.
         unsafe {
             let call = HostCall::new(&self.problem, given.inputs, given.settings, upstreams)?;
-            let (walk, mut gradients) = (self.walk(&call), HostGradients::new(gradients));
+            let (loops, mut gradients) = (self.loops(&call), HostGradients::new(gradients));
             let mut large = self.large(&mut gradients);
             match &self.filtered {
                 Filtered::Exact { gradient: None, .. } => {}
                 Filtered::Exact { gradient: Some(code), regions } => {
                     let mut buffers = Buffers::new(regions, given.workspace, &call);
-                    walk.backward(&mut buffers, &mut large);
+                    loops.backward(&mut buffers, &mut large);
                     let data = (buffers.tokens, &*buffers.records, &*buffers.col_sums);
-                    walk.inputs(code, data, &mut gradients, wanted);
+                    loops.input_gradients(code, data, &mut gradients, wanted);
                 }
                 Filtered::Sampled { code, shape, regions } => {
                     let mut buffers = SampledBuffers::new(regions, given.workspace, &call);
-                    sampled::backward(&walk, code, shape, &mut buffers, &mut large);
+                    sampled::backward(&loops, code, shape, &mut buffers, &mut large);
                     let data = (buffers.tokens, &*buffers.records, &*buffers.col_sums);
-                    walk.inputs(&code.hot, data, &mut gradients, wanted);
+                    loops.input_gradients(&code.hot, data, &mut gradients, wanted);
                 }
             }
         }
@@ -280,11 +284,11 @@ impl Executor for CpuExecutor {
                     let host = HostCall::new(&self.problem, given.inputs, given.settings, &call.upstreams)?;
                     let mut buffers = Buffers::new(regions, given.workspace, &host);
                     let mut gradients = HostGradients::new(&call.gradients);
-                    let walk = self.walk(&host);
+                    let loops = self.loops(&host);
                     let mut large = self.large(&mut gradients);
-                    walk.forward(&mut buffers, &mut HostOutputs::new(&call.outputs), Some(&mut large));
+                    loops.forward(&mut buffers, &mut HostOutputs::new(&call.outputs), Some(&mut large));
                     let data = (buffers.tokens, &*buffers.records, &*buffers.col_sums);
-                    walk.inputs(code, data, &mut gradients, &self.problem.input_gradients);
+                    loops.input_gradients(code, data, &mut gradients, &self.problem.input_gradients);
                 }
                 Ok(())
             }

@@ -16,7 +16,22 @@ pub(crate) enum HostInput<'a> {
     Scalar(f32),
 }
 
-/// What a token's Row values depend on.
+/// The upstream gradient of an output on the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostUpstream<'a> {
+    /// Of every token alike.
+    pub(crate) scalar: f64,
+    /// f32 [N], added to it.
+    pub(crate) rows: Option<&'a [f32]>,
+}
+
+impl HostUpstream<'_> {
+    fn at(&self, token: usize) -> f64 {
+        self.scalar + self.rows.map_or(0.0, |rows| f64::from(rows[token]))
+    }
+}
+
+/// What a token's Row values depend on; `HostCall::row_inputs` makes it.
 #[derive(Clone, Copy)]
 pub(crate) struct RowInputs<'a> {
     /// The program's inputs.
@@ -25,8 +40,8 @@ pub(crate) struct RowInputs<'a> {
     pub(crate) token: usize,
     /// The token's statistics, in the order of `Lowered::stats`.
     pub(crate) stats: &'a [f64],
-    /// The upstream gradients, by output.
-    pub(crate) upstreams: &'a [f64],
+    /// By output.
+    pub(crate) upstreams: &'a [HostUpstream<'a>],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +124,7 @@ impl RowCode {
                     HostInput::Implied | HostInput::Col(_) => f64::NAN,
                 },
                 Step::Stat(at) => inputs.stats[at],
-                Step::Upstream(at) => inputs.upstreams[at],
+                Step::Upstream(at) => inputs.upstreams[at].at(inputs.token),
                 Step::Unary(op, a) => op.eval(values[a]),
                 Step::Binary(op, a, b) => op.eval(values[a], values[b]),
                 Step::Select { cmp, lhs, rhs, then, otherwise } => {

@@ -1,10 +1,9 @@
 //! Where NVRTC may be, and which of several to take.
 //!
 //! The order of the places: `CCE_NVRTC_PATH` (alone, when it is set), the loader's own path, `CUDA_HOME`
-//! and
-//! `CUDA_PATH`, `/usr/local/cuda*`, and the folders of Python wheels. The choice among what is there: the
-//! newest that is not newer than the driver, because a driver loads no cubin of a newer major version;
-//! equal versions, the first found. Invariant: looking costs no process and, but for the loader's path,
+//! and `CUDA_PATH`, `/usr/local/cuda*`, and the folders of Python wheels. The choice among what is there:
+//! the newest that is not newer than the driver, because a driver loads no cubin of a newer major version;
+//! of equal versions, the first found. Invariant: looking costs no process and, but for the loader's path,
 //! loads nothing; versions are read from file names (`libnvrtc-builtins.so.13.0`), so that a warm start
 //! loads one library, not all.
 

@@ -1,6 +1,6 @@
 //! `cce-tune doctor`: what was found, and what to do about what is missing.
 
-use super::output::{Output, bytes, table};
+use super::output::{Output, bytes, counted, table};
 use super::{EXIT_FAILED, EXIT_OK};
 use crate::Error;
 use cce_runtime::cubin_cache::CubinCache;
@@ -37,17 +37,25 @@ fn finding(what: &str, state: State, found: impl Into<String>, advice: impl Into
     Finding { what: what.to_owned(), state, found: found.into(), advice: advice.into() }
 }
 
-/// The variables that change what is found, in the order of the table in docs/tuning.md.
-const VARIABLES: [&str; 9] = [
+/// Every variable that is read, in the order of the table in docs/tuning.md.
+const VARIABLES: [&str; 17] = [
     "CCE_TUNING_DIR",
     "CCE_PROFILE",
     "CCE_CACHE_DIR",
     "CCE_NVRTC_PATH",
+    "LD_LIBRARY_PATH",
     "CUDA_HOME",
     "CUDA_PATH",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PATH",
+    "PYENV_VERSION",
     "CUDA_VISIBLE_DEVICES",
     "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
+    "HOME",
     "RAYON_NUM_THREADS",
+    "HOSTNAME",
 ];
 
 pub(super) fn run(output: &Output) -> Result<u8, Error> {
@@ -103,8 +111,8 @@ fn text(findings: &[Finding], variables: &[(&str, String)]) -> String {
 
 fn cpu() -> Finding {
     let cpu = selection::cpu();
-    let threads = rayon::current_num_threads();
-    finding("CPU device", State::Ok, format!("{}, {threads} threads", cpu.name()), "")
+    let threads = counted(rayon::current_num_threads() as u64, "thread");
+    finding("CPU device", State::Ok, format!("{}, {threads}", cpu.name()), "")
 }
 
 /// Driver and GPUs.
@@ -189,7 +197,7 @@ fn cubins() -> Finding {
     }
     match contents(folder) {
         Ok((files, size)) => {
-            let found = format!("{}, {files} kernels, {}", folder.display(), bytes(size));
+            let found = format!("{}, {}, {}", folder.display(), counted(files, "kernel"), bytes(size));
             finding("kernel cache", State::Ok, found, "")
         }
         Err(error) => {
@@ -199,7 +207,7 @@ fn cubins() -> Finding {
     }
 }
 
-fn contents(folder: &Path) -> std::io::Result<(usize, u64)> {
+fn contents(folder: &Path) -> std::io::Result<(u64, u64)> {
     let (mut files, mut size) = (0, 0);
     for entry in std::fs::read_dir(folder)? {
         let data = entry?.metadata()?;
@@ -239,8 +247,11 @@ fn database(findings: &mut Vec<Finding>) {
     let warnings: Vec<String> = winners.take_warnings().iter().map(ToString::to_string).collect();
     match Database::open(&folder).and_then(|mut database| database.verify()) {
         Ok((indexing, report)) => {
-            let mut found =
-                format!("{place}, {} trials, winners for {} problems", report.records, winners.all().len());
+            let mut found = format!(
+                "{place}, {}, winners for {}",
+                counted(report.records, "trial"),
+                counted(winners.all().len() as u64, "problem")
+            );
             if let Indexing::Done { repairs } = &indexing {
                 for repair in repairs {
                     found += &format!("\nput right now: {repair}");
@@ -271,8 +282,8 @@ fn profiles(findings: &mut Vec<Finding>) {
         let what = "profile";
         findings.push(match Profile::read(&path) {
             Ok((profile, skipped)) if skipped.is_empty() => {
-                let found =
-                    format!("{}, {}, {} problems", path.display(), profile.name, profile.entries.len());
+                let problems = counted(profile.entries.len() as u64, "problem");
+                let found = format!("{}, {}, {problems}", path.display(), profile.name);
                 finding(what, State::Ok, found, "")
             }
             Ok((profile, skipped)) => {
@@ -281,5 +292,22 @@ fn profiles(findings: &mut Vec<Finding>) {
             }
             Err(error) => finding(what, State::Broken, error.to_string(), "correct CCE_PROFILE or unset it"),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::VARIABLES;
+
+    #[test]
+    fn the_variables_are_those_that_the_documentation_lists() {
+        let guide = include_str!("../../../docs/tuning.md");
+        let section = guide.split("## Environment variables").nth(1).unwrap();
+        let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+        let names: Vec<&str> = rows
+            .take_while(|row| row.starts_with('|'))
+            .flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2))
+            .collect();
+        assert_eq!(names, VARIABLES);
     }
 }

@@ -43,10 +43,12 @@ pub const EXIT_STOPPED: u8 = 130;
     name = "cce-tune",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 it worked; 1 something failed; 2 the command line was not understood; 3 nothing \
-                  won (no candidate could run, or none was right); 4 the results differ from the data file's \
-                  references by more than rounding; 130 stopped by Ctrl-C, what was done is kept.\n\n\
-                  The database's folder: CCE_TUNING_DIR, else XDG_DATA_HOME/cce, else ~/.local/share/cce."
+    after_help = "Exit codes: 0 it worked; 1 something failed; 2 the command line was not understood; \
+                  3 nothing won (no candidate could run, or none was right); 4 the results differ from the \
+                  data file's references by more than rounding; 130 stopped by Ctrl-C, what was done is \
+                  kept.\n\n\
+                  The database's folder: CCE_TUNING_DIR, else XDG_DATA_HOME/cce, else ~/.local/share/cce.\n\
+                  Compiled kernels: CCE_CACHE_DIR, else XDG_CACHE_HOME/cce, else ~/.cache/cce."
 )]
 struct CommandLine {
     #[command(flatten)]
@@ -123,8 +125,8 @@ struct ProblemArgs {
     /// with --data, the file's].
     #[arg(long, value_name = "TYPE", value_parser = values::dtype)]
     dtype: Option<cce_codegen::problem::DType>,
-    /// The filter: exact, sampled, sampled:EPS,MAX_ENTRIES, blocks:EPS [default: sampled where loss and
-    /// device allow it].
+    /// The filter: exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES [default: sampled where loss
+    /// and device allow it].
     #[arg(long, value_name = "FILTER", value_parser = values::filter)]
     filter: Option<cce_codegen::problem::Filter>,
     /// What is minimised: the time of the loss alone (loss), or with gradients (gradients, hidden,

@@ -80,6 +80,12 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> S
     text
 }
 
+/// A count and what is counted, in the singular if it is one: `1 trial`, `0 trials`.
+pub(super) fn counted(count: impl Into<u64>, what: &str) -> String {
+    let count = count.into();
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A byte count for people: `512 B`, `1.5 GiB`.
 pub(super) fn bytes(count: u64) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
@@ -88,4 +94,16 @@ pub(super) fn bytes(count: u64) -> String {
         }
     }
     format!("{count} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_singular_and_every_other_count_plural() {
+        assert_eq!(counted(0u64, "trial"), "0 trials");
+        assert_eq!(counted(1u64, "trial"), "1 trial");
+        assert_eq!(counted(2u64, "trial"), "2 trials");
+    }
 }

@@ -1,6 +1,6 @@
 //! `cce-tune export` and `import`: trials from machine to machine.
 
-use super::output::Output;
+use super::output::{Output, counted};
 use super::tune::database_folder;
 use super::{EXIT_OK, ExportArgs, ImportArgs};
 use crate::Error;
@@ -59,11 +59,15 @@ pub(super) fn export(args: &ExportArgs, output: &Output) -> Result<u8, Error> {
         Some(name) => {
             let profile = database.profile(name, Provenance::now(host_name()), None)?;
             profile.write(path)?;
-            (profile.entries.len() as u64, "problems' winners")
+            let count = profile.entries.len() as u64;
+            (count, format!("winners for {}", counted(count, "problem")))
         }
-        None => (whole(path, |file| Ok(database.export(file)?))?, "trials"),
+        None => {
+            let count = whole(path, |file| Ok(database.export(file)?))?;
+            (count, counted(count, "trial"))
+        }
     };
-    let text = || format!("{count} {what} written to {}\n", path.display());
+    let text = || format!("{what} written to {}\n", path.display());
     output.either(text, &serde_json::json!({"schema": 1, "written": count, "file": path}))?;
     Ok(EXIT_OK)
 }
@@ -81,9 +85,9 @@ pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<u8, Error> {
             }
         };
         lines += &format!(
-            "{}: {} trials added, {} known already{}\n",
+            "{}: {} added, {} known already{}\n",
             path.display(),
-            merged.added,
+            counted(merged.added, "trial"),
             merged.known,
             match merged.unreadable {
                 0 => String::new(),

@@ -1,7 +1,7 @@
 //! `cce-tune`: tune one problem on one or several devices, print the ranking.
 
 use super::check::{Check, Checked};
-use super::output::{Output, bytes, table};
+use super::output::{Output, bytes, counted, table};
 use super::programs::Programs;
 use super::values::{Gpu, filter_text};
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, ProblemArgs, TuneArgs};
@@ -217,10 +217,11 @@ fn text(args: &TuneArgs, task: &Task, report: &Report, checked: Option<&Checked>
         report.ranking.counts().iter().map(|(name, count)| format!("{count} {name}")).collect();
     let measured = entries.iter().filter(|entry| entry.trial.is_some()).count();
     text += &format!(
-        "\n{} candidates: {}; {} of {measured} trials were stored before; {seconds:.1} s\n",
-        entries.len(),
+        "\n{}: {}; {} of {} stored before; {seconds:.1} s\n",
+        counted(entries.len() as u64, "candidate"),
         counts.join(", "),
-        report.reused.min(measured)
+        report.reused.min(measured),
+        counted(measured as u64, "trial")
     );
     text += &match (report.ended, report.ranking.winner()) {
         (Ended::Stopped, _) => "stopped; what is done is kept, run again to go on\n".to_owned(),
@@ -311,7 +312,8 @@ fn dry_run(
         if shown < candidates.len() {
             text += &format!("... and {} more (--all)\n", candidates.len() - shown);
         }
-        text += &format!("\n{} candidates, {fit} of them would be tried\n", candidates.len());
+        let all = counted(candidates.len() as u64, "candidate");
+        text += &format!("\n{all}, {fit} of them would be tried\n");
         if let Some(limit) = problem.workspace_limit {
             text += &format!("workspace limit {}\n", bytes(limit));
         }

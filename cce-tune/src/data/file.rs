@@ -4,12 +4,13 @@
 //! |---|---|---|---|
 //! | `e` | f32, f16, bf16 | \[N, D\] | hidden states |
 //! | `c` | as `e` | \[V, D\] | the classifier, or else the next two |
-//! | `c_q`, `c_scale` | i8, f16 | \[V, D\], \[V, D / 32\] | `C[v, 32 b + k] = c_scale[v, b] * c_q[v, 32 b + k]`, in fp32, rounded to bf16 |
+//! | `c_q`, `c_scale` | i8, f16 | \[V, D\], \[V, D / 32\] | codes, and a scale for each 32 of them |
 //! | `targets` | i32, i64 | \[N\] | -100: ignored |
 //! | `lse`, `loss` | f64, f32 | \[N\] | optional references, see [`References`] |
 //! | `de_rows` | f32 | \[any, D\] | optional: the first rows of dE |
 //! | `dc_rows_idx`, `dc_rows` | i32 or i64, f32 | \[K\], \[K, D\] | optional, together: rows of dC |
 //!
+//! Codes mean `C[v, 32 b + k] = c_scale[v, b] * c_q[v, 32 b + k]`, computed in fp32 and rounded to bf16.
 //! A file written by PyTorch's or NumPy's safetensors is one; other tensors in it are left alone.
 
 use super::{Elements, Head, IGNORED, References, Targets};

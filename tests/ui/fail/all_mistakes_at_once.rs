@@ -1,9 +1,9 @@
 //! Several mistakes, each at its place, none a consequence of another.
 
-use cce::{Logit, Loss, Row, Target};
+use cce::{Logit, Loss, Target};
 
 #[cce::loss]
-fn wrong(x: Logit, y: Target, weight: Row) -> Loss {
+fn wrong(x: Logit, y: Target) -> Loss {
     let z = x * 2.0;
     let l = logsumexp(z);
     let smooth = mean(z - lse(z));

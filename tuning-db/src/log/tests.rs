@@ -84,7 +84,8 @@ proptest! {
 
     #[test]
     fn garbage_is_skipped_wherever_it_stands(
-        before in prop::collection::vec(any::<u8>(), 0..200), after in prop::collection::vec(any::<u8>(), 0..200),
+        before in prop::collection::vec(any::<u8>(), 0..200),
+        after in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         let mut bytes = before;
         write_frame(b"{}", &mut bytes).unwrap();

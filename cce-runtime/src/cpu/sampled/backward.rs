@@ -4,8 +4,8 @@
 //! part. dC of a column is one sum in f32 too: the product over all tokens if it is hot, the entries of its
 //! list in the order of the tokens, the uniform part. Each is rounded once.
 
-use super::super::exact::{Large, Walk as Loops, convert, pack};
 use super::super::gradient::{Coefficients, Tile, coefficients, gradient_tile};
+use super::super::loops::{Large, Loops, convert, pack};
 use super::super::product::{Matrix, MatrixMut, Threads, product};
 use super::classifier::classifier;
 use super::entries::{EntryPass, entry_starts};

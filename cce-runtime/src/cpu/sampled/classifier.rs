@@ -1,6 +1,6 @@
 //! dC: entries and targets sorted by column, then one sum a column, rounded once.
 
-use super::super::exact::{Large, Walk as Loops};
+use super::super::loops::{Large, Loops};
 use super::SampledBuffers;
 use super::entries::{Gather, entry_starts};
 use super::layout::Shape;

@@ -1,9 +1,8 @@
 //! Cold entries of a token: dL/dx of each, and their part of dE.
 
 use super::super::code::record;
-use super::super::exact::Walk as Loops;
 use super::super::host::HostCall;
-use super::super::row::RowInputs;
+use super::super::loops::Loops;
 use super::super::strip::{Registers, StripInputs, Values};
 use super::super::tensor::Rows;
 use super::SampledCode;
@@ -112,13 +111,7 @@ impl Entries<'_> {
     fn gradients(&self, token: u32, range: std::ops::Range<usize>, record: &[f64]) -> Vec<Vec<f32>> {
         let (code, call) = (self.code, self.call);
         let (columns, weights) = (&self.columns[range.clone()], &self.weights[range.clone()]);
-        let upstreams = call.upstreams(token as usize);
-        let inputs = RowInputs {
-            inputs: &call.inputs,
-            token: token as usize,
-            stats: &record[record::STATS..],
-            upstreams: &upstreams,
-        };
+        let inputs = call.row_inputs(token, &record[record::STATS..]);
         let mut slots = vec![0.0f32; code.entries.row_slots().len()];
         code.entry_slots.run(&inputs, &mut Vec::new(), |at, value| slots[at] = value as f32);
         let gathered: Vec<Vec<f32>> = call

@@ -1,8 +1,8 @@
 //! The sampled forward: outputs as `Exact` computes them, and each token's entries.
 
 use super::super::code::record;
-use super::super::exact::{Walk as Loops, pack};
 use super::super::host::{HostCall, HostOutputs};
+use super::super::loops::{Loops, pack};
 use super::super::math;
 use super::super::stats::{Scratch, finite_reference};
 use super::super::strip::{StripInputs, Values, zip};

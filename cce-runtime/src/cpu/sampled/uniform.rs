@@ -2,7 +2,6 @@
 
 use super::super::code::record;
 use super::super::host::HostCall;
-use super::super::row::RowInputs;
 use super::super::strip::{Registers, StripInputs, Values};
 use super::super::tensor::Rows;
 use super::SampledCode;
@@ -24,7 +23,8 @@ impl<'w> Uniforms<'w> {
                 let (mine, tail) = std::mem::take(&mut rest).split_at_mut(call.vocab);
                 rest = tail;
                 let mut slots = vec![0.0f32; uniform.col.row_slots().len()];
-                let inputs = RowInputs { inputs: &call.inputs, token: 0, stats: &[], upstreams: &[] };
+                // They depend on no token.
+                let inputs = call.row_inputs(0, &[]);
                 uniform.col_slots.run(&inputs, &mut Vec::new(), |at, value| slots[at] = value as f32);
                 let mut registers = Registers::new(&uniform.col, 512);
                 for (at, out) in mine.chunks_mut(512).enumerate() {
@@ -69,13 +69,7 @@ impl UniformRows {
         token: u32,
         record: &[f64],
     ) -> Vec<f64> {
-        let upstreams = call.upstreams(token as usize);
-        let inputs = RowInputs {
-            inputs: &call.inputs,
-            token: token as usize,
-            stats: &record[record::STATS..],
-            upstreams: &upstreams,
-        };
+        let inputs = call.row_inputs(token, &record[record::STATS..]);
         let mut roots = vec![0.0; code.uniform_rows.roots()];
         code.uniform_rows.run(&inputs, &mut Vec::new(), |at, value| roots[at] = value);
         let of_part = |uniform: &Option<Uniform>| uniform.as_ref().map_or(0.0, |u| roots[u.row]);
