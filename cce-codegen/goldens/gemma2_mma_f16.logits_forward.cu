@@ -450,7 +450,8 @@ template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS],
     }
 }
 
-// The statistics of one tile's columns join those of the thread's rows.
+// The statistics of one tile's columns join those of the thread's rows. Logits of their own need registers beside the sums: a few columns at a time.
+#define SLICE (MASK_LOGITS || ACC_COLS < 16 ? ACC_COLS : 16)
 template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
         const Rows& targets, const Values& values, const Uniform& uniform) {
     #pragma unroll
@@ -459,26 +460,30 @@ template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], f
         int y = MASK_LOGITS ? -1 : targets(r);
         auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return MASK_LOGITS || (col < VOCAB && col != y); };
         auto col_at = [&](int c) { return col_in(values, min(tile * TILE_N + acc_col(c), VOCAB - 1)); };
+        #pragma unroll
+        for (int first = 0; first < ACC_COLS; first += SLICE) {
 #ifdef HAS_SOFTMAX
-        float z[ACC_COLS], largest = NEG_INF;
-        #pragma unroll
-        for (int c = 0; c < ACC_COLS; c++) {
-            z[c] = logit_of(acc[r][c], row, col_at(c), uniform);
-            largest = fmaxf(largest, live(c) ? z[c] : NEG_INF);
-        }
-        float reference = fmaxf(stats[r][0], largest * LOG2E);
-        if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
-        float base = reference == NEG_INF ? 0.0f : reference;
-        #pragma unroll
-        for (int c = 0; c < ACC_COLS; c++) {
-            float e = exp2_approx(fmaf(z[c], LOG2E, -base));
-            stats_add(stats[r], acc[r][c], z[c], live(c) ? e : 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
-        }
-#else
-        #pragma unroll
-        for (int c = 0; c < ACC_COLS; c++)
-            stats_add(stats[r], acc[r][c], 0.0f, 0.0f, live(c), tile * TILE_N + acc_col(c), row, col_at(c), uniform);
+            float z[SLICE], largest = NEG_INF;
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
+                largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
+            }
+            float reference = fmaxf(stats[r][0], largest * LOG2E);
+            if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
+            float base = reference == NEG_INF ? 0.0f : reference;
 #endif
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                int at = first + c;
+#ifdef HAS_SOFTMAX
+                float e = exp2_approx(fmaf(z[c], LOG2E, -base));
+                stats_add(stats[r], acc[r][at], z[c], live(at) ? e : 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+#else
+                stats_add(stats[r], acc[r][at], 0.0f, 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+#endif
+            }
+        }
     }
 }
 
