@@ -106,16 +106,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
-// The target of a token; -1: none, or out of range.
-DEVICE int target_in_range(const Index* targets, int token) {
-#ifdef HAS_TARGET
-    Index y = token >= 0 ? targets[token] : (Index)-1;
-    return y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-    return -1;
-#endif
-}
-
 // One thread block's tile of a matrix product, through mma.sync on tensor cores (sm_80 and up; bf16, f16).
 // cp.async fills a ring of STAGES shared-memory stages; each warp multiplies fragments of its (TILE_M / WARPS_M) x (TILE_N / WARPS_N) part.
 // Shared memory holds 16-byte chunks, swizzled by row so that ldmatrix meets no bank conflict:
@@ -384,6 +374,16 @@ DEVICE float probability(float x, const Coefs& row, const ColIn& column, const U
 // p A + [target] T + B / V, the target's share formed without a difference.
 DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
     return (at_target ? row.target0 : p * row.c0);
+}
+
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
 }
 
 // The gradient of the loss with respect to one logit.

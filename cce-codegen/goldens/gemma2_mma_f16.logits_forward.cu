@@ -103,16 +103,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
-// The target of a token; -1: none, or out of range.
-DEVICE int target_in_range(const Index* targets, int token) {
-#ifdef HAS_TARGET
-    Index y = token >= 0 ? targets[token] : (Index)-1;
-    return y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-    return -1;
-#endif
-}
-
 // One thread block's tile of a matrix product, through mma.sync on tensor cores (sm_80 and up; bf16, f16).
 // cp.async fills a ring of STAGES shared-memory stages; each warp multiplies fragments of its (TILE_M / WARPS_M) x (TILE_N / WARPS_N) part.
 // Shared memory holds 16-byte chunks, swizzled by row so that ldmatrix meets no bank conflict:
@@ -424,6 +414,16 @@ DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
     s[4] = s[4] * mine + o[4] * its;
 }
 
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
 // The statistics of a tile's logits, which a thread keeps for its rows over its columns.
 // The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
 
@@ -450,18 +450,42 @@ template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS],
     }
 }
 
-// The statistics of one tile's columns join those of the thread's rows. Logits of their own need registers beside the sums: a few columns at a time.
-#define SLICE (MASK_LOGITS || ACC_COLS < 16 ? ACC_COLS : 16)
+// Where nothing but the sum of exponentials of raw logits is kept (MASK_LOGITS), the reference need not follow the largest: it is that of the first
+// tile, until a tile's sum leaves it far behind. An element then costs a multiplication, an exponential and an addition.
+#define FAR 1e30f
+DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
+    float sum[4] = {};
+    #pragma unroll
+    for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
+    float sum = sum_of_exponentials(x, stats[0]);
+    if (!(sum < FAR)) {                                       // NaN, too
+        float reference = stats[0];
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) reference = fmaxf(reference, x[c] * LOG2E);
+        stats_rescale(stats, rescale(stats[0], reference));
+        stats[0] = reference;
+        sum = sum_of_exponentials(x, reference == NEG_INF ? 0.0f : reference);
+    }
+    stats[1] += sum;
+}
+
+// The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
+// sums: a few columns at a time.
+#define SLICE (ACC_COLS < 16 ? ACC_COLS : 16)
 template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
         const Rows& targets, const Values& values, const Uniform& uniform) {
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
-        RowIn row = row_in(values, tokens(r));
-        int y = MASK_LOGITS ? -1 : targets(r);
-        auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return MASK_LOGITS || (col < VOCAB && col != y); };
-        auto col_at = [&](int c) { return col_in(values, min(tile * TILE_N + acc_col(c), VOCAB - 1)); };
+    for (int first = 0; first < ACC_COLS; first += SLICE) {
+        asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
         #pragma unroll
-        for (int first = 0; first < ACC_COLS; first += SLICE) {
+        for (int r = 0; r < ACC_ROWS; r++) {
+            RowIn row = row_in(values, tokens(r));
+            int y = targets(r);
+            auto live = [&](int at) { int col = tile * TILE_N + acc_col(at); return col < VOCAB && col != y; };
+            auto col_at = [&](int at) { return col_in(values, min(tile * TILE_N + acc_col(at), VOCAB - 1)); };
 #ifdef HAS_SOFTMAX
             float z[SLICE], largest = NEG_INF;
             #pragma unroll
@@ -496,7 +520,12 @@ template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], fl
     for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
 #endif
     if (rare) take_targets(acc, tile, tokens, targets, target_logit);
+#if MASK_LOGITS
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
+#else
     accumulate(acc, stats, tile, tokens, targets, values, uniform);
+#endif
 }
 
 // The statistics of a row, from the neighbouring lanes that share it.

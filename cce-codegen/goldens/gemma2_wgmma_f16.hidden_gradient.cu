@@ -105,18 +105,8 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
-// The target of a token; -1: none, or out of range.
-DEVICE int target_in_range(const Index* targets, int token) {
-#ifdef HAS_TARGET
-    Index y = token >= 0 ? targets[token] : (Index)-1;
-    return y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-    return -1;
-#endif
-}
-
 // One cluster's tile of a matrix product, through wgmma on Hopper's tensor cores (sm_90a; bf16, f16).
-// A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads half of the right one and
+// A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads a part of the right one and
 // multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages), warpgroups 1 and 2
 // consume, 64 rows each, sums in registers. Barriers of a stage: `full` counts its bytes, `empty` the four consumers of the cluster.
 // Shared memory holds rows of 128 bytes, swizzled by TMA in units of 16 bytes over 8 rows:
@@ -212,7 +202,7 @@ struct Ring {
             if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
             else for (int i = 0; i < TILE_M / 64; i++) load_box(a + i * 8192, left, row0 + i * 64, k, barrier);
             if constexpr (B_K_MAJOR) load_box_for_both(b + half * (B_BYTES / 2), right, right_k + k, col0 + half * (TILE_N / 2), barrier);
-            else for (int i = 0; i < TILE_N / 64; i++) load_box_for_both(b + i * 8192 + half * 4096, right, col0 + i * 64, right_k + k + half * 32, barrier);
+            else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);
             advance();
         }
     }

@@ -101,18 +101,8 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
-// The target of a token; -1: none, or out of range.
-DEVICE int target_in_range(const Index* targets, int token) {
-#ifdef HAS_TARGET
-    Index y = token >= 0 ? targets[token] : (Index)-1;
-    return y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-    return -1;
-#endif
-}
-
 // One cluster's tile of a matrix product, through wgmma on Hopper's tensor cores (sm_90a; bf16, f16).
-// A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads half of the right one and
+// A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads a part of the right one and
 // multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages), warpgroups 1 and 2
 // consume, 64 rows each, sums in registers. Barriers of a stage: `full` counts its bytes, `empty` the four consumers of the cluster.
 // Shared memory holds rows of 128 bytes, swizzled by TMA in units of 16 bytes over 8 rows:
@@ -208,7 +198,7 @@ struct Ring {
             if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
             else for (int i = 0; i < TILE_M / 64; i++) load_box(a + i * 8192, left, row0 + i * 64, k, barrier);
             if constexpr (B_K_MAJOR) load_box_for_both(b + half * (B_BYTES / 2), right, right_k + k, col0 + half * (TILE_N / 2), barrier);
-            else for (int i = 0; i < TILE_N / 64; i++) load_box_for_both(b + i * 8192 + half * 4096, right, col0 + i * 64, right_k + k + half * 32, barrier);
+            else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);
             advance();
         }
     }
@@ -328,6 +318,16 @@ DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
     s[4] = s[4] * mine + o[4] * its;
 }
 
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
 // The statistics of a tile's logits, which a thread keeps for its rows over its columns.
 // The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
 
@@ -354,18 +354,42 @@ template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS],
     }
 }
 
-// The statistics of one tile's columns join those of the thread's rows. Logits of their own need registers beside the sums: a few columns at a time.
-#define SLICE (MASK_LOGITS || ACC_COLS < 16 ? ACC_COLS : 16)
+// Where nothing but the sum of exponentials of raw logits is kept (MASK_LOGITS), the reference need not follow the largest: it is that of the first
+// tile, until a tile's sum leaves it far behind. An element then costs a multiplication, an exponential and an addition.
+#define FAR 1e30f
+DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
+    float sum[4] = {};
+    #pragma unroll
+    for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
+    float sum = sum_of_exponentials(x, stats[0]);
+    if (!(sum < FAR)) {                                       // NaN, too
+        float reference = stats[0];
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) reference = fmaxf(reference, x[c] * LOG2E);
+        stats_rescale(stats, rescale(stats[0], reference));
+        stats[0] = reference;
+        sum = sum_of_exponentials(x, reference == NEG_INF ? 0.0f : reference);
+    }
+    stats[1] += sum;
+}
+
+// The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
+// sums: a few columns at a time.
+#define SLICE (ACC_COLS < 16 ? ACC_COLS : 16)
 template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
         const Rows& targets, const Values& values, const Uniform& uniform) {
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
-        RowIn row = row_in(values, tokens(r));
-        int y = MASK_LOGITS ? -1 : targets(r);
-        auto live = [&](int c) { int col = tile * TILE_N + acc_col(c); return MASK_LOGITS || (col < VOCAB && col != y); };
-        auto col_at = [&](int c) { return col_in(values, min(tile * TILE_N + acc_col(c), VOCAB - 1)); };
+    for (int first = 0; first < ACC_COLS; first += SLICE) {
+        asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
         #pragma unroll
-        for (int first = 0; first < ACC_COLS; first += SLICE) {
+        for (int r = 0; r < ACC_ROWS; r++) {
+            RowIn row = row_in(values, tokens(r));
+            int y = targets(r);
+            auto live = [&](int at) { int col = tile * TILE_N + acc_col(at); return col < VOCAB && col != y; };
+            auto col_at = [&](int at) { return col_in(values, min(tile * TILE_N + acc_col(at), VOCAB - 1)); };
 #ifdef HAS_SOFTMAX
             float z[SLICE], largest = NEG_INF;
             #pragma unroll
@@ -400,7 +424,12 @@ template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], fl
     for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
 #endif
     if (rare) take_targets(acc, tile, tokens, targets, target_logit);
+#if MASK_LOGITS
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
+#else
     accumulate(acc, stats, tile, tokens, targets, values, uniform);
+#endif
 }
 
 // The statistics of a row, from the neighbouring lanes that share it.

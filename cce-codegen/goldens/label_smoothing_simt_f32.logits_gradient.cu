@@ -103,16 +103,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
-// The target of a token; -1: none, or out of range.
-DEVICE int target_in_range(const Index* targets, int token) {
-#ifdef HAS_TARGET
-    Index y = token >= 0 ? targets[token] : (Index)-1;
-    return y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-    return -1;
-#endif
-}
-
 // One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
 // 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
 
@@ -245,6 +235,16 @@ DEVICE float probability(float x, const Coefs& row, const ColIn& column, const U
 // p A + [target] T + B / V, the target's share formed without a difference.
 DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
     return (at_target ? row.target0 : p * row.c0) + row.c1 * (1.0f / VOCAB);
+}
+
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
 }
 
 // The gradient of the loss with respect to one logit.

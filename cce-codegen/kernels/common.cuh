@@ -84,13 +84,3 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
     return Place{first + place % width, place / width};
 }
-
-// The target of a token; -1: none, or out of range.
-DEVICE int target_in_range(const Index* targets, int token) {
-#ifdef HAS_TARGET
-    Index y = token >= 0 ? targets[token] : (Index)-1;
-    return y >= 0 && y < VOCAB ? (int)y : -1;
-#else
-    return -1;
-#endif
-}

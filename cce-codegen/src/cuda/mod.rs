@@ -19,6 +19,7 @@ use crate::schedule::{Family, Tile};
 use std::fmt::Write;
 
 const COMMON: &str = include_str!("../../kernels/common.cuh");
+const TARGETS: &str = include_str!("../../kernels/targets.cuh");
 const STATISTICS: &str = include_str!("../../kernels/statistics.cuh");
 const GRADIENT: &str = include_str!("../../kernels/gradient.cuh");
 const STORE: &str = include_str!("../../kernels/store.cuh");
@@ -155,6 +156,8 @@ impl Emitter<'_> {
             "\n// --- from the program ---\n",
             &holes.loop_functions(),
             "\n",
+            TARGETS,
+            "\n",
             STATISTICS,
             "\n",
             &walk,
@@ -226,6 +229,8 @@ impl Emitter<'_> {
             if self.family == Family::Wgmma { skeletons(self.family).staging } else { "" },
             "\n// --- from the program ---\n",
             &holes.loop_functions(),
+            "\n",
+            TARGETS,
             "\n",
             GRADIENT,
             "\n",

@@ -19,13 +19,12 @@ pub(super) enum Operand {
 
 impl Operand {
     /// Rows of the boxes that one copy takes, as `clusters/wgmma_tile.cuh` lays a tile out: a block's whole
-    /// left tile or half of the cluster's right one; transposed, 64 elements of k or half of them.
+    /// left tile or half of the cluster's right one; transposed, all k of a stage.
     fn box_rows(self, tile: &Tile) -> u32 {
         match self {
             Operand::LeftKMajor => tile.m,
-            Operand::LeftMnMajor => tile.k,
+            Operand::LeftMnMajor | Operand::RightMnMajor => tile.k,
             Operand::RightKMajor => tile.n / 2,
-            Operand::RightMnMajor => tile.k / 2,
         }
     }
 }
