@@ -69,14 +69,16 @@ const CANDIDATES: usize = 8;
 /// Workspace that the product may use, in bytes.
 pub const WORKSPACE: usize = 64 << 20;
 
-/// One product, ready to run: the fastest of cuBLASLt's first eight proposals.
+/// One product, ready to run: by cuBLASLt's first proposal, which is what PyTorch takes, or by the fastest of
+/// its first eight.
 pub struct Product {
     _library: libloading::Library,
     matmul: Matmul,
     handle: Handle,
     desc: Handle,
     layouts: [Handle; 3],
-    algo: Heuristic,
+    first: Heuristic,
+    fastest: Heuristic,
     /// Addresses: classifier, hidden states, logits, workspace.
     places: [u64; 4],
 }
@@ -154,17 +156,18 @@ impl Product {
                 &raw mut count,
             );
             ok("cublasLtMatmulAlgoGetHeuristic", status)?;
+            let first = found[0];
             let mut product =
-                Product { _library: library, matmul, handle, desc, layouts, algo: found[0], places };
-            let mut best = (f32::MAX, empty);
+                Product { _library: library, matmul, handle, desc, layouts, first, fastest: first, places };
+            let mut best = (f32::MAX, first);
             for candidate in found.iter().take(count as usize) {
-                product.algo = *candidate;
+                product.fastest = *candidate;
                 let ms = product.time(context, stream)?;
                 if ms < best.0 {
                     best = (ms, *candidate);
                 }
             }
-            product.algo = best.1;
+            product.fastest = best.1;
             Ok(product)
         }
     }
@@ -172,18 +175,27 @@ impl Product {
     fn time(&self, context: &Context, stream: &Stream) -> Result<f32, String> {
         let text = |error: cce_runtime::Error| error.to_string();
         let marks: [Event; 2] = [context.new_event().map_err(text)?, context.new_event().map_err(text)?];
-        self.run(stream)?;
+        self.run_fastest(stream)?;
         marks[0].record(stream).map_err(text)?;
         for _ in 0..3 {
-            self.run(stream)?;
+            self.run_fastest(stream)?;
         }
         marks[1].record(stream).map_err(text)?;
         marks[1].synchronize().map_err(text)?;
         marks[1].elapsed_ms_since(&marks[0]).map_err(text)
     }
 
-    /// Puts the product on the stream.
+    /// Puts the product on the stream, by the first proposal.
     pub fn run(&self, stream: &Stream) -> Result<(), String> {
+        self.run_by(&self.first, stream)
+    }
+
+    /// The same by the fastest proposal.
+    pub fn run_fastest(&self, stream: &Stream) -> Result<(), String> {
+        self.run_by(&self.fastest, stream)
+    }
+
+    fn run_by(&self, algo: &Heuristic, stream: &Stream) -> Result<(), String> {
         let (alpha, beta) = (1.0f32, 0.0f32);
         let [c, e, z, workspace] =
             self.places.map(|address| std::ptr::without_provenance_mut(address as usize));
@@ -203,7 +215,7 @@ impl Product {
                 c_layout,
                 z,
                 c_layout,
-                &raw const self.algo,
+                std::ptr::from_ref(algo),
                 workspace,
                 WORKSPACE,
                 stream.raw().0.cast(),

@@ -1,4 +1,5 @@
-//! Loss, and loss with both gradients, beside cuBLASLt's product of the same shape (T), on one GPU.
+//! Loss, and loss with both gradients under each filter, beside cuBLASLt's product of the same shape (T), on
+//! one GPU. T is by cuBLASLt's first proposal, as PyTorch takes it; its fastest one stands beside it.
 //!
 //! ```text
 //! cargo bench --bench gpu -- head --tokens 8192 --hidden 2304 --vocab 256000 --dtype bf16
@@ -51,12 +52,54 @@ pub struct Arguments {
     /// Largest workspace of the exact gradients, in MiB.
     #[arg(long)]
     workspace: Option<u64>,
+    /// What to measure: loss, exact, sampled:LOG2:MAX (a step of 2^-LOG2, at most MAX entries a token).
+    #[arg(long, value_delimiter = ',', default_value = "loss,exact,sampled:8:384,sampled:10:384")]
+    what: Vec<What>,
     /// Skip the comparison with fp32.
     #[arg(long)]
     no_errors: bool,
     /// One JSON object a row instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy)]
+enum What {
+    Loss,
+    Gradients(Filter),
+}
+
+impl std::str::FromStr for What {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<What, String> {
+        let expected =
+            || format!("`{text}` is none of loss, exact, sampled:LOG2:MAX, such as sampled:10:384");
+        match text.split(':').collect::<Vec<_>>()[..] {
+            ["loss"] => Ok(What::Loss),
+            ["exact"] => Ok(What::Gradients(Filter::Exact)),
+            ["sampled", log, most] => {
+                let log: i32 = log.parse().map_err(|_| expected())?;
+                let max_entries = most.parse().map_err(|_| expected())?;
+                Ok(What::Gradients(Filter::Sampled { eps: 2f32.powi(-log), max_entries }))
+            }
+            _ => Err(expected()),
+        }
+    }
+}
+
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match self {
+            What::Loss => "loss".to_owned(),
+            What::Gradients(Filter::Sampled { eps, max_entries }) => {
+                format!("sampled 2^{} {max_entries}", eps.log2())
+            }
+            What::Gradients(_) => "exact".to_owned(),
+        };
+        f.pad(&text)
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -94,15 +137,16 @@ pub fn run(arguments: &Arguments) {
     if !arguments.json {
         println!("{}", device.name());
         println!(
-            "{:>6} {:>6} {:>7} {:>8} | {:>8} {:>8} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
+            "{:>6} {:>6} {:>7} {:>8} {:>7} | {:<18} | {:>7} {:>8} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
             "N",
             "D",
             "V",
             "T ms",
-            "loss/T",
-            "grads/T",
-            "loss MB",
-            "grads MB",
+            "best/T",
+            "what",
+            "x T",
+            "ms",
+            "MB",
             "dE error",
             "dC error",
             "worst dE",
@@ -110,7 +154,7 @@ pub fn run(arguments: &Arguments) {
         );
     }
     for tokens in sizes {
-        bench.row(tokens);
+        bench.rows(tokens);
     }
 }
 
@@ -153,13 +197,17 @@ impl<'a> Bench<'a> {
         Bench { device, stream, arguments, hidden, classifier, targets, head, context }
     }
 
-    fn runner(&self, tokens: usize, gradients: bool, reference: bool) -> Runner {
+    fn runner(&self, tokens: usize, what: What, reference: bool) -> Runner {
+        let (gradients, filter) = match what {
+            What::Loss => (false, Filter::Exact),
+            What::Gradients(filter) => (true, filter),
+        };
         let (width, vocab, dtype) = (self.head.width, self.head.vocab, self.head.dtype());
         let out = GradientOutput { dtype: if reference { DType::F32 } else { dtype }, accumulate: false };
         let wanted = gradients.then_some(out);
         let mut builder = Plan::builder(&cce::losses::cross_entropy::program(), tokens, width, vocab)
             .dtype(dtype)
-            .filter(Filter::Exact)
+            .filter(filter)
             .ignore_index(None)
             .hidden_gradient(wanted)
             .classifier_gradient(wanted);
@@ -232,12 +280,12 @@ impl<'a> Bench<'a> {
     }
 
     /// Median of (ours / product) and of both times, over interleaved pairs.
-    fn pairs(&self, product: &cublaslt::Product, runner: &mut Runner, tokens: usize) -> (f32, f32, f32) {
+    fn pairs(&self, product: &cublaslt::Product, mut ours: impl FnMut(usize)) -> (f32, f32, f32) {
         let marks: [Event; 3] = std::array::from_fn(|_| self.context.new_event().unwrap());
         let mut seen = Vec::new();
         for at in 0..self.arguments.pairs + 4 {
             marks[0].record(&self.stream).unwrap();
-            self.run(runner, tokens, at % 2);
+            ours(at % 2);
             marks[1].record(&self.stream).unwrap();
             product.run(&self.stream).unwrap();
             marks[2].record(&self.stream).unwrap();
@@ -256,47 +304,46 @@ impl<'a> Bench<'a> {
         (median(|s| s.0), median(|s| s.1), median(|s| s.2))
     }
 
-    fn row(&self, tokens: usize) {
+    fn rows(&self, tokens: usize) {
         let (width, vocab, dtype) = (self.head.width, self.head.vocab, self.head.dtype());
         let logits = self.context.alloc(tokens * vocab * dtype.bytes(), "the product's logits").unwrap();
         let scratch = self.context.alloc(cublaslt::WORKSPACE, "cuBLASLt's workspace").unwrap();
         let places = [&self.classifier, &self.hidden[0], &logits, &scratch].map(|buffer| buffer.ptr().0);
         let shape = [tokens, width, vocab];
         let product = cublaslt::Product::new(&self.context, &self.stream, dtype, shape, places).unwrap();
-        let mut loss = self.runner(tokens, false, false);
-        let mut grads = self.runner(tokens, true, false);
-        let (loss_ratio, loss_ms, t) = self.pairs(&product, &mut loss, tokens);
-        let (grads_ratio, grads_ms, _) = self.pairs(&product, &mut grads, tokens);
-        drop((product, logits, scratch));
-        let errors =
-            if self.arguments.no_errors { [[f64::NAN; 2]; 2] } else { self.errors(&mut grads, tokens) };
-        let memory = [&loss, &grads].map(|runner| runner.plan.workspace().peak as f64 / 1e6);
-        if self.arguments.json {
-            println!(
-                "{{\"gpu\":{:?},\"n\":{tokens},\"d\":{width},\"v\":{vocab},\"dtype\":{:?},\
-                 \"t_ms\":{t},\"loss_ms\":{loss_ms},\"grads_ms\":{grads_ms},\
-                 \"loss_ratio\":{loss_ratio},\"grads_ratio\":{grads_ratio},\
-                 \"loss_mb\":{},\"grads_mb\":{},\"de_error\":{:e},\"dc_error\":{:e}}}",
-                self.device.name(),
-                dtype.name(),
-                memory[0],
-                memory[1],
-                errors[0][0],
-                errors[1][0]
-            );
-        } else {
-            println!(
-                "{tokens:>6} {width:>6} {vocab:>7} {t:>8.3} | {loss_ratio:>8.3} {grads_ratio:>8.3} | \
-                 {:>9.2} {:>9.1} | {:>9.2e} {:>9.2e} | {:>9.2e} {:>9.2e}",
-                memory[0], memory[1], errors[0][0], errors[1][0], errors[0][1], errors[1][1]
-            );
+        let (best, ..) = self.pairs(&product, |_| product.run_fastest(&self.stream).unwrap());
+        for &what in &self.arguments.what {
+            let mut runner = self.runner(tokens, what, false);
+            let (ratio, ms, t) = self.pairs(&product, |set| self.run(&mut runner, tokens, set));
+            let errors = match what {
+                What::Gradients(_) if !self.arguments.no_errors => self.errors(&mut runner, tokens),
+                _ => [[f64::NAN; 2]; 2],
+            };
+            let memory = runner.plan.workspace().peak as f64 / 1e6;
+            if self.arguments.json {
+                println!(
+                    "{{\"gpu\":{:?},\"n\":{tokens},\"d\":{width},\"v\":{vocab},\"dtype\":{:?},\"t_ms\":{t},\
+                     \"fastest_ratio\":{best},\"what\":\"{what}\",\"ratio\":{ratio},\"ms\":{ms},\
+                     \"workspace_mb\":{memory},\"de_error\":{},\"dc_error\":{}}}",
+                    self.device.name(),
+                    dtype.name(),
+                    number(errors[0][0]),
+                    number(errors[1][0])
+                );
+            } else {
+                println!(
+                    "{tokens:>6} {width:>6} {vocab:>7} {t:>8.3} {best:>7.3} | {what:<18} | {ratio:>7.3} {ms:>8.3} \
+                     {memory:>9.2} | {:>9.2e} {:>9.2e} | {:>9.2e} {:>9.2e}",
+                    errors[0][0], errors[1][0], errors[0][1], errors[1][1]
+                );
+            }
         }
     }
 
     /// For dE and dC: ||difference|| / ||reference||, of the whole and of the worst row that is not tiny.
     fn errors(&self, grads: &mut Runner, tokens: usize) -> [[f64; 2]; 2] {
         let width = self.head.width;
-        let mut reference = self.runner(tokens, true, true);
+        let mut reference = self.runner(tokens, What::Gradients(Filter::Exact), true);
         self.run(&mut reference, tokens, 0);
         self.run(grads, tokens, 0);
         let (ours, exact) = (grads.gradients.as_ref().unwrap(), reference.gradients.as_ref().unwrap());
@@ -336,4 +383,9 @@ impl<'a> Bench<'a> {
             }
         }
     }
+}
+
+/// A number as JSON has it.
+fn number(x: f64) -> String {
+    if x.is_finite() { format!("{x:e}") } else { "null".to_owned() }
 }

@@ -511,15 +511,20 @@ template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], f
     }
 }
 
-// A finished tile: targets written, everything else joined.
-template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+// Whether a tile has columns that must not join the sums.
+template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
     bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
 #ifdef HAS_TARGET
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
 #endif
-    if (rare) take_targets(acc, tile, tokens, targets, target_logit);
+    return rare;
+}
+
+// A finished tile: targets written, everything else joined.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+    if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
 #if MASK_LOGITS
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);

@@ -415,15 +415,20 @@ template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], f
     }
 }
 
-// A finished tile: targets written, everything else joined.
-template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+// Whether a tile has columns that must not join the sums.
+template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
     bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
 #ifdef HAS_TARGET
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
 #endif
-    if (rare) take_targets(acc, tile, tokens, targets, target_logit);
+    return rare;
+}
+
+// A finished tile: targets written, everything else joined.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+    if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
 #if MASK_LOGITS
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
@@ -443,12 +448,36 @@ DEVICE void merge_lanes(float (&stats)[STATS]) {
     }
 }
 
+// The statistics of a row's segment, [parts][STATS][pitch]: from the lanes that share the row. The segment that is alone in a tail leaves the other
+// part empty.
+DEVICE void write_partial(float* partials, float (&stats)[STATS], int part, bool last_part, int pitch, int row) {
+    merge_lanes(stats);
+    if ((lane_id() & (ROW_LANES - 1)) != 0) return;
+    float* to = partials + (u64)part * STATS * pitch + row;
+    float nothing[STATS];
+    stats_init(nothing);
+    #pragma unroll
+    for (int k = 0; k < STATS; k++) {
+        to[(u64)k * pitch] = stats[k];
+        if (last_part) to[(u64)(STATS + k) * pitch] = nothing[k];
+    }
+}
+
+#define WALK_TILES 4
+
 // How the clusters of a persistent kernel divide row_blocks x tiles among themselves: plain arithmetic, so that it follows a number of rows that only
 // the device knows. Row blocks form groups of about equal size that are done one after the other: the rows of a group stay in L2 while its clusters
 // walk the vocabulary. Within a group, `walkers` sets of clusters, one cluster a row block, walk a part of the vocabulary each, side by side, so that a
 // set reads each tile from memory once. Clusters that are left over share the last tiles of all rows of the group.
 
 struct Segment { int row_block, first, last, part; bool last_part; };
+
+// Where piece `at` begins, of `n` things cut into pieces of about equal size: the first ones are one larger.
+DEVICE int begin_of_piece(int n, int pieces, int at) { return n / pieces * at + min(at, n % pieces); }
+DEVICE int piece_of(int n, int pieces, int thing) {
+    int each = n / pieces, larger = n % pieces, cut = larger * (each + 1);
+    return thing < cut ? thing / (each + 1) : larger + (thing - cut) / each;
+}
 
 struct Walk {
     int row_blocks, tiles, clusters, groups;
@@ -457,20 +486,13 @@ struct Walk {
         row_blocks = ceil_div(rows, block); tiles = tile_count; clusters = cluster_count;
         groups = ceil_div(row_blocks, most_together);
     }
-    DEVICE int begin_of(int group) const { return (int)((i64)group * row_blocks / groups); }
+    DEVICE int begin_of(int group) const { return begin_of_piece(row_blocks, groups, group); }
     // Tiles that the walkers of a group of `size` row blocks take; the rest is left over.
-    DEVICE int walked(int size) const {
-        int busy = clusters / size * size;
-        return busy == clusters ? tiles : (int)(((i64)tiles * busy + clusters - 1) / clusters);
-    }
+    DEVICE int walked(int size) const { return ceil_div(tiles * (clusters / size * size), clusters); }
     // Parts that every row block of a group of this size has.
     DEVICE int parts(int size) const { return clusters / size + (walked(size) < tiles ? 2 : 0); }
-    DEVICE int group_of(int row_block) const {
-        int group = (int)((i64)row_block * groups / row_blocks);
-        while (begin_of(group + 1) <= row_block) group++;
-        return group;
-    }
-    DEVICE int parts_of(int row_block) const { int group = group_of(row_block); return parts(begin_of(group + 1) - begin_of(group)); }
+    DEVICE int most_parts() const { return max(parts(row_blocks / groups), parts(ceil_div(row_blocks, groups))); }
+    DEVICE int parts_of(int row_block) const { int group = piece_of(row_blocks, groups, row_block); return parts(begin_of(group + 1) - begin_of(group)); }
 };
 
 // A cluster's segments, one after the other.
@@ -485,12 +507,12 @@ struct Segments {
             if (walker < walkers) {
                 if (done) continue;
                 done = 1;
-                s = Segment{begin + cluster % size, (int)((i64)walked * walker / walkers), (int)((i64)walked * (walker + 1) / walkers), walker, false};
+                s = Segment{begin + cluster % size, begin_of_piece(walked, walkers, walker), begin_of_piece(walked, walkers, walker + 1), walker, false};
                 return true;
             }
-            // Left over: the tails of all rows in one line, cut into equal pieces, at least one tail long: a tail lies in one or two of them.
+            // Left over: the tails of all rows in one line, cut into pieces, each at least one tail long: a tail lies in one or two of them.
             int tail = walk.tiles - walked, spare = walk.clusters - walkers * size, place = cluster - walkers * size;
-            int from = (int)((i64)size * tail * place / spare) + done, to = (int)((i64)size * tail * (place + 1) / spare);
+            int from = begin_of_piece(size * tail, spare, place) + done, to = begin_of_piece(size * tail, spare, place + 1);
             if (from >= to) continue;
             int row = from / tail, first = from % tail, last = min(tail, first + to - from);
             done += last - first;
@@ -506,7 +528,7 @@ struct Segments {
 // columns, relative to a running reference (the largest exponent so far), and each segment writes one partial a row. No atomics: the merge adds them in
 // a fixed order.
 
-// E [tokens that count, HIDDEN], C [VOCAB, HIDDEN]; partials [parts][STATS][row blocks * CLUSTER_M], in the order of E's rows.
+// The first WALK_TILES tiles of columns. E [tokens that count, HIDDEN], C [VOCAB, HIDDEN]; partials [parts][STATS][row blocks * CLUSTER_M], in the order of E's rows.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_forward(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
         const Values values, float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int group) {
@@ -514,7 +536,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
     Ring ring(shared);
     const int rows = PACKED ? *count : tokens;
-    const Walk walk(rows, CLUSTER_M, group, (VOCAB + TILE_N - 1) / TILE_N, gridDim.x / CLUSTER);
+    const Walk walk(rows, CLUSTER_M, group, WALK_TILES, gridDim.x / CLUSTER);
     Segments segments{walk, (int)blockIdx.x / CLUSTER};
     Segment s;
 
@@ -546,17 +568,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll
             for (int r = 0; r < ACC_ROWS; r++) {
-                merge_lanes(stats[r]);
-                if ((lane_id() & (ROW_LANES - 1)) == 0) {
-                    float* to = partials + (u64)s.part * STATS * pitch + row0 + acc_row(r);
-                    float nothing[STATS];
-                    stats_init(nothing);
-                    #pragma unroll
-                    for (int k = 0; k < STATS; k++) {
-                        to[(u64)k * pitch] = stats[r][k];
-                        if (s.last_part) to[(u64)(STATS + k) * pitch] = nothing[k];
-                    }
-                }
+                write_partial(partials, stats[r], s.part, s.last_part, pitch, row0 + acc_row(r));
             }
         }
     }

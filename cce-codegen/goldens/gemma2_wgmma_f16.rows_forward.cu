@@ -111,6 +111,7 @@ template <class Value> DEVICE double total(int tokens, Value value) {
 
 #define WALK_BLOCK 256
 #define WALK_TILES 4
+#define PARTS_BEFORE 0
 
 // How the clusters of a persistent kernel divide row_blocks x tiles among themselves: plain arithmetic, so that it follows a number of rows that only
 // the device knows. Row blocks form groups of about equal size that are done one after the other: the rows of a group stay in L2 while its clusters
@@ -119,6 +120,13 @@ template <class Value> DEVICE double total(int tokens, Value value) {
 
 struct Segment { int row_block, first, last, part; bool last_part; };
 
+// Where piece `at` begins, of `n` things cut into pieces of about equal size: the first ones are one larger.
+DEVICE int begin_of_piece(int n, int pieces, int at) { return n / pieces * at + min(at, n % pieces); }
+DEVICE int piece_of(int n, int pieces, int thing) {
+    int each = n / pieces, larger = n % pieces, cut = larger * (each + 1);
+    return thing < cut ? thing / (each + 1) : larger + (thing - cut) / each;
+}
+
 struct Walk {
     int row_blocks, tiles, clusters, groups;
 
@@ -126,20 +134,13 @@ struct Walk {
         row_blocks = ceil_div(rows, block); tiles = tile_count; clusters = cluster_count;
         groups = ceil_div(row_blocks, most_together);
     }
-    DEVICE int begin_of(int group) const { return (int)((i64)group * row_blocks / groups); }
+    DEVICE int begin_of(int group) const { return begin_of_piece(row_blocks, groups, group); }
     // Tiles that the walkers of a group of `size` row blocks take; the rest is left over.
-    DEVICE int walked(int size) const {
-        int busy = clusters / size * size;
-        return busy == clusters ? tiles : (int)(((i64)tiles * busy + clusters - 1) / clusters);
-    }
+    DEVICE int walked(int size) const { return ceil_div(tiles * (clusters / size * size), clusters); }
     // Parts that every row block of a group of this size has.
     DEVICE int parts(int size) const { return clusters / size + (walked(size) < tiles ? 2 : 0); }
-    DEVICE int group_of(int row_block) const {
-        int group = (int)((i64)row_block * groups / row_blocks);
-        while (begin_of(group + 1) <= row_block) group++;
-        return group;
-    }
-    DEVICE int parts_of(int row_block) const { int group = group_of(row_block); return parts(begin_of(group + 1) - begin_of(group)); }
+    DEVICE int most_parts() const { return max(parts(row_blocks / groups), parts(ceil_div(row_blocks, groups))); }
+    DEVICE int parts_of(int row_block) const { int group = piece_of(row_blocks, groups, row_block); return parts(begin_of(group + 1) - begin_of(group)); }
 };
 
 // A cluster's segments, one after the other.
@@ -154,12 +155,12 @@ struct Segments {
             if (walker < walkers) {
                 if (done) continue;
                 done = 1;
-                s = Segment{begin + cluster % size, (int)((i64)walked * walker / walkers), (int)((i64)walked * (walker + 1) / walkers), walker, false};
+                s = Segment{begin + cluster % size, begin_of_piece(walked, walkers, walker), begin_of_piece(walked, walkers, walker + 1), walker, false};
                 return true;
             }
-            // Left over: the tails of all rows in one line, cut into equal pieces, at least one tail long: a tail lies in one or two of them.
+            // Left over: the tails of all rows in one line, cut into pieces, each at least one tail long: a tail lies in one or two of them.
             int tail = walk.tiles - walked, spare = walk.clusters - walkers * size, place = cluster - walkers * size;
-            int from = (int)((i64)size * tail * place / spare) + done, to = (int)((i64)size * tail * (place + 1) / spare);
+            int from = begin_of_piece(size * tail, spare, place) + done, to = begin_of_piece(size * tail, spare, place + 1);
             if (from >= to) continue;
             int row = from / tail, first = from % tail, last = min(tail, first + to - from);
             done += last - first;
@@ -291,7 +292,7 @@ extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict_
 #endif
 #ifdef WALK_TILES
     const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, walkers);
-    int parts = walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
+    int parts = PARTS_BEFORE + walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
 #else
     int parts = walkers, pitch = tokens;
 #endif

@@ -42,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict_
 #endif
 #ifdef WALK_TILES
     const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, walkers);
-    int parts = walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
+    int parts = PARTS_BEFORE + walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
 #else
     int parts = walkers, pitch = tokens;
 #endif

@@ -3,7 +3,7 @@
 use super::data::Data;
 use super::expected::Expected;
 use super::numbers::run_seed;
-use cce::{DType, GradientOutput, IndexType, Program};
+use cce::{DType, Filter, GradientOutput, IndexType, Program};
 use cce_codegen::ir::InputKind;
 use std::fmt;
 
@@ -20,6 +20,7 @@ pub struct Case {
     /// V.
     pub vocab: usize,
     pub dtype: DType,
+    pub filter: Filter,
     pub index: IndexType,
     /// The share of tokens that are ignored; `None`: the plan is built without an ignored index.
     pub ignored: Option<f64>,
@@ -85,6 +86,7 @@ impl Case {
             hidden,
             vocab,
             dtype,
+            filter: Filter::Exact,
             index: IndexType::I32,
             ignored: Some(0.0),
             hidden_gradient: own,
@@ -159,6 +161,9 @@ impl fmt::Display for Case {
         let base = Case::new(&self.program, [self.tokens, self.hidden, self.vocab], self.dtype);
         write!(f, "{} {}", self.program.name(), self.dtype.name())?;
         write!(f, " N {} D {} V {}", self.tokens, self.hidden, self.vocab)?;
+        if self.filter != base.filter {
+            write!(f, ", {:?}", self.filter)?;
+        }
         if self.index != base.index {
             f.write_str(", i64 targets")?;
         }

@@ -47,6 +47,7 @@ impl Case {
     pub fn problem(&self) -> Problem {
         let mut problem = Problem::new(self.tokens, self.hidden, self.vocab, self.dtype);
         problem.index = self.index;
+        problem.filter = self.filter;
         problem.ignored = match self.ignored {
             Some(_) if self.has_target() => Ignored::Possible,
             _ => Ignored::None,
@@ -78,7 +79,7 @@ impl Case {
         let [hidden, classifier] = self.layouts();
         let mut builder = Plan::builder(&self.program, self.tokens, self.hidden, self.vocab)
             .dtype(self.dtype)
-            .filter(Filter::Exact)
+            .filter(self.filter)
             .index(self.index)
             .ignore_index(self.ignored.map(|_| IGNORED))
             .hidden_gradient(self.hidden_gradient)

@@ -3,7 +3,7 @@
 // columns, relative to a running reference (the largest exponent so far), and each segment writes one partial a row. No atomics: the merge adds them in
 // a fixed order.
 
-// E [tokens that count, HIDDEN], C [VOCAB, HIDDEN]; partials [parts][STATS][row blocks * CLUSTER_M], in the order of E's rows.
+// The first WALK_TILES tiles of columns. E [tokens that count, HIDDEN], C [VOCAB, HIDDEN]; partials [parts][STATS][row blocks * CLUSTER_M], in the order of E's rows.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_forward(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
         const Values values, float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int group) {
@@ -11,7 +11,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
     Ring ring(shared);
     const int rows = PACKED ? *count : tokens;
-    const Walk walk(rows, CLUSTER_M, group, (VOCAB + TILE_N - 1) / TILE_N, gridDim.x / CLUSTER);
+    const Walk walk(rows, CLUSTER_M, group, WALK_TILES, gridDim.x / CLUSTER);
     Segments segments{walk, (int)blockIdx.x / CLUSTER};
     Segment s;
 
@@ -43,17 +43,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll
             for (int r = 0; r < ACC_ROWS; r++) {
-                merge_lanes(stats[r]);
-                if ((lane_id() & (ROW_LANES - 1)) == 0) {
-                    float* to = partials + (u64)s.part * STATS * pitch + row0 + acc_row(r);
-                    float nothing[STATS];
-                    stats_init(nothing);
-                    #pragma unroll
-                    for (int k = 0; k < STATS; k++) {
-                        to[(u64)k * pitch] = stats[r][k];
-                        if (s.last_part) to[(u64)(STATS + k) * pitch] = nothing[k];
-                    }
-                }
+                write_partial(partials, stats[r], s.part, s.last_part, pitch, row0 + acc_row(r));
             }
         }
     }

@@ -116,6 +116,18 @@ impl<'a> Backward<'a> {
         text
     }
 
+    /// dL/dx of a kept entry, from its probability: the softmax part alone.
+    pub(crate) fn entry_gradient(&self) -> String {
+        let name = |id, node| self.inputs.name(&self.graph, id, node);
+        let mut body = Statements::new(&self.graph, &name);
+        let value = self.elements[0].0.map_or("0.0f".to_owned(), |a| format!("p * {}", body.value(a)));
+        format!(
+            "// p A of a kept column.\n\
+             DEVICE float entry_gradient(float p, const Coefs& row, const ColIn& column, const Uniform& uniform) {{\n{}    return {value};\n}}\n",
+            body.text()
+        )
+    }
+
     fn element(&self, body: &mut Statements<'_>, k: usize) -> String {
         let (a, b) = self.elements[k];
         let softmax = a.map_or("0.0f".to_owned(), |a| format!("p * {}", body.value(a)));

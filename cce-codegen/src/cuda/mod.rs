@@ -8,11 +8,13 @@
 mod backward;
 mod expr;
 mod forward;
+mod sampled;
 mod values;
 mod wgmma;
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::Forward;
+pub(crate) use sampled::{STREAM_ROWS, Sampling, gather_threads};
 
 use crate::problem::{DType, IndexType, Problem};
 use crate::schedule::{Family, Tile};
@@ -26,6 +28,7 @@ const STORE: &str = include_str!("../../kernels/store.cuh");
 const CLASSIFIER_ROWS: &str = include_str!("../../kernels/classifier_rows.cuh");
 const HIDDEN_ROWS: &str = include_str!("../../kernels/hidden_rows.cuh");
 const WALK: &str = include_str!("../../kernels/walk.cuh");
+const PARTIAL: &str = include_str!("../../kernels/clusters/partial.cuh");
 const PACK_HIDDEN: &str = include_str!("../../kernels/pack_hidden.cuh");
 const TOKEN_SUMS: &str = include_str!("../../kernels/token_sums.cuh");
 const ROWS_FORWARD: &str = include_str!("../../kernels/rows_forward.cuh");
@@ -77,6 +80,8 @@ pub(crate) struct Emitter<'a> {
     pub(crate) pitch: usize,
     /// Whether G is scaled by a power of two (f16).
     pub(crate) scaled: bool,
+    /// The sampled filter, where it is one.
+    pub(crate) sampling: Option<Sampling>,
 }
 
 impl Emitter<'_> {
@@ -144,8 +149,20 @@ impl Emitter<'_> {
         text
     }
 
+    /// Tiles of columns that the statistics' walk takes in one go: those of the hot columns first where the
+    /// rest is sampled.
+    fn walk_tiles(&self, tile: &Tile) -> usize {
+        self.sampling
+            .map_or(self.problem.vocab.div_ceil(tile.n as usize), |sampling| sampling.hot_tiles(tile))
+    }
+
     pub(crate) fn logits_forward(&self, tile: &Tile, holes: &Forward<'_>) -> String {
-        let walk = if self.family == Family::Wgmma { [WALK, "\n"].concat() } else { String::new() };
+        let walk = match self.family {
+            Family::Wgmma => {
+                format!("{PARTIAL}\n#define WALK_TILES {}\n\n{WALK}\n", self.walk_tiles(tile))
+            }
+            Family::Mma | Family::Simt => String::new(),
+        };
         self.assemble(&[
             &self.opening("Forward pass over the logits."),
             &self.matrix_constants(tile),
@@ -168,9 +185,15 @@ impl Emitter<'_> {
     pub(crate) fn rows_forward(&self, tile: &Tile, outputs: usize, holes: &Forward<'_>) -> String {
         let (walk, pack) = match self.family {
             Family::Wgmma => {
-                let tiles = self.problem.vocab.div_ceil(tile.n as usize);
-                let walk =
-                    format!("#define WALK_BLOCK {}\n#define WALK_TILES {tiles}\n\n{WALK}\n", 2 * tile.m);
+                let tiles = match self.sampling {
+                    Some(sampling) => sampling.cold_tiles(tile, self.problem.vocab),
+                    None => self.walk_tiles(tile),
+                };
+                let walk = format!(
+                    "#define WALK_BLOCK {}\n#define WALK_TILES {tiles}\n#define PARTS_BEFORE {}\n\n{WALK}\n",
+                    2 * tile.m,
+                    i32::from(self.sampling.is_some())
+                );
                 let stride = format!("\n#define HIDDEN_STRIDE {}\n", self.problem.hidden_layout.row_stride);
                 (walk, if self.packed { [&stride, PACK_HIDDEN].concat() } else { String::new() })
             }

@@ -2,6 +2,7 @@
 
 use super::build::{Common, blocks};
 use super::operand::Operand;
+use super::sampled::Sampled;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
@@ -27,6 +28,7 @@ struct Scratch {
 impl Backward {
     pub(super) fn plan(
         common: &Common<'_>,
+        sampled: Option<&Sampled>,
         workspace: &mut WorkspaceLayout,
         modules: &mut Vec<Module>,
     ) -> Backward {
@@ -47,8 +49,9 @@ impl Backward {
         let mut take = |bytes: u64| workspace.take(Region::Backward, bytes);
         let products = Products::wanted(problem);
         let columns = common.lowered.cols.len() as u64;
-        let chunk = u64::from(common.schedule.chunk);
+        let chunk = u64::from(common.chunk());
         let row_blocks = u64::from(blocks(problem.tokens, rows_of_a_partial(common.schedule)));
+        // Of a sampled plan the first chunk is the hot columns, and the rest is no chunk.
         let chunks = problem.vocab.div_ceil(chunk as usize);
         let element = problem.dtype.bytes() as u64;
         let scratch = Scratch {
@@ -58,7 +61,7 @@ impl Backward {
             column_partials: (columns > 0).then(|| take(columns * row_blocks * chunk * 4)),
             hidden_sums: problem
                 .hidden_gradient
-                .filter(|out| out.dtype != DType::F32 && chunks > 1)
+                .filter(|out| sampled.is_some() || (out.dtype != DType::F32 && chunks > 1))
                 .map(|_| take(tokens * problem.hidden as u64 * 4)),
         };
         let scalar_rows: Vec<(InputId, Buffer)> =
@@ -68,8 +71,14 @@ impl Backward {
         plan.row_launches(common, &scratch, rows);
         if products.any() || columns > 0 {
             let matrix = MatrixModules::add(common, &emitter, &holes, products, modules);
-            for at in 0..chunks {
+            for at in 0..if sampled.is_some() { 1 } else { chunks } {
                 plan.chunk_launches(common, &scratch, &matrix, rows, at, chunks);
+            }
+            if let Some(sampled) = sampled {
+                let scale = scratch.scale.map(|(_, scale)| scale);
+                let lists = sampled.lists(common, workspace);
+                let list = [scratch.coefs, scratch.hidden_sums.unwrap_or(scratch.coefs)];
+                plan.launches.extend(sampled.gradient_launches(common, &holes, &lists, list, scale, modules));
             }
             if let Some(out) = problem.hidden_gradient.filter(|_| common.program.has_target()) {
                 let nan = match out.dtype {
@@ -152,7 +161,7 @@ impl Backward {
         chunks: usize,
     ) {
         let (problem, schedule) = (common.problem, common.schedule);
-        let chunk = schedule.chunk as usize;
+        let chunk = common.chunk() as usize;
         let first = at * chunk;
         let width = chunk.min(problem.vocab - first);
         let scale = scratch.scale.map_or(Arg::Null, |(_, scale)| Arg::Workspace(scale));
@@ -300,7 +309,11 @@ impl MatrixModules {
             hidden: problem.hidden_gradient.map(|out| {
                 add(
                     "hidden_gradient",
-                    emitter.hidden_gradient(&schedule.hidden_gradient, out.dtype, out.accumulate),
+                    match common.sampling {
+                        None => emitter.hidden_gradient(&schedule.hidden_gradient, out.dtype, out.accumulate),
+                        // Of the hot columns: fp32 sums, which the gather of the others finishes.
+                        Some(_) => emitter.hidden_gradient(&schedule.hidden_gradient, problem.dtype, false),
+                    },
                 )
             }),
         }

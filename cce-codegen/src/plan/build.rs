@@ -2,8 +2,10 @@
 
 use super::backward::Backward;
 use super::forward::Forward;
+use super::sampled::Sampled;
 use super::saved::SavedSlots;
 use super::{GpuPlan, Region, WorkspaceLayout};
+use crate::cuda::Sampling;
 use crate::diff::{Wanted, lower};
 use crate::ir::{InputId, InputKind, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
@@ -18,10 +20,12 @@ pub enum PlanError {
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
     /// The filter is not offered.
-    #[error("filter {filter:?} is not offered by the CUDA kernels; use `Filter::Exact`")]
+    #[error("filter {filter:?} is not possible here: {reason}; use `Filter::Exact`")]
     Filter {
         /// The filter asked for.
         filter: Filter,
+        /// Why not.
+        reason: &'static str,
     },
     /// The workspace's limit cannot be met.
     #[error(
@@ -45,6 +49,48 @@ pub enum PlanError {
     },
 }
 
+/// Why the CUDA kernels of a family do not offer the problem's filter for a program, if they do not.
+pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&'static str> {
+    match problem.filter {
+        Filter::Exact => None,
+        Filter::Blocks { .. } => Some("the CUDA kernels do not skip blocks"),
+        Filter::Sampled { eps, max_entries } => {
+            if !(eps > 0.0 && eps < 1.0) || max_entries == 0 || max_entries > 1 << 20 {
+                return Some("eps must lie between 0 and 1, and max_entries between 1 and 1048576");
+            }
+            if family != Family::Wgmma {
+                return Some("on a GPU only family `wgmma` samples");
+            }
+            let wanted = Wanted { logit: true, inputs: problem.input_gradients.clone() };
+            let lowered = lower(program, &wanted);
+            if !sums_raw_logits(&lowered) {
+                Some(
+                    "on a GPU a loss is sampled that needs the log-sum-exp of the raw logits and no other reduction",
+                )
+            } else if lowered.logit.uniform.is_some() {
+                Some("on a GPU the uniform part of the gradient (mean over the vocabulary) is exact only")
+            } else if !lowered.cols.is_empty() {
+                Some("on a GPU gradients of Col inputs are exact only")
+            } else {
+                None
+            }
+        }
+    }
+}
+
+/// Whether the vocabulary loop keeps nothing but the sum of exponentials of raw logits.
+fn sums_raw_logits(lowered: &crate::diff::Lowered) -> bool {
+    use crate::ir::Node;
+    let raw = lowered.softmax.is_some_and(|z| matches!(lowered.graph.get(z), Node::Input(_)));
+    let more = |stat: &crate::ir::ExprId| {
+        matches!(
+            lowered.graph.get(*stat),
+            Node::Expect { .. } | Node::Mean(_) | Node::Max(_) | Node::Argmax(_)
+        )
+    };
+    raw && !lowered.stats.iter().any(more)
+}
+
 const MOST_TOKENS: usize = 1 << 28;
 const MOST_HIDDEN: usize = 1 << 20;
 const MOST_VOCAB: usize = 1 << 28;
@@ -62,8 +108,8 @@ impl GpuPlan {
         schedule: &GpuSchedule,
         gpu: &Gpu,
     ) -> Result<GpuPlan, PlanError> {
-        if problem.filter != Filter::Exact {
-            return Err(PlanError::Filter { filter: problem.filter });
+        if let Some(reason) = refuses(program, problem, schedule.family) {
+            return Err(PlanError::Filter { filter: problem.filter, reason });
         }
         for (what, found, most) in [
             ("the number of tokens", problem.tokens, MOST_TOKENS),
@@ -140,6 +186,7 @@ impl GpuPlan {
             schedule,
             clusters,
             packed_hidden,
+            sampling: sampling(problem, schedule),
             lowered: &lowered,
             slots: &saved,
             saved: workspace.take(Region::Held, saved.len() as u64 * tokens * 4),
@@ -147,9 +194,10 @@ impl GpuPlan {
             packing,
         };
         let mut modules = Vec::new();
-        let forward = Forward::plan(&common, &mut workspace, &mut modules);
+        let sampled = common.sampling.map(|sampling| Sampled::plan(&common, sampling, &mut workspace));
+        let forward = Forward::plan(&common, sampled.as_ref(), &mut workspace, &mut modules);
         let backward = if problem.wants_gradients() {
-            Backward::plan(&common, &mut workspace, &mut modules)
+            Backward::plan(&common, sampled.as_ref(), &mut workspace, &mut modules)
         } else {
             Backward::default()
         };
@@ -171,11 +219,22 @@ impl GpuPlan {
     }
 }
 
+/// How a plan samples; `None`: all columns are treated exactly, because the filter says so, because no large
+/// gradient is wanted, or because all columns are hot.
+fn sampling(problem: &Problem, schedule: &GpuSchedule) -> Option<Sampling> {
+    let Filter::Sampled { eps, max_entries } = problem.filter else { return None };
+    let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
+    let some_cold = (schedule.hot as usize) < problem.vocab;
+    (large && some_cold).then_some(Sampling { eps, max_entries, hot: schedule.hot })
+}
+
 /// What forward and backward are planned from.
 pub(super) struct Common<'a> {
     pub(super) program: &'a Program,
     pub(super) problem: &'a Problem,
     pub(super) schedule: &'a GpuSchedule,
+    /// The sampled filter, where columns are sampled.
+    pub(super) sampling: Option<Sampling>,
     /// Clusters of two blocks that the GPU runs at once.
     pub(super) clusters: u32,
     pub(super) lowered: &'a crate::diff::Lowered,
@@ -197,8 +256,9 @@ impl<'a> Common<'a> {
             problem: self.problem,
             packed: self.packing.is_some(),
             family: self.schedule.family,
-            pitch: self.schedule.chunk as usize,
+            pitch: self.chunk() as usize,
             scaled: self.problem.dtype == DType::F16,
+            sampling: self.sampling,
         }
     }
 
@@ -208,6 +268,27 @@ impl<'a> Common<'a> {
 
     pub(super) fn count(&self) -> super::Arg {
         self.packing.map_or(super::Arg::Null, |(_, count)| super::Arg::Workspace(count))
+    }
+
+    /// Rows of a block of the clusters' walk.
+    pub(super) fn rows_of_a_walk(&self) -> u64 {
+        2 * u64::from(self.schedule.logits.m)
+    }
+
+    /// The clusters' walk over some tiles.
+    pub(super) fn walk(&self, tiles: usize) -> super::walk::Walk {
+        super::walk::Walk {
+            row_blocks: (self.problem.tokens as u64).div_ceil(self.rows_of_a_walk()),
+            any_fewer: self.packing.is_some(),
+            together: u64::from(self.schedule.group),
+            tiles: tiles as u64,
+            clusters: u64::from(self.clusters),
+        }
+    }
+
+    /// Columns of a chunk of G: all that are treated exactly at once.
+    pub(super) fn chunk(&self) -> u32 {
+        self.sampling.map_or(self.schedule.chunk, |sampling| sampling.hot)
     }
 
     pub(super) fn tokens(&self) -> super::Arg {

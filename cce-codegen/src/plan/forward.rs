@@ -2,7 +2,7 @@
 
 use super::build::{Common, blocks};
 use super::operand::Operand;
-use super::walk::most_partials;
+use super::sampled::Sampled;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::schedule::Family;
@@ -19,6 +19,7 @@ pub(super) struct Forward {
 impl Forward {
     pub(super) fn plan(
         common: &Common<'_>,
+        sampled: Option<&Sampled>,
         workspace: &mut WorkspaceLayout,
         modules: &mut Vec<Module>,
     ) -> Forward {
@@ -47,8 +48,8 @@ impl Forward {
         });
 
         let walkers = if schedule.family == Family::Wgmma { common.clusters } else { schedule.splits };
-        let partials =
-            workspace.take(Region::Forward, partials_of_a_statistic(common) * holes.stats() as u64 * 4);
+        let partials = workspace
+            .take(Region::Forward, partials_of_a_statistic(common, sampled) * holes.stats() as u64 * 4);
         let output_rows = workspace.take(Region::Forward, outputs as u64 * tokens * 4);
         let bad_target = workspace.take(Region::Forward, 16);
         let check_targets = common.program.has_target().then(|| Launch {
@@ -94,6 +95,8 @@ impl Forward {
                 ],
             });
         }
+        // The hot columns first, where the rest is sampled: then their partials are not yet the whole's.
+        let of_walk = sampled.map(|sampled| sampled.hot_partials(common, holes.stats(), workspace));
         let mut args = vec![
             common.hidden(Operand::LeftKMajor, tile),
             common.classifier(Operand::RightKMajor, tile),
@@ -102,7 +105,7 @@ impl Forward {
             common.count(),
             Arg::Values,
             Arg::Workspace(common.saved),
-            Arg::Workspace(partials),
+            Arg::Workspace(of_walk.unwrap_or(partials)),
             common.tokens(),
         ];
         args.extend((schedule.family != Family::Wgmma).then_some(Arg::Int(schedule.splits as i32)));
@@ -115,6 +118,9 @@ impl Forward {
             shared_bytes: tile.shared_bytes(schedule.family),
             args,
         });
+        if let (Some(sampled), Some(hot)) = (sampled, of_walk) {
+            sampled.walk_launches(common, &holes, [hot, partials], modules, &mut launches);
+        }
         launches.push(Launch {
             module: rows,
             entry: "merge",
@@ -134,6 +140,9 @@ impl Forward {
                 common.group(),
             ],
         });
+        if let Some(sampled) = sampled {
+            launches.push(sampled.thinning(common, modules));
+        }
         launches.push(Launch {
             module: rows,
             entry: "reduce_tokens",
@@ -155,14 +164,16 @@ impl Forward {
 }
 
 /// Partials of one statistic, over all rows.
-fn partials_of_a_statistic(common: &Common<'_>) -> u64 {
+fn partials_of_a_statistic(common: &Common<'_>, sampled: Option<&Sampled>) -> u64 {
     let (problem, schedule) = (common.problem, common.schedule);
     if schedule.family != Family::Wgmma {
         return u64::from(schedule.splits) * problem.tokens as u64;
     }
-    let rows = 2 * u64::from(schedule.logits.m);
-    let tiles = problem.vocab.div_ceil(schedule.logits.n as usize) as u64;
-    let row_blocks = (problem.tokens as u64).div_ceil(rows);
-    let together = u64::from(schedule.group);
-    rows * most_partials(row_blocks, together, tiles, u64::from(common.clusters), common.packing.is_some())
+    let rows = common.rows_of_a_walk();
+    let all = || {
+        common
+            .walk(problem.vocab.div_ceil(schedule.logits.n as usize))
+            .most(|blocks, parts| rows * blocks * parts)
+    };
+    sampled.map_or_else(all, |sampled| sampled.cold.most(|blocks, parts| rows * blocks * (1 + parts)))
 }

@@ -10,10 +10,11 @@ mod dump;
 mod forward;
 mod memory;
 mod operand;
+mod sampled;
 pub(crate) mod saved;
 mod walk;
 
-pub use build::PlanError;
+pub use build::{PlanError, refuses};
 pub use memory::{Buffer, Region, WorkspaceLayout};
 
 use crate::ir::{InputId, Program};
@@ -114,6 +115,8 @@ pub enum Arg {
     InputGradient(InputId),
     /// Pointer into the workspace.
     Workspace(Buffer),
+    /// `struct SeedArg { const u64* pointer; u64 value; }`: the call's seed.
+    Seed,
     /// A null pointer.
     Null,
     /// A 32-bit integer.

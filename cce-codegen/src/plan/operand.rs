@@ -69,7 +69,7 @@ impl Common<'_> {
             matrix: Matrix::Workspace(buffer),
             rows: self.problem.tokens as u64,
             columns: width as u64,
-            row_stride: u64::from(self.schedule.chunk),
+            row_stride: u64::from(self.chunk()),
             box_rows: operand.box_rows(tile),
         })
     }

@@ -56,6 +56,8 @@ pub struct GpuSchedule {
     pub hidden_gradient: Tile,
     /// Vocabulary entries of one backward chunk.
     pub chunk: u32,
+    /// The first columns, which a sampled plan treats densely and exactly: whole tiles of the logits.
+    pub hot: u32,
     /// Row blocks (of a cluster in family `wgmma`: two tiles) that walk the same columns at the same time, so
     /// that both stay in L2.
     pub group: u32,

@@ -257,6 +257,9 @@ impl GpuSchedule {
         if self.group == 0 || self.group > 256 {
             return number("group", self.group, "from 1 to 256");
         }
+        if self.family == Family::Wgmma && !self.hot.is_multiple_of(self.logits.n) {
+            return number("hot", self.hot, "a multiple of the logits' tile's columns");
+        }
         if self.chunk == 0 || !self.chunk.is_multiple_of(64) {
             return number("chunk", self.chunk, "a multiple of 64, at least 64");
         }

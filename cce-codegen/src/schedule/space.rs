@@ -80,6 +80,7 @@ impl GpuSchedule {
             classifier_gradient,
             hidden_gradient: for_product(problem.tokens),
             chunk,
+            hot: hot_columns(problem.vocab, logits.n),
             group: together(problem, gpu),
         }
     }
@@ -106,6 +107,7 @@ impl GpuSchedule {
             classifier_gradient,
             hidden_gradient,
             chunk: chunk(problem, gpu, &classifier_gradient, Family::Mma),
+            hot: 0,
             group,
         }
     }
@@ -124,6 +126,7 @@ impl GpuSchedule {
             classifier_gradient: largest,
             hidden_gradient: largest,
             chunk: chunk(problem, gpu, &largest, Family::Simt),
+            hot: 0,
             group,
         }
     }
@@ -180,6 +183,14 @@ impl GpuSchedule {
         }
         candidates.into_iter().map(|candidate| (candidate, candidate.check(problem, gpu))).collect()
     }
+}
+
+/// How many of the first columns are hot: an eighth of a small vocabulary; all of a tiny one. On a real head
+/// (49152 columns in order of frequency) the first 4096 hold 65 % of what a sampled filter keeps.
+fn hot_columns(vocab: usize, tile: u32) -> u32 {
+    let tile = tile as usize;
+    let hot = if vocab <= 2 * tile { vocab } else { (vocab / 8).clamp(tile, 4096) };
+    u32::try_from(hot.next_multiple_of(tile)).unwrap_or(4096)
 }
 
 /// Row blocks of a cluster (256 rows) that walk together: 2048 to 4096 rows are best on an H100, in groups of

@@ -68,6 +68,7 @@ impl Arguments<'_> {
                 Arg::Values => launch.push_bytes(&self.values()),
                 Arg::Upstreams => launch.push_bytes(&self.upstreams()),
                 Arg::Reduction => launch.push_bytes(&self.reduction()),
+                Arg::Seed => launch.push_bytes(&self.seed()),
                 Arg::OutputRows => launch.push_bytes(&self.output_rows()),
                 Arg::Reduced => launch.push_bytes(&self.reduced()),
                 Arg::InputRows => launch.push_bytes(&self.input_rows()),
@@ -138,6 +139,17 @@ impl Arguments<'_> {
             bytes.scalar(upstream.scalar.unwrap_or(ArgSource::Host(0.0)));
             bytes.int(i32::from(upstream.scalar.is_some()));
         }
+        bytes.0
+    }
+
+    fn seed(&self) -> Vec<u8> {
+        let (pointer, value) = match self.settings.seed {
+            ArgSource::Host(value) => (0, value),
+            ArgSource::Device { address, .. } => (address, 0),
+        };
+        let mut bytes = Struct::default();
+        bytes.pointer(pointer);
+        bytes.pointer(value);
         bytes.0
     }
 

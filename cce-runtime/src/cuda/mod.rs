@@ -3,6 +3,8 @@
 
 mod args;
 mod executor;
+mod filter;
 pub mod jit;
 
 pub(crate) use executor::{CudaExecutor, gpu_of};
+pub(crate) use filter::{Asked, decide_filter};

@@ -3,7 +3,7 @@
 use super::Plan;
 use super::resolve::Resolver;
 use crate::cpu::{self, CpuExecutor};
-use crate::cuda::{CudaExecutor, gpu_of};
+use crate::cuda::{self, CudaExecutor, gpu_of};
 use crate::device::{Device, Inner};
 use crate::driver::Context;
 use crate::error::{Error, Result};
@@ -38,26 +38,6 @@ enum Wish {
     Own,
     /// As given.
     Given(Option<GradientOutput>),
-}
-
-/// The CUDA kernels offer `Exact`; the sampled default gives way to it, which is said.
-fn decide_cuda_filter(problem: &Problem, wish: Option<Filter>, notes: &mut Vec<String>) -> Result<Filter> {
-    match wish {
-        Some(Filter::Exact) => Ok(Filter::Exact),
-        Some(filter) => Err(Error::FilterNotAllowed {
-            filter: format!("{filter:?}"),
-            reason: "the CUDA kernels offer Exact".to_owned(),
-        }),
-        None => {
-            // Without large gradients there is nothing to filter, and nothing to say.
-            if problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some() {
-                notes.push(
-                    "filter: Exact, since the CUDA kernels do not offer the sampled default".to_owned(),
-                );
-            }
-            Ok(Filter::Exact)
-        }
-    }
 }
 
 impl PlanBuilder {
@@ -180,7 +160,12 @@ impl PlanBuilder {
                 (Box::new(executor), grade)
             }
             Inner::Cuda(context) => {
-                problem.filter = decide_cuda_filter(&problem, self.filter, &mut notes)?;
+                let given = match self.schedule {
+                    Some(Schedule::Gpu(schedule)) => Some(schedule.family),
+                    _ => None,
+                };
+                let asked = cuda::Asked { filter: self.filter, family: given };
+                problem.filter = cuda::decide_filter(context, &self.program, &problem, &asked, &mut notes)?;
                 let (executor, grade) = self.cuda_executor(problem, context, &mut notes)?;
                 (Box::new(executor), grade)
             }

@@ -1,0 +1,69 @@
+// Forward over the cold columns: the sum of exponentials of raw logits, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
+
+// E, C: as of `logits_forward`. reference [rows]: log2 of the normaliser as far as known. partials: [1 + parts][STATS][row blocks * CLUSTER_M], of which
+// the first holds the hot columns. streams [rows / 16][stream_entries]; segments_of [rows / 16][parts of a row block, at most].
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) sampled_forward(const __grid_constant__ TensorMap hidden,
+        const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
+        const SeedArg seed, float* __restrict__ target_logit, const float* __restrict__ reference, float* __restrict__ partials,
+        Entry* __restrict__ streams, Part* __restrict__ segments_of, int tokens, int group) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
+    Ring ring(shared);
+    const int rows = PACKED ? *count : tokens;
+    const Walk walk(rows, CLUSTER_M, group, COLD_TILES, gridDim.x / CLUSTER);
+    const int most_parts = rows > 0 ? walk.most_parts() : 0;
+    Segments segments{walk, (int)blockIdx.x / CLUSTER};
+    Segment s;
+
+    if (warpgroup() == 0) {
+        give_registers();
+        if (threadIdx.x == 0)
+            while (segments.next(s))
+                for (int tile = s.first; tile < s.last; tile++)
+                    ring.produce<true, true>(hidden, s.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, (HOT_TILES + tile) * TILE_N, 0, STEPS);
+    } else {
+        take_registers();
+        float acc[ACC_ROWS][ACC_COLS];
+        while (segments.next(s)) {
+            const int row0 = s.row_block * CLUSTER_M + cluster_rank() * TILE_M;
+            const int stream = (row0 + acc_row(0)) / STREAM_ROWS;
+            HeldRows tokens_of, targets_of;
+            Sampler sampler;
+            #pragma unroll
+            for (int r = 0; r < ACC_ROWS; r++) {
+                int at = row0 + acc_row(r), token = at < rows ? (PACKED ? order[at] : at) : -1;
+                tokens_of.of[r] = max(token, 0);
+                targets_of.of[r] = target_in_range(targets, token);
+                sampler.reference[r] = token >= 0 ? reference[at] : 0.0f;
+                // Rows behind the last one have weights, too, of zeros; a normaliser beyond all bounds keeps them from sampling.
+                sampler.known[r] = token >= 0 ? 1.0f : POS_INF;
+                sampler.seen[r] = 0.0f;
+                Words words = philox(seed_of(seed), (u32)max(token, 0), (u32)s.part + 2);
+                u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);
+                sampler.phase[r] = uniform_number(word);
+            }
+            const int length = s.last - s.first;
+            sampler.admitted = 0.0f;
+            sampler.quota = QUOTA * length;
+            sampler.count = 0;
+            sampler.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
+            sampler.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
+            for (int tile = s.first; tile < s.last; tile++) {
+                multiply<true, true>(acc, ring, STEPS);
+                if (is_rare(HOT_TILES + tile, targets_of)) take_targets(acc, HOT_TILES + tile, tokens_of, targets_of, target_logit);
+                sample(acc, sampler, (HOT_TILES + tile) * TILE_N, s.last - tile);
+            }
+            const int pitch = walk.row_blocks * CLUSTER_M;
+            #pragma unroll
+            for (int r = 0; r < ACC_ROWS; r++) {
+                float stats[STATS] = {sampler.reference[r], sampler.seen[r]};
+                write_partial(partials, stats, s.part + 1, s.last_part, pitch, row0 + acc_row(r));
+            }
+            if (lane_id() == 0) {
+                segments_of[stream * most_parts + s.part] = Part{s.first, min(sampler.count, sampler.capacity)};
+                if (s.last_part) segments_of[stream * most_parts + s.part + 1] = Part{s.last, 0};
+            }
+        }
+    }
+    cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage
+}

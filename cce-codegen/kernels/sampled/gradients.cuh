@@ -1,0 +1,223 @@
+// The sampled softmax part of the gradient, as lists: by row for dE, by column for dC. Accumulated in fp32 in a fixed order, rounded once.
+// `entry_gradient` comes from the program: dL/dx of a kept entry, from its probability.
+
+// Where the entries of a row begin.
+DEVICE u64 first_entry(int at, const u32* starts) { return (u64)(at / STREAM_ROWS) * (STREAM_ROWS * MAX_ENTRIES) + starts[at]; }
+
+// An entry of a column's list: the row (its place among the tokens that count) and dL/dx.
+struct Listed { int row; float gradient; };
+
+extern "C" __global__ void __launch_bounds__(1024) clear_columns(u32* __restrict__ column_counts) {
+    int j = blockIdx.x * 1024 + threadIdx.x;
+    if (j < COLD) column_counts[j] = 0;
+}
+
+// column_counts [COLD]: how many kept entries and targets a cold column has. A warp a row.
+extern "C" __global__ void __launch_bounds__(256) count_columns(const Kept* __restrict__ kept, const u32* __restrict__ starts,
+        const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
+        u32* __restrict__ column_counts, int tokens) {
+    int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
+    if (at >= rows) return;
+    const Kept* entries = kept + first_entry(at, starts);
+    for (u32 i = lane_id(); i < kept_counts[at]; i += 32) atomicAdd(&column_counts[entries[i].column - HOT], 1u);
+    int y = target_in_range(targets, PACKED ? order[at] : at);
+    if (lane_id() == 0 && y >= HOT) atomicAdd(&column_counts[y - HOT], 1u);
+}
+
+DEVICE u32 block_scan(u32 x, u32& total) {                    // inclusive, 1024 threads
+    __shared__ u32 warps[32];
+    u32 sum = x;
+    #pragma unroll
+    for (int d = 1; d < 32; d *= 2) { u32 other = __shfl_up_sync(0xffffffff, sum, d); if (lane_id() >= d) sum += other; }
+    __syncthreads();
+    if (lane_id() == 31) warps[warp_id()] = sum;
+    __syncthreads();
+    u32 w = warps[lane_id()];
+    #pragma unroll
+    for (int d = 1; d < 32; d *= 2) { u32 other = __shfl_up_sync(0xffffffff, w, d); if (lane_id() >= d) w += other; }
+    total = __shfl_sync(0xffffffff, w, 31);
+    u32 before = __shfl_sync(0xffffffff, w, max(warp_id() - 1, 0));
+    return sum + (warp_id() ? before : 0);
+}
+
+// Counts -> where each column's list begins, in two steps: sums of blocks of 1024 columns, then positions. starts_of [COLD + 1]; cursors: a copy.
+extern "C" __global__ void __launch_bounds__(1024) column_blocks(const u32* __restrict__ column_counts, u32* __restrict__ block_sums) {
+    int j = blockIdx.x * 1024 + threadIdx.x;
+    u32 total;
+    block_scan(j < COLD ? column_counts[j] : 0, total);
+    if (threadIdx.x == 0) block_sums[blockIdx.x] = total;
+}
+extern "C" __global__ void __launch_bounds__(1024) column_starts(const u32* __restrict__ column_counts, const u32* __restrict__ block_sums,
+        u32* __restrict__ starts_of, u32* __restrict__ cursors) {
+    u32 before = 0, total;
+    for (int b = threadIdx.x; b < blockIdx.x; b += 1024) before += block_sums[b];
+    block_scan(before, total);
+    u32 base = total;
+    int j = blockIdx.x * 1024 + threadIdx.x;
+    u32 mine = j < COLD ? column_counts[j] : 0, end = base + block_scan(mine, total);
+    if (j < COLD) { cursors[j] = end - mine; starts_of[j + 1] = end; }
+    if (j == 0) starts_of[0] = 0;
+}
+
+// lists: every column's entries, in no order yet. A warp a row.
+extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __restrict__ kept,
+        const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
+        const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Listed* __restrict__ lists, int tokens) {
+    int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
+    if (at >= rows) return;
+    const int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    const u64 first = first_entry(at, starts);
+    const Coefs row = coefs_of(coefs, token, tokens);
+    const Uniform uniform = uniform_of(values);
+    for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
+        Kept entry = kept[first + i];
+        float g = entry_gradient(entry.probability, row, col_in(values, entry.column), uniform);
+        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Listed{at, g};
+    }
+    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Listed{at, row.target0};
+}
+
+DEVICE float as_float(float x) { return x; }
+DEVICE float as_float(u16 x) { return widen(x); }
+
+// Eight neighbouring elements of a gradient, in one piece where they are aligned to it.
+template <class T> DEVICE void add8(const T* from, float (&x)[8]) {
+    #pragma unroll
+    for (int i = 0; i < 8; i++) x[i] += as_float(from[i]);
+}
+DEVICE void store8(float* to, const float (&x)[8]) {
+    if (((u64)to & 15) == 0) {
+        *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
+        *(float4*)(to + 4) = make_float4(x[4], x[5], x[6], x[7]);
+        return;
+    }
+    #pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = x[i];
+}
+DEVICE void store8(u16* to, const float (&x)[8]) {
+    if (((u64)to & 15) == 0) {
+        *(uint4*)to = make_uint4(narrow2(x[0], x[1]), narrow2(x[2], x[3]), narrow2(x[4], x[5]), narrow2(x[6], x[7]));
+        return;
+    }
+    #pragma unroll
+    for (int i = 0; i < 8; i++) narrow(to[i], x[i]);
+}
+
+// Sums of rows of 16-bit elements: a thread has 8 columns, in steps of THREADS * 8.
+struct Sums {
+    float of[8];
+    DEVICE void clear() {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) of[i] = 0.0f;
+    }
+    DEVICE void add(float g, uint4 x) {
+        u32 words[4] = {x.x, x.y, x.z, x.w};
+        #pragma unroll
+        for (int i = 0; i < 4; i++) { of[2 * i] += g * widen((u16)words[i]); of[2 * i + 1] += g * widen((u16)(words[i] >> 16)); }
+    }
+};
+
+#define THREADS GATHER_THREADS
+#define BATCH 128
+struct Weighted { int row; float weight; };
+
+// sums += weights * rows of `from`, in the order of the batch.
+DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* batch, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint4 x[8];
+        #pragma unroll
+        for (int k = 0; k < 8; k++) x[k] = __ldg(&from[(u64)batch[i + k].row * stride]);
+        #pragma unroll
+        for (int k = 0; k < 8; k++) sums.add(batch[i + k].weight, x[k]);
+    }
+    for (; i < n; i++) sums.add(batch[i].weight, __ldg(&from[(u64)batch[i].row * stride]));
+}
+
+// dE of a token: hot columns (`sums`, fp32, scaled), entries, a cold target. A block a row.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) gather_hidden(const Kept* __restrict__ kept,
+        const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
+        const int* __restrict__ count, const Values values, const float* __restrict__ coefs, const float* __restrict__ scale,
+        const uint4* __restrict__ classifier, const float* __restrict__ hot, HiddenOut* __restrict__ out, int tokens) {
+    __shared__ Weighted batch[BATCH];
+    const int at = blockIdx.x, rows = PACKED ? *count : tokens;
+    if (at >= rows) return;
+    const int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    const u64 first = first_entry(at, starts);
+    const int n = kept_counts[at] + (y >= HOT);
+    const Coefs row = coefs_of(coefs, token, tokens);
+    const Uniform uniform = uniform_of(values);
+    const float factor = SCALED ? scale[1] : 1.0f;
+    for (int c0 = 0; c0 < HIDDEN; c0 += THREADS * 8) {
+        const int col = c0 + threadIdx.x * 8;
+        Sums sums;
+        sums.clear();
+        for (int done = 0; done < n; done += BATCH) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) {
+                if (y >= HOT && done + i == n - 1) { batch[i] = Weighted{y, row.target0}; continue; }
+                Kept entry = kept[first + done + i];
+                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, row, col_in(values, entry.column), uniform)};
+            }
+            __syncthreads();
+            if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));
+        }
+        if (col >= HIDDEN) continue;
+        #pragma unroll
+        for (int i = 0; i < 8; i++) sums.of[i] += hot[(u64)at * HIDDEN + col + i] * factor;
+        HiddenOut* to = out + (u64)token * HIDDEN + col;
+        if (HIDDEN_ACCUMULATE) add8(to, sums.of);
+        store8(to, sums.of);
+    }
+}
+
+// Orders a list by its rows, each of which it has at most once: a network of comparisons that always moves the smaller one forward, so that what lies
+// behind the end counts as the largest without being there. All threads of the block.
+DEVICE void sort_list(Listed* list, int n) {
+    int padded = 2;
+    while (padded < n) padded *= 2;
+    auto compare = [&](int a, int b) {
+        if (b < n) { Listed x = list[a], y = list[b]; if (y.row < x.row) { list[a] = y; list[b] = x; } }
+    };
+    for (int size = 2; size <= padded; size *= 2) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int block = i / (size / 2) * size, at = i % (size / 2); compare(block + at, block + size - 1 - at); }
+        for (int half = size / 4; half > 0; half /= 2) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int a = i / half * (2 * half) + i % half; compare(a, a + half); }
+        }
+    }
+    __syncthreads();
+}
+
+// dC of a cold column: zero where it has no entries. A block a column.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) gather_classifier(Listed* __restrict__ lists, const u32* __restrict__ starts_of,
+        const uint4* __restrict__ hidden, ClassifierOut* __restrict__ out) {
+    __shared__ Listed sorted[SORTED];
+    __shared__ Weighted batch[BATCH];
+    const u32 begin = starts_of[blockIdx.x];
+    const int n = starts_of[blockIdx.x + 1] - begin;
+    Listed* list = lists + begin;
+    if (n > 1) {
+        if (n <= SORTED) {
+            for (int i = threadIdx.x; i < n; i += THREADS) sorted[i] = list[i];
+            list = sorted;
+        }
+        sort_list(list, n);
+    }
+    for (int c0 = 0; c0 < HIDDEN; c0 += THREADS * 8) {
+        const int col = c0 + threadIdx.x * 8;
+        Sums sums;
+        sums.clear();
+        for (int done = 0; done < n; done += BATCH) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) batch[i] = Weighted{list[done + i].row, list[done + i].gradient};
+            __syncthreads();
+            if (col < HIDDEN) gather(sums, hidden + col / 8, ROW_STRIDE / 8, batch, min(BATCH, n - done));
+        }
+        if (col >= HIDDEN) continue;
+        ClassifierOut* to = out + (u64)(HOT + blockIdx.x) * HIDDEN + col;
+        if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
+        store8(to, sums.of);
+    }
+}

@@ -1,0 +1,27 @@
+// Where the walk over the cold columns leaves what it keeps. The 16 rows of a warp share a stream, of which every segment of the walk has a fixed part:
+// room for the most that its tiles can emit, so that timing changes nothing and nothing is dropped.
+//
+// The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
+// in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
+// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
+// rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up.
+
+#define STREAM_ROWS 16
+#define SEGMENT_ENTRIES 66                                    // of a segment, besides TILE_ENTRIES a tile
+
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+struct Entry { u32 key; float weight; };
+DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
+DEVICE int entry_row(u32 key) { return key >> 28; }
+DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
+
+// A segment's part of a stream: its first cold tile, and how many entries it has.
+struct Part { int first; u32 count; };
+
+// What thinning keeps of an entry: its row is known from where it stands.
+struct Kept { int column; float probability; };
+
+// Entries of one stream: all cold tiles, in as many parts as a walk may have.
+DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
+// Where a segment's part begins; `first` counts cold tiles.
+DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }

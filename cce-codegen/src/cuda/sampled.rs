@@ -1,0 +1,183 @@
+//! Emission of the kernels that sample.
+
+use super::{Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, WALK};
+use crate::problem::{DType, GradientOutput};
+use crate::schedule::Tile;
+use std::fmt::Write;
+
+const PHILOX: &str = include_str!("../../kernels/sampled/philox.cuh");
+const STREAM: &str = include_str!("../../kernels/sampled/stream.cuh");
+const SAMPLE: &str = include_str!("../../kernels/sampled/sample.cuh");
+const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
+const BOUNDS: &str = include_str!("../../kernels/sampled/bounds.cuh");
+const THIN: &str = include_str!("../../kernels/sampled/thin.cuh");
+const GRADIENTS: &str = include_str!("../../kernels/sampled/gradients.cuh");
+
+/// Rows that share a stream of entries.
+pub(crate) const STREAM_ROWS: u64 = 16;
+
+/// Room of a segment besides its tiles', `SEGMENT_ENTRIES` in `sampled/stream.cuh`.
+const SEGMENT_ENTRIES: u64 = 66;
+
+/// Demand that every tile may have, `FLOOR` in `sampled/sample.cuh`.
+const FLOOR: f64 = 1.5;
+
+/// The walk's quota, in multiples of what thinning may keep: a walk spends its quota unevenly, and thinning
+/// evens that out if it has something to choose from.
+const EMITTED_PER_KEPT: f64 = 2.0;
+
+/// Columns that a gather keeps a sorted list of in shared memory.
+const SORTED: u32 = 1024;
+
+/// The sampled filter of a plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Sampling {
+    /// The step, relative to a token's normaliser.
+    pub(crate) eps: f32,
+    /// The most entries kept, as a mean over each group of 16 tokens.
+    pub(crate) max_entries: u32,
+    /// The first columns, which are treated densely and exactly; whole tiles.
+    pub(crate) hot: u32,
+}
+
+impl Sampling {
+    pub(crate) fn hot_tiles(&self, tile: &Tile) -> usize {
+        (self.hot / tile.n) as usize
+    }
+
+    pub(crate) fn cold_tiles(&self, tile: &Tile, vocab: usize) -> usize {
+        vocab.div_ceil(tile.n as usize) - self.hot_tiles(tile)
+    }
+
+    /// Entries that a walk may emit a tile for the 16 rows of a stream.
+    fn quota(&self, cold_tiles: usize) -> f64 {
+        EMITTED_PER_KEPT * STREAM_ROWS as f64 * f64::from(self.max_entries) / cold_tiles as f64
+    }
+
+    fn tile_entries(&self, cold_tiles: usize) -> u64 {
+        (9.0 / 8.0 * (self.quota(cold_tiles) + FLOOR)).ceil() as u64
+    }
+
+    /// Entries of one stream, as `stream_entries` in `sampled/stream.cuh`.
+    pub(crate) fn stream_entries(&self, tile: &Tile, vocab: usize, parts: u64) -> u64 {
+        let tiles = self.cold_tiles(tile, vocab);
+        self.tile_entries(tiles) * tiles as u64 + SEGMENT_ENTRIES * parts
+    }
+
+    fn constants(&self, tile: &Tile, vocab: usize) -> String {
+        let (hot, cold) = (self.hot_tiles(tile), self.cold_tiles(tile, vocab));
+        format!(
+            "#define EPS {:e}f\n#define MAX_ENTRIES {}\n#define QUOTA {:e}f\n#define TILE_ENTRIES {}\n\
+             #define HOT_TILES {hot}\n#define COLD_TILES {cold}\n#define HOT {}\n#define COLD (VOCAB - HOT)\n\
+             #define WALK_BLOCK {}\n",
+            self.eps,
+            self.max_entries,
+            self.quota(cold),
+            self.tile_entries(cold),
+            self.hot,
+            2 * tile.m,
+        )
+    }
+}
+
+/// Threads of a block that gathers rows: eight columns each.
+pub(crate) fn gather_threads(hidden: usize) -> u32 {
+    (hidden.div_ceil(8).next_multiple_of(32)).clamp(32, 1024) as u32
+}
+
+impl Emitter<'_> {
+    fn strides(&self) -> String {
+        let row = if self.packed { self.problem.hidden } else { self.problem.hidden_layout.row_stride };
+        let classifier = self.problem.classifier_layout.row_stride;
+        format!("#define ROW_STRIDE {row}\n#define CLASSIFIER_STRIDE {classifier}\n")
+    }
+
+    pub(crate) fn sampled_forward(&self, sampling: &Sampling, tile: &Tile, holes: &Forward<'_>) -> String {
+        self.assemble(&[
+            &self.opening("Forward pass over the cold columns, sampled on the way."),
+            &self.matrix_constants(tile),
+            &sampling.constants(tile, self.problem.vocab),
+            "\n",
+            COMMON,
+            "\n",
+            &self.multiplication(tile),
+            "\n// --- from the program ---\n",
+            &holes.loop_functions(),
+            "\n",
+            TARGETS,
+            "\n",
+            STATISTICS,
+            "\n",
+            PARTIAL,
+            "\n",
+            WALK,
+            "\n",
+            PHILOX,
+            "\n",
+            STREAM,
+            "\n",
+            SAMPLE,
+            "\n",
+            FORWARD,
+        ])
+    }
+
+    pub(crate) fn sampled_rows(&self, sampling: &Sampling, tile: &Tile, holes: &Forward<'_>) -> String {
+        self.assemble(&[
+            &self.opening("Kernels over tokens around the sampled forward pass."),
+            &self.strides(),
+            &sampling.constants(tile, self.problem.vocab),
+            "\n",
+            COMMON,
+            "\n// --- from the program ---\n",
+            &holes.loop_functions(),
+            "\n",
+            TARGETS,
+            "\n",
+            WALK,
+            "\n",
+            PHILOX,
+            "\n",
+            STREAM,
+            "\n",
+            BOUNDS,
+            "\n",
+            THIN,
+        ])
+    }
+
+    pub(crate) fn sampled_gradients(&self, sampling: &Sampling, tile: &Tile, holes: &Backward<'_>) -> String {
+        let mut outputs = String::new();
+        for (name, output) in
+            [("Hidden", self.problem.hidden_gradient), ("Classifier", self.problem.classifier_gradient)]
+        {
+            let GradientOutput { dtype, accumulate } =
+                output.unwrap_or(GradientOutput { dtype: DType::F32, accumulate: false });
+            let element = if dtype == DType::F32 { "float" } else { "Elem" };
+            let _ = writeln!(outputs, "typedef {element} {name}Out;");
+            let _ = writeln!(outputs, "#define {}_ACCUMULATE {}", name.to_uppercase(), i32::from(accumulate));
+        }
+        let threads = gather_threads(self.problem.hidden);
+        self.assemble(&[
+            &self.opening("Backward pass: the sampled softmax part, as lists by row and by column."),
+            &self.strides(),
+            &sampling.constants(tile, self.problem.vocab),
+            &format!(
+                "#define SCALED {}\n#define GATHER_THREADS {threads}\n#define SORTED {SORTED}\n\n",
+                i32::from(self.scaled)
+            ),
+            COMMON,
+            "\n",
+            &outputs,
+            "\n// --- from the program ---\n",
+            &holes.loop_functions(),
+            &holes.entry_gradient(),
+            "\n",
+            TARGETS,
+            "\n",
+            STREAM,
+            "\n",
+            GRADIENTS,
+        ])
+    }
+}

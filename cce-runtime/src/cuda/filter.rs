@@ -1,0 +1,57 @@
+//! Which filter a plan on a GPU has.
+
+use super::gpu_of;
+use crate::driver::Context;
+use crate::error::{Error, Result};
+use cce_codegen::ir::Program;
+use cce_codegen::plan;
+use cce_codegen::problem::{Filter, Problem};
+use cce_codegen::schedule::{Family, GpuSchedule};
+
+/// What the caller asked for.
+pub(crate) struct Asked {
+    /// The filter, if any was named.
+    pub(crate) filter: Option<Filter>,
+    /// The family of the schedule, if one was given.
+    pub(crate) family: Option<Family>,
+}
+
+/// The filter: what was asked for, or the sampled default where program and family allow it, else `Exact`,
+/// which is said once.
+///
+/// # Errors
+/// A filter that was asked for and is not possible.
+pub(crate) fn decide_filter(
+    context: &Context,
+    program: &Program,
+    problem: &Problem,
+    asked: &Asked,
+    notes: &mut Vec<String>,
+) -> Result<Filter> {
+    let gpu = gpu_of(context);
+    let family = asked.family.unwrap_or_else(|| GpuSchedule::default_for(program, problem, &gpu).family);
+    let refused = |filter: Filter| {
+        plan::refuses(program, &Problem { filter, ..problem.clone() }, family).map(|reason| {
+            // A better family would sample, but cannot run this problem here.
+            let why = (family != Family::Wgmma).then(|| Family::Wgmma.refuses(problem, &gpu)).flatten();
+            why.map_or_else(|| reason.to_owned(), |why| format!("{reason}, which {why}"))
+        })
+    };
+    if let Some(filter) = asked.filter {
+        return match refused(filter) {
+            None => Ok(filter),
+            Some(reason) => Err(Error::FilterNotAllowed { filter: format!("{filter:?}"), reason }),
+        };
+    }
+    // What is not computed is not thinned.
+    if problem.hidden_gradient.is_none() && problem.classifier_gradient.is_none() {
+        return Ok(Filter::Exact);
+    }
+    Ok(match refused(Filter::SAMPLED) {
+        None => Filter::SAMPLED,
+        Some(reason) => {
+            notes.push(format!("the filter is Exact: {reason}"));
+            Filter::Exact
+        }
+    })
+}

@@ -1,0 +1,169 @@
+//! The sampled filter on a GPU: nothing lost with a step below every probability, the same bits from the same
+//! seed, no bias where steps and quotas bind, and what must survive: ignored tokens, targets out of range, NaN,
+//! logits far apart.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+mod support;
+
+use cce::{DType, Filter, IndexType};
+use cce_codegen::schedule::Family;
+use rayon::prelude::*;
+use std::process::ExitCode;
+use support::compare::distance;
+use support::run::{Buffers, Found, stream};
+use support::{Bench, Case, Choice, Data, Mode, Reduction, Report, compare, programs};
+
+const WGMMA: Choice = Choice::Family(Family::Wgmma);
+
+/// Small enough to keep every column, and room for all of them.
+const ALL: Filter = Filter::Sampled { eps: 1e-12, max_entries: 1 << 14 };
+
+fn main() -> ExitCode {
+    support::gpu::main(&[
+        ("with_a_step_below_every_probability_nothing_is_lost", nothing_is_lost),
+        ("the_same_seed_gives_the_same_bits_and_another_one_does_not", bits_follow_the_seed),
+        ("the_mean_over_seeds_approaches_the_exact_gradient", no_bias),
+    ])
+}
+
+fn has_wgmma(bench: &Bench) -> bool {
+    let gpu = bench.gpu().expect("these tests run on a GPU");
+    if !gpu.facts.has_wgmma() {
+        println!("no family samples on this GPU");
+    }
+    gpu.facts.has_wgmma()
+}
+
+fn named(name: &str, shape: [usize; 3], dtype: DType, filter: Filter) -> Case {
+    Case::new(&programs::named(name), shape, dtype).with(|case| {
+        case.filter = filter;
+        case.input_gradients.retain(|name| name != "bias" && name != "class");
+    })
+}
+
+fn nothing_is_lost(bench: &Bench) -> Report {
+    let mut all = Report::default();
+    if !has_wgmma(bench) {
+        return all;
+    }
+    let mut cases = Vec::new();
+    for dtype in [DType::Bf16, DType::F16] {
+        for (name, shape) in [
+            ("cross_entropy", [300, 136, 1000]),
+            ("cross_entropy", [1, 64, 4099]),
+            ("cross_entropy", [5, 8, 2048]),
+            ("cross_entropy", [1300, 64, 4099]),
+            ("focal", [129, 64, 1000]),
+            ("z_loss", [127, 576, 1537]),
+            ("token_weights", [128, 72, 3000]),
+        ] {
+            let case = named(name, shape, dtype, ALL);
+            cases.push(case.clone());
+            cases.push(case.clone().with(|case| (case.ignored, case.index) = (Some(0.4), IndexType::I64)));
+            cases.push(case.clone().with(|case| case.ignored = None).gradients(DType::F32, true));
+            cases.push(case.clone().gradients(dtype, true).with(|case| case.padding = [8, 64]));
+            cases.push(case.clone().with(|case| case.classifier_gradient = None));
+            cases.push(case.clone().with(|case| case.hidden_gradient = None));
+            cases.push(case.with(|case| (case.reduction, case.ignored) = (Reduction::Sum, Some(1.0))));
+        }
+    }
+    let reports: Vec<Report> = cases.par_iter().map(|case| compare::check(bench, case, WGMMA)).collect();
+    reports.into_iter().for_each(|report| all.add(report));
+    all
+}
+
+/// The results of one plan under several seeds.
+fn under_seeds(bench: &Bench, case: &Case, data: &Data, seeds: &[u64]) -> Result<Vec<Found>, String> {
+    let plan = case.plan(bench, WGMMA)?;
+    let stream = stream(bench)?;
+    let mut found = Vec::new();
+    for &seed in seeds {
+        let mut buffers = Buffers::new(bench, case, data, &plan)?;
+        buffers.put(stream.as_ref())?;
+        buffers
+            .call(bench, case, &plan, Mode::Step, stream.as_ref(), |call| call.seed(seed))
+            .map_err(|error| error.to_string())?;
+        found.push(buffers.found(stream.as_ref())?);
+    }
+    Ok(found)
+}
+
+/// A vocabulary of which an eighth is hot, and a softmax that a step of 2^-6 thins.
+fn thinned(tokens: usize, filter: Filter) -> Case {
+    named("cross_entropy", [tokens, 64, 6000], DType::Bf16, filter)
+        .gradients(DType::F32, false)
+        .with(|case| case.spread = 2.0)
+}
+
+fn bits_follow_the_seed(bench: &Bench) -> Report {
+    let mut report = Report::default();
+    if !has_wgmma(bench) {
+        return report;
+    }
+    for max_entries in [384, 8] {
+        let case = thinned(1300, Filter::Sampled { eps: 1.0 / 64.0, max_entries });
+        report.cases += 1;
+        match under_seeds(bench, &case, &case.data(), &[7, 7, 7, 8]) {
+            Err(error) => report.fail(&case.to_string(), error),
+            Ok(found) => {
+                for other in &found[1..3] {
+                    if let Err(error) = found[0].same_bits(other) {
+                        report.fail(&case.to_string(), format!("the same seed again: {error}"));
+                    }
+                }
+                if found[0].same_bits(&found[3]).is_ok() {
+                    report.fail(&case.to_string(), "another seed gives the same bits".to_owned());
+                }
+            }
+        }
+    }
+    report
+}
+
+/// The distance to the exact gradient of one seed's, and of the mean over many: 1 / sqrt(seeds) of it.
+fn no_bias(bench: &Bench) -> Report {
+    const SEEDS: usize = 256;
+    let mut report = Report::default();
+    if !has_wgmma(bench) {
+        return report;
+    }
+    for (spread, filter) in [
+        (2.0, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 384 }),
+        // The quota binds: steps are raised, and thinning raises them again.
+        (2.0, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 16 }),
+        (0.01, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 64 }),
+        (8.0, Filter::Sampled { eps: 1.0 / 16.0, max_entries: 384 }),
+    ] {
+        let case = thinned(70, filter).with(|case| case.spread = spread);
+        let (data, expected) = case.prepare();
+        report.cases += 1;
+        let seeds: Vec<u64> = (0..SEEDS as u64).map(|seed| case.seed.wrapping_add(seed)).collect();
+        let found = match under_seeds(bench, &case, &data, &seeds) {
+            Ok(found) => found,
+            Err(error) => {
+                report.fail(&case.to_string(), error);
+                continue;
+            }
+        };
+        for (what, exact, of) in [
+            ("dE", &expected.hidden, (|found| &found.hidden) as fn(&Found) -> &Option<Vec<f64>>),
+            ("dC", &expected.classifier, |found| &found.classifier),
+        ] {
+            let values: Vec<&Vec<f64>> =
+                found.iter().map(|found| of(found).as_ref().expect("a gradient")).collect();
+            let one = values.iter().take(8).map(|one| distance(one, exact, 0.0)).sum::<f64>() / 8.0;
+            let mean: Vec<f64> = (0..exact.len())
+                .map(|at| values.iter().map(|one| one[at]).sum::<f64>() / SEEDS as f64)
+                .collect();
+            let many = distance(&mean, exact, 0.0);
+            if one < 1e-2 {
+                report.fail(&case.to_string(), format!("{what}: nothing was sampled, {one:.1e}"));
+            }
+            // Rounding of G to bf16 in the hot columns stays: 2e-3 of the whole.
+            report.check(what, (many - 2e-3).max(0.0) / one, 1.3 / (SEEDS as f64).sqrt(), &case.to_string());
+        }
+    }
+    report
+}
