@@ -16,28 +16,50 @@ pub(super) struct Forward {
     pub(super) statistics: usize,
 }
 
+/// Places of the forward pass's scratch.
+pub(super) struct ForwardScratch {
+    partials: Buffer,
+    output_rows: Buffer,
+    bad_target: Buffer,
+}
+
+impl ForwardScratch {
+    pub(super) fn take(
+        common: &Common<'_>,
+        holes: &cuda::Forward<'_>,
+        workspace: &mut WorkspaceLayout,
+    ) -> ForwardScratch {
+        let mut take = |bytes: u64| workspace.take(Region::Forward, bytes);
+        ForwardScratch {
+            partials: take(partials_of_a_statistic(common) * holes.stats() as u64 * 4),
+            output_rows: take(common.program.outputs().len() as u64 * common.problem.tokens as u64 * 4),
+            bad_target: take(16),
+        }
+    }
+}
+
 impl Forward {
     pub(super) fn plan(
         common: &Common<'_>,
-        workspace: &mut WorkspaceLayout,
+        holes: &cuda::Forward<'_>,
+        scratch: &ForwardScratch,
         modules: &mut Vec<Module>,
     ) -> Forward {
-        let (problem, schedule) = (common.problem, common.schedule);
-        let tokens = problem.tokens as u64;
+        let (problem, schedule) = (common.problem, &common.schedule);
         let outputs = common.program.outputs().len();
-        let holes = cuda::Forward::new(common.lowered, common.slots);
+        let &ForwardScratch { partials, output_rows, bad_target } = scratch;
         let emitter = common.emitter();
         let walk = modules.len();
         modules.push(Module {
             name: "logits_forward",
-            source: emitter.logits_forward(&schedule.logits, &holes),
+            source: emitter.logits_forward(&schedule.logits, holes),
             entries: vec!["logits_forward"],
             family: Some(schedule.family),
         });
         let rows = modules.len();
         modules.push(Module {
             name: "rows_forward",
-            source: emitter.rows_forward(&schedule.logits, outputs, &holes),
+            source: emitter.rows_forward(&schedule.logits, outputs, holes),
             entries: if common.packed_hidden.is_some() {
                 vec!["pack", "pack_hidden", "merge", "check_targets", "reduce_tokens"]
             } else {
@@ -47,10 +69,6 @@ impl Forward {
         });
 
         let walkers = if schedule.family == Family::Wgmma { common.clusters } else { schedule.splits };
-        let partials =
-            workspace.take(Region::Forward, partials_of_a_statistic(common) * holes.stats() as u64 * 4);
-        let output_rows = workspace.take(Region::Forward, outputs as u64 * tokens * 4);
-        let bad_target = workspace.take(Region::Forward, 16);
         let check_targets = common.program.has_target().then(|| Launch {
             module: rows,
             entry: "check_targets",
@@ -156,7 +174,7 @@ impl Forward {
 
 /// Partials of one statistic, over all rows.
 fn partials_of_a_statistic(common: &Common<'_>) -> u64 {
-    let (problem, schedule) = (common.problem, common.schedule);
+    let (problem, schedule) = (common.problem, &common.schedule);
     if schedule.family != Family::Wgmma {
         return u64::from(schedule.splits) * problem.tokens as u64;
     }

@@ -54,7 +54,8 @@ pub struct GpuSchedule {
     pub classifier_gradient: Tile,
     /// Tile of dE: tokens x hidden.
     pub hidden_gradient: Tile,
-    /// Vocabulary entries of one backward chunk.
+    /// Vocabulary entries of one backward chunk, of which G is in the workspace. In family `wgmma`, where dC
+    /// is overwritten, chunks may be wider while there is room for G in the part of dC that is not yet written.
     pub chunk: u32,
     /// Row blocks (of a cluster in family `wgmma`: two tiles) that walk the same columns at the same time, so
     /// that both stay in L2.
