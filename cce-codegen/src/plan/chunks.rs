@@ -79,7 +79,7 @@ pub(super) fn gradient_bytes(problem: &Problem, width: usize) -> u64 {
 
 /// Whether G may live at the end of dC: whole blocks of it need no pitch that every chunk shares, and what dC
 /// held is of no interest.
-pub(super) fn uses_the_classifier_gradient(problem: &Problem, family: Family) -> bool {
+fn uses_the_classifier_gradient(problem: &Problem, family: Family) -> bool {
     family == Family::Wgmma && problem.classifier_gradient.is_some_and(|out| !out.accumulate)
 }
 
