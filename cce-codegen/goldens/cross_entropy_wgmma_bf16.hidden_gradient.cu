@@ -13,10 +13,10 @@
 #define TILE_N 192
 #define TILE_K 64
 #define STAGES 4
-#define PITCH 16896
 #define SCALED 0
 #define ACCUMULATE 0
 #define OUT_IS_SUM 0
+#define SPLIT_SUMS 1
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -167,6 +167,12 @@ DEVICE void load_box_for_both(u32 to, const TensorMap& map, int x, int y, u32 ba
         ::"r"(to), "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"((u16)3) : "memory");
 }
 
+// The same of a matrix in blocks of 64 columns.
+DEVICE void load_box_of_block(u32 to, const TensorMap& map, int block, int y, u32 barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+        ::"r"(to), "l"(&map), "r"(0), "r"(y), "r"(block), "r"(barrier) : "memory");
+}
+
 // Where producers and consumers stand in the ring.
 struct Ring {
     u32 stages, barriers, stage = 0, phase = 0;
@@ -191,15 +197,18 @@ struct Ring {
         if (thread < CLUSTER) barrier_arrive(empty(previous), thread);
     }
 
-    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right).
-    template <bool A_K_MAJOR, bool B_K_MAJOR>
+    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right). The left matrix may
+    // be in blocks of 64 columns.
+    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false>
     DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
         int half = cluster_rank();
         for (int k = 0; k < steps * TILE_K; k += TILE_K) {
             barrier_wait(empty(stage), phase ^ 1);
             u32 a = at(), b = a + A_BYTES, barrier = full(stage);
             barrier_expect(barrier, STAGE_BYTES);
-            if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
+            if constexpr (A_IN_BLOCKS && A_K_MAJOR) load_box_of_block(a, left, k / 64, row0, barrier);
+            else if constexpr (A_IN_BLOCKS) for (int i = 0; i < TILE_M / 64; i++) load_box_of_block(a + i * 8192, left, row0 / 64 + i, k, barrier);
+            else if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
             else for (int i = 0; i < TILE_M / 64; i++) load_box(a + i * 8192, left, row0 + i * 64, k, barrier);
             if constexpr (B_K_MAJOR) load_box_for_both(b + half * (B_BYTES / 2), right, right_k + k, col0 + half * (TILE_N / 2), barrier);
             else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);
@@ -323,13 +332,48 @@ DEVICE void store2(u16* row, int col, float a, float b) {
 }
 #endif
 
-// What two sums of a chunk's G C become: columns col, col + 1 of one row of dE. Sums between chunks are fp32 (`sums` [tokens that count, HIDDEN], still
-// scaled, or the output itself where that is fp32); the last chunk rounds once into out [tokens, HIDDEN].
-DEVICE void put_hidden(Out* out, float* sums, const int* order, int row, int col, float x, float y, float factor, bool is_first, bool is_last) {
-    float* sum = sums + (u64)row * HIDDEN;
+// What two sums of a chunk's G C become: columns col, col + 1 of one row of dE, out [tokens, HIDDEN]. Sums between chunks are fp32, and the last chunk rounds
+// once. They are in the output where that is fp32; else, still scaled, in `sums` [tokens that count, HIDDEN]: all 32 bits where the output is accumulated
+// into, and with SPLIT_SUMS the lower 16, while the output, of which nothing is kept, holds the upper 16.
+#if SPLIT_SUMS
+typedef u16 Sum;
+
+// Two fp32 sums whose upper and lower 16 bits are in different rows: read and added to, or written, nothing rounded.
+DEVICE void add_halves2(const u16* upper, const u16* lower, int col, float& a, float& b) {
+    if (col >= HIDDEN) return;
+    if (paired(upper) && paired(lower)) {
+        u32 x = *(const u32*)(upper + col), y = *(const u32*)(lower + col);
+        a += __uint_as_float(x << 16 | (y & 0xffff)); b += __uint_as_float((x & 0xffff0000) | y >> 16);
+        return;
+    }
+    a += __uint_as_float((u32)upper[col] << 16 | lower[col]);
+    if (col + 1 < HIDDEN) b += __uint_as_float((u32)upper[col + 1] << 16 | lower[col + 1]);
+}
+DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
+    if (col >= HIDDEN) return;
+    u32 x = __float_as_uint(a), y = __float_as_uint(b);
+    if (paired(upper) && paired(lower)) {
+        *(u32*)(upper + col) = x >> 16 | (y & 0xffff0000); *(u32*)(lower + col) = (x & 0xffff) | y << 16;
+        return;
+    }
+    upper[col] = (u16)(x >> 16); lower[col] = (u16)x;
+    if (col + 1 < HIDDEN) { upper[col + 1] = (u16)(y >> 16); lower[col + 1] = (u16)y; }
+}
+
+#else
+typedef float Sum;
+#endif
+
+DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float factor, bool is_first, bool is_last) {
+    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    Sum* sum = sums + (u64)row * HIDDEN;
+#if SPLIT_SUMS
+    if (!is_first) add_halves2(to, sum, col, x, y);
+    if (!is_last) { store_halves2(to, sum, col, x, y); return; }
+#else
     if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
     if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
-    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+#endif
     x *= factor; y *= factor;
     // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
     if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
@@ -338,10 +382,10 @@ DEVICE void put_hidden(Out* out, float* sums, const int* order, int row, int col
 
 // Backward, third product: dE += G C of one chunk. Persistent clusters take tile after tile.
 
-// gradient: G [tokens, width]; classifier: C [VOCAB, HIDDEN]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
+// gradient: G [blocks of 64 columns][tokens][64]; classifier: C [VOCAB, HIDDEN]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) hidden_gradient(const __grid_constant__ TensorMap gradient,
         const __grid_constant__ TensorMap classifier, const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale,
-        float* __restrict__ sums, Out* __restrict__ out, int tokens, int first, int width, int group, int is_first, int is_last) {
+        Sum* __restrict__ sums, Out* __restrict__ out, int tokens, int first, int width, int group, int is_first, int is_last) {
     extern __shared__ __align__(1024) unsigned char shared[];
     Ring ring(shared);
     const int rows = PACKED ? *count : tokens;
@@ -352,7 +396,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (threadIdx.x == 0)
             for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
                 Place place = place_of(i, row_blocks, columns, group);
-                ring.produce<true, false>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, place.column * TILE_N, first, steps);
+                ring.produce<true, false, true>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, place.column * TILE_N, first, steps);
             }
     } else {
         take_registers();

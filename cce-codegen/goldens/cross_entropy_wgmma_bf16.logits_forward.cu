@@ -163,6 +163,12 @@ DEVICE void load_box_for_both(u32 to, const TensorMap& map, int x, int y, u32 ba
         ::"r"(to), "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"((u16)3) : "memory");
 }
 
+// The same of a matrix in blocks of 64 columns.
+DEVICE void load_box_of_block(u32 to, const TensorMap& map, int block, int y, u32 barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+        ::"r"(to), "l"(&map), "r"(0), "r"(y), "r"(block), "r"(barrier) : "memory");
+}
+
 // Where producers and consumers stand in the ring.
 struct Ring {
     u32 stages, barriers, stage = 0, phase = 0;
@@ -187,15 +193,18 @@ struct Ring {
         if (thread < CLUSTER) barrier_arrive(empty(previous), thread);
     }
 
-    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right).
-    template <bool A_K_MAJOR, bool B_K_MAJOR>
+    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right). The left matrix may
+    // be in blocks of 64 columns.
+    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false>
     DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
         int half = cluster_rank();
         for (int k = 0; k < steps * TILE_K; k += TILE_K) {
             barrier_wait(empty(stage), phase ^ 1);
             u32 a = at(), b = a + A_BYTES, barrier = full(stage);
             barrier_expect(barrier, STAGE_BYTES);
-            if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
+            if constexpr (A_IN_BLOCKS && A_K_MAJOR) load_box_of_block(a, left, k / 64, row0, barrier);
+            else if constexpr (A_IN_BLOCKS) for (int i = 0; i < TILE_M / 64; i++) load_box_of_block(a + i * 8192, left, row0 / 64 + i, k, barrier);
+            else if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
             else for (int i = 0; i < TILE_M / 64; i++) load_box(a + i * 8192, left, row0 + i * 64, k, barrier);
             if constexpr (B_K_MAJOR) load_box_for_both(b + half * (B_BYTES / 2), right, right_k + k, col0 + half * (TILE_N / 2), barrier);
             else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);

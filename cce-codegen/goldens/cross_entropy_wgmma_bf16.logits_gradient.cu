@@ -13,7 +13,6 @@
 #define TILE_N 256
 #define TILE_K 64
 #define STAGES 4
-#define PITCH 16896
 #define STORE_GRADIENT 1
 #define SCALED 0
 
@@ -166,6 +165,12 @@ DEVICE void load_box_for_both(u32 to, const TensorMap& map, int x, int y, u32 ba
         ::"r"(to), "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"((u16)3) : "memory");
 }
 
+// The same of a matrix in blocks of 64 columns.
+DEVICE void load_box_of_block(u32 to, const TensorMap& map, int block, int y, u32 barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+        ::"r"(to), "l"(&map), "r"(0), "r"(y), "r"(block), "r"(barrier) : "memory");
+}
+
 // Where producers and consumers stand in the ring.
 struct Ring {
     u32 stages, barriers, stage = 0, phase = 0;
@@ -190,15 +195,18 @@ struct Ring {
         if (thread < CLUSTER) barrier_arrive(empty(previous), thread);
     }
 
-    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right).
-    template <bool A_K_MAJOR, bool B_K_MAJOR>
+    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right). The left matrix may
+    // be in blocks of 64 columns.
+    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false>
     DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
         int half = cluster_rank();
         for (int k = 0; k < steps * TILE_K; k += TILE_K) {
             barrier_wait(empty(stage), phase ^ 1);
             u32 a = at(), b = a + A_BYTES, barrier = full(stage);
             barrier_expect(barrier, STAGE_BYTES);
-            if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
+            if constexpr (A_IN_BLOCKS && A_K_MAJOR) load_box_of_block(a, left, k / 64, row0, barrier);
+            else if constexpr (A_IN_BLOCKS) for (int i = 0; i < TILE_M / 64; i++) load_box_of_block(a + i * 8192, left, row0 / 64 + i, k, barrier);
+            else if constexpr (A_K_MAJOR) load_box(a, left, k, row0, barrier);
             else for (int i = 0; i < TILE_M / 64; i++) load_box(a + i * 8192, left, row0 + i * 64, k, barrier);
             if constexpr (B_K_MAJOR) load_box_for_both(b + half * (B_BYTES / 2), right, right_k + k, col0 + half * (TILE_N / 2), barrier);
             else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);
@@ -350,7 +358,16 @@ DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
 // Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
 // Persistent clusters take tile after tile. Column sums for Col inputs are taken on the way, one partial every 64 rows: no atomics.
 
-// G [tokens, PITCH] of columns first .. first + width, rows that do not count zero; partials [COL_GRADIENTS][blocks of 64 rows][width].
+// 8 columns of G, of which those from `width` on become zeros: products read whole blocks of 64.
+DEVICE uint4 up_to(uint4 g, int width) {
+    u32 pairs[4] = {g.x, g.y, g.z, g.w};
+    #pragma unroll
+    for (int i = 0; i < 4; i++) pairs[i] &= (2 * i < width ? 0xffffu : 0) | (2 * i + 1 < width ? 0xffff0000u : 0);
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// G [blocks of 64 columns][tokens][64] of columns first .. first + width, zero in rows that do not count and in columns behind those; partials
+// [COL_GRADIENTS][blocks of 64 rows][width].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_gradient(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
         const Values values, const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
@@ -400,7 +417,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                         float g[2];
                         #pragma unroll
                         for (int i = 0; i < 2; i++) {
-                            // Columns behind the chunk's last get values too; nothing reads them.
+                            // Columns behind the chunk's last get values too; they go no further.
                             int col = min(first + col0 + block * 64 + acc_col(c + i), VOCAB - 1);
                             float parts[COL_PARTS], value = gradient_at(acc[r][block * 16 + c + i], col, target[r], row[r], values, uniform, parts);
                             g[i] = counts[r] ? value * factor : 0.0f;
@@ -413,11 +430,14 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                         if (STORE_GRADIENT) stage2(staged + local * 64 + (acc_col(c) ^ (local & 7) << 3), g[0], g[1]);
                     }
                 consumer_sync();
-                if (STORE_GRADIENT) {                         // row by row, 16 bytes a thread; PITCH leaves room for whole ones
+                if (STORE_GRADIENT && col0 + block * 64 < width) {  // row by row, 16 bytes a thread
+                    int left = width - col0 - block * 64;
+                    Elem* to = gradient + (u64)(col0 / 64 + block) * tokens * 64;
                     #pragma unroll 4
                     for (int i = threadIdx.x & 127; i < 64 * 8; i += 128) {
-                        int local = i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local, col = col0 + block * 64 + c;
-                        if (at < tokens && col < width) *(uint4*)(gradient + (u64)at * PITCH + col) = *(const uint4*)(staged + local * 64 + (c ^ (local & 7) << 3));
+                        int local = i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local;
+                        uint4 g = *(const uint4*)(staged + local * 64 + (c ^ (local & 7) << 3));
+                        if (at < tokens) *(uint4*)(to + (u64)at * 64 + c) = left < 64 ? up_to(g, left - c) : g;
                     }
                 }
 #if COL_GRADIENTS > 0

@@ -78,6 +78,14 @@ pub struct GradientOutput {
     pub accumulate: bool,
 }
 
+impl GradientOutput {
+    /// Whether the upper half of an unfinished fp32 sum can wait in the buffer: the type has 16 bits, and what
+    /// the buffer held is of no interest.
+    pub(crate) fn holds_half_a_sum(self) -> bool {
+        self.dtype != DType::F32 && !self.accumulate
+    }
+}
+
 /// Whether tokens may be ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

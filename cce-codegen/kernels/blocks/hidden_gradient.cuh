@@ -1,9 +1,8 @@
-// Backward, third product: dE += G C of one chunk. Sums between chunks are fp32 (`sums`, still scaled, or the output itself
-// where that is fp32); the last chunk rounds once.
+// Backward, third product: dE += G C of one chunk. Sums between chunks are fp32; the last chunk rounds once.
 
 // gradient: G [tokens, PITCH]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
 extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ classifier,
-        const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, float* __restrict__ sums, Out* __restrict__ out,
+        const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, Sum* __restrict__ sums, Out* __restrict__ out,
         int tokens, int first, int width, int group, int is_first, int is_last) {
     extern __shared__ __align__(128) unsigned char shared[];
     int rows = PACKED ? *count : tokens;

@@ -1,6 +1,6 @@
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type. Persistent clusters take tile after tile.
 
-// gradient: G [tokens, width]; hidden: E [tokens that count, HIDDEN]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
+// gradient: G [blocks of 64 columns][tokens][64]; hidden: E [tokens that count, HIDDEN]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) classifier_gradient(const __grid_constant__ TensorMap gradient,
         const __grid_constant__ TensorMap hidden, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out, int tokens,
         int first, int width, int group) {
@@ -14,7 +14,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (threadIdx.x == 0)
             for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
                 Place place = place_of(i, row_blocks, columns, group);
-                ring.produce<false, false>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, hidden, place.column * TILE_N, 0, steps);
+                ring.produce<false, false, true>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, hidden, place.column * TILE_N, 0, steps);
             }
     } else {
         take_registers();

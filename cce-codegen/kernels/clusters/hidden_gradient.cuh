@@ -1,9 +1,9 @@
 // Backward, third product: dE += G C of one chunk. Persistent clusters take tile after tile.
 
-// gradient: G [tokens, width]; classifier: C [VOCAB, HIDDEN]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
+// gradient: G [blocks of 64 columns][tokens][64]; classifier: C [VOCAB, HIDDEN]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) hidden_gradient(const __grid_constant__ TensorMap gradient,
         const __grid_constant__ TensorMap classifier, const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale,
-        float* __restrict__ sums, Out* __restrict__ out, int tokens, int first, int width, int group, int is_first, int is_last) {
+        Sum* __restrict__ sums, Out* __restrict__ out, int tokens, int first, int width, int group, int is_first, int is_last) {
     extern __shared__ __align__(1024) unsigned char shared[];
     Ring ring(shared);
     const int rows = PACKED ? *count : tokens;
@@ -14,7 +14,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (threadIdx.x == 0)
             for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
                 Place place = place_of(i, row_blocks, columns, group);
-                ring.produce<true, false>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, place.column * TILE_N, first, steps);
+                ring.produce<true, false, true>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, place.column * TILE_N, first, steps);
             }
     } else {
         take_registers();

@@ -1,7 +1,16 @@
 // Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
 // Persistent clusters take tile after tile. Column sums for Col inputs are taken on the way, one partial every 64 rows: no atomics.
 
-// G [tokens, PITCH] of columns first .. first + width, rows that do not count zero; partials [COL_GRADIENTS][blocks of 64 rows][width].
+// 8 columns of G, of which those from `width` on become zeros: products read whole blocks of 64.
+DEVICE uint4 up_to(uint4 g, int width) {
+    u32 pairs[4] = {g.x, g.y, g.z, g.w};
+    #pragma unroll
+    for (int i = 0; i < 4; i++) pairs[i] &= (2 * i < width ? 0xffffu : 0) | (2 * i + 1 < width ? 0xffff0000u : 0);
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// G [blocks of 64 columns][tokens][64] of columns first .. first + width, zero in rows that do not count and in columns behind those; partials
+// [COL_GRADIENTS][blocks of 64 rows][width].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_gradient(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
         const Values values, const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
@@ -51,7 +60,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                         float g[2];
                         #pragma unroll
                         for (int i = 0; i < 2; i++) {
-                            // Columns behind the chunk's last get values too; nothing reads them.
+                            // Columns behind the chunk's last get values too; they go no further.
                             int col = min(first + col0 + block * 64 + acc_col(c + i), VOCAB - 1);
                             float parts[COL_PARTS], value = gradient_at(acc[r][block * 16 + c + i], col, target[r], row[r], values, uniform, parts);
                             g[i] = counts[r] ? value * factor : 0.0f;
@@ -64,11 +73,14 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                         if (STORE_GRADIENT) stage2(staged + local * 64 + (acc_col(c) ^ (local & 7) << 3), g[0], g[1]);
                     }
                 consumer_sync();
-                if (STORE_GRADIENT) {                         // row by row, 16 bytes a thread; PITCH leaves room for whole ones
+                if (STORE_GRADIENT && col0 + block * 64 < width) {  // row by row, 16 bytes a thread
+                    int left = width - col0 - block * 64;
+                    Elem* to = gradient + (u64)(col0 / 64 + block) * tokens * 64;
                     #pragma unroll 4
                     for (int i = threadIdx.x & 127; i < 64 * 8; i += 128) {
-                        int local = i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local, col = col0 + block * 64 + c;
-                        if (at < tokens && col < width) *(uint4*)(gradient + (u64)at * PITCH + col) = *(const uint4*)(staged + local * 64 + (c ^ (local & 7) << 3));
+                        int local = i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local;
+                        uint4 g = *(const uint4*)(staged + local * 64 + (c ^ (local & 7) << 3));
+                        if (at < tokens) *(uint4*)(to + (u64)at * 64 + c) = left < 64 ? up_to(g, left - c) : g;
                     }
                 }
 #if COL_GRADIENTS > 0

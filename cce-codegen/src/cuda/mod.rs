@@ -16,7 +16,7 @@ pub(crate) use backward::Backward;
 pub(crate) use forward::Forward;
 pub(crate) use sampled::{STREAM_ROWS, Sampling, gather_threads};
 
-use crate::problem::{DType, IndexType, Problem};
+use crate::problem::{DType, GradientOutput, IndexType, Problem};
 use crate::schedule::{Family, Tile};
 use std::fmt::Write;
 
@@ -76,8 +76,9 @@ pub(crate) struct Emitter<'a> {
     /// Whether the tokens that count are packed (some may be ignored).
     pub(crate) packed: bool,
     pub(crate) family: Family,
-    /// Elements between rows of the gradient scratch.
-    pub(crate) pitch: usize,
+    /// Elements between rows of the gradient scratch; in family `wgmma` it has no rows, but blocks of 64
+    /// columns.
+    pub(crate) pitch: Option<usize>,
     /// Whether G is scaled by a power of two (f16).
     pub(crate) scaled: bool,
     /// The sampled filter, where it is one.
@@ -240,8 +241,8 @@ impl Emitter<'_> {
             &self.opening("Backward pass: the gradient of a chunk's logits."),
             &self.matrix_constants(tile),
             &format!(
-                "#define PITCH {}\n#define STORE_GRADIENT {}\n#define SCALED {}\n\n",
-                self.pitch,
+                "{}#define STORE_GRADIENT {}\n#define SCALED {}\n\n",
+                self.pitch_constant(),
                 i32::from(store),
                 i32::from(self.scaled)
             ),
@@ -268,10 +269,21 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn hidden_gradient(&self, tile: &Tile, out: DType, accumulate: bool) -> String {
+        let split = GradientOutput { dtype: out, accumulate }.holds_half_a_sum();
+        self.hidden_product(tile, out, accumulate, split)
+    }
+
+    /// The part of some columns in dE as fp32 sums, still scaled: for a chunk that is not the last.
+    pub(crate) fn hidden_sums(&self, tile: &Tile) -> String {
+        self.hidden_product(tile, self.problem.dtype, false, false)
+    }
+
+    fn hidden_product(&self, tile: &Tile, out: DType, accumulate: bool, split: bool) -> String {
         let constants = format!(
-            "{}#define OUT_IS_SUM {}\n",
+            "{}#define OUT_IS_SUM {}\n#define SPLIT_SUMS {}\n",
             self.output_constants(out, accumulate),
-            i32::from(out == DType::F32)
+            i32::from(out == DType::F32),
+            i32::from(split)
         );
         let skeleton = skeletons(self.family).hidden_gradient;
         self.product("Backward pass: dE, a chunk at a time.", tile, &constants, HIDDEN_ROWS, skeleton)
@@ -297,10 +309,14 @@ impl Emitter<'_> {
         ])
     }
 
+    fn pitch_constant(&self) -> String {
+        self.pitch.map_or_else(String::new, |pitch| format!("#define PITCH {pitch}\n"))
+    }
+
     fn output_constants(&self, out: DType, accumulate: bool) -> String {
         let mut text = format!(
-            "#define PITCH {}\n#define SCALED {}\n#define ACCUMULATE {}\n",
-            self.pitch,
+            "{}#define SCALED {}\n#define ACCUMULATE {}\n",
+            self.pitch_constant(),
             i32::from(self.scaled),
             i32::from(accumulate)
         );

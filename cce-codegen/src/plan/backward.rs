@@ -1,8 +1,9 @@
 //! The backward pass of `Exact`: coefficients a token, then for each vocabulary chunk G, dC and dE.
 
 use super::build::{Common, blocks};
+use super::chunks::{Chunk, Place, chunks, gradient_bytes};
 use super::operand::Operand;
-use super::sampled::Sampled;
+use super::sampled::{Hot, Lists, OfRows, Sampled};
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
@@ -15,70 +16,100 @@ pub(super) struct Backward {
     pub(super) scalar_rows: Vec<(InputId, Buffer)>,
 }
 
-/// Places of the backward pass's scratch.
-struct Scratch {
+/// Places of the backward pass's scratch, and the chunks that it goes through.
+pub(super) struct Scratch {
     coefs: Buffer,
     /// Largest magnitude a token, then the scale and its inverse; f16 only.
     scale: Option<(Buffer, Buffer)>,
+    chunks: Vec<Chunk>,
+    /// G of chunks that have their place in the workspace.
     gradient: Buffer,
     column_partials: Option<Buffer>,
-    hidden_sums: Option<Buffer>,
+    /// What dE's buffer cannot hold of its sums between chunks; of a sampled plan: all of them.
+    hidden_sums: Option<Arg>,
+    /// Of a sampled plan: lists by column.
+    lists: Option<Lists>,
+    scalar_rows: Vec<(InputId, Buffer)>,
+}
+
+impl Scratch {
+    pub(super) fn take(
+        common: &Common<'_>,
+        holes: &cuda::Backward<'_>,
+        workspace: &mut WorkspaceLayout,
+    ) -> Scratch {
+        let (problem, schedule) = (common.problem, &common.schedule);
+        let mut take = |bytes: u64| workspace.take(Region::Backward, bytes);
+        let tokens = problem.tokens as u64;
+        let columns = common.lowered.cols.len();
+        let hot = common.sampling.map(|sampling| Hot::of(common, sampling));
+        let chunks = match &hot {
+            Some(hot) => vec![hot.chunk],
+            None => chunks(problem, schedule, columns, common.clusters),
+        };
+        let own = chunks.iter().filter(|chunk| chunk.place == Place::Workspace);
+        let widest = own.map(|chunk| chunk.width).max().unwrap_or(0);
+        let gradient = match schedule.family {
+            _ if !Products::wanted(problem).any() => 0,
+            Family::Wgmma => gradient_bytes(problem, widest),
+            Family::Mma | Family::Simt => tokens * u64::from(schedule.chunk) * problem.dtype.bytes() as u64,
+        };
+        Scratch {
+            coefs: take(holes.coefs() as u64 * tokens * 4),
+            scale: (problem.dtype == DType::F16).then(|| (take(tokens * 4), take(8))),
+            gradient: take(gradient),
+            column_partials: (columns > 0)
+                .then(|| take(columns as u64 * partials_of_an_input(problem, schedule, widest))),
+            hidden_sums: match (problem.hidden_gradient, &hot) {
+                (None, _) => None,
+                (Some(_), Some(Hot { sums: Some(back), .. })) => Some(Arg::ClassifierTail { back: *back }),
+                (Some(_), Some(_)) => Some(Arg::Workspace(take(tokens * problem.hidden as u64 * 4))),
+                (Some(out), None) if out.dtype != DType::F32 && chunks.len() > 1 => {
+                    let bytes = if out.holds_half_a_sum() { 2 } else { 4 };
+                    Some(Arg::Workspace(take(tokens * problem.hidden as u64 * bytes)))
+                }
+                (Some(_), None) => None,
+            },
+            lists: common.sampling.map(|sampling| Lists::take(common, sampling, &mut take)),
+            scalar_rows: common.lowered.scalars.iter().map(|&(input, _)| (input, take(tokens * 4))).collect(),
+            chunks,
+        }
+    }
 }
 
 impl Backward {
     pub(super) fn plan(
         common: &Common<'_>,
+        holes: &cuda::Backward<'_>,
+        scratch: &Scratch,
         sampled: Option<&Sampled>,
-        workspace: &mut WorkspaceLayout,
         modules: &mut Vec<Module>,
     ) -> Backward {
         let problem = common.problem;
-        let holes = cuda::Backward::new(common.lowered, common.slots);
         let emitter = common.emitter();
         let differentiable: Vec<bool> =
             common.program.outputs().iter().map(|output| output.differentiable).collect();
         let rows = modules.len();
         modules.push(Module {
             name: "rows_backward",
-            source: emitter.rows_backward(&differentiable, &holes),
+            source: emitter.rows_backward(&differentiable, holes),
             entries: vec!["row_coefficients", "gradient_scale", "sum_rows", "column_sums", "fill_rows"],
             family: None,
         });
-
-        let tokens = problem.tokens as u64;
-        let mut take = |bytes: u64| workspace.take(Region::Backward, bytes);
+        let mut plan = Backward { launches: Vec::new(), scalar_rows: scratch.scalar_rows.clone() };
+        plan.row_launches(common, scratch, rows);
         let products = Products::wanted(problem);
-        let columns = common.lowered.cols.len() as u64;
-        let chunk = u64::from(common.chunk());
-        let row_blocks = u64::from(blocks(problem.tokens, rows_of_a_partial(common.schedule)));
-        // Of a sampled plan the first chunk is the hot columns, and the rest is no chunk.
-        let chunks = problem.vocab.div_ceil(chunk as usize);
-        let element = problem.dtype.bytes() as u64;
-        let scratch = Scratch {
-            coefs: take(holes.coefs() as u64 * tokens * 4),
-            scale: emitter.scaled.then(|| (take(tokens * 4), take(8))),
-            gradient: take(if products.any() { tokens * chunk * element } else { 0 }),
-            column_partials: (columns > 0).then(|| take(columns * row_blocks * chunk * 4)),
-            hidden_sums: problem
-                .hidden_gradient
-                .filter(|out| sampled.is_some() || (out.dtype != DType::F32 && chunks > 1))
-                .map(|_| take(tokens * problem.hidden as u64 * 4)),
-        };
-        let scalar_rows: Vec<(InputId, Buffer)> =
-            common.lowered.scalars.iter().map(|&(input, _)| (input, take(tokens * 4))).collect();
-
-        let mut plan = Backward { launches: Vec::new(), scalar_rows };
-        plan.row_launches(common, &scratch, rows);
-        if products.any() || columns > 0 {
-            let matrix = MatrixModules::add(common, &emitter, &holes, products, modules);
-            for at in 0..if sampled.is_some() { 1 } else { chunks } {
-                plan.chunk_launches(common, &scratch, &matrix, rows, at, chunks);
+        if products.any() || !common.lowered.cols.is_empty() {
+            let matrix = MatrixModules::add(common, &emitter, holes, products, modules);
+            for (at, chunk) in scratch.chunks.iter().enumerate() {
+                // Of a sampled plan the chunk is the hot columns, and what follows is no chunk.
+                let ends = (at == 0, at + 1 == scratch.chunks.len() && sampled.is_none());
+                plan.chunk_launches(common, scratch, &matrix, rows, chunk, ends);
             }
-            if let Some(sampled) = sampled {
+            if let (Some(sampled), Some(lists)) = (sampled, &scratch.lists) {
                 let scale = scratch.scale.map(|(_, scale)| scale);
-                let lists = sampled.lists(common, workspace);
-                let list = [scratch.coefs, scratch.hidden_sums.unwrap_or(scratch.coefs)];
-                plan.launches.extend(sampled.gradient_launches(common, &holes, &lists, list, scale, modules));
+                let of_rows = OfRows { coefs: scratch.coefs, scale, sums: scratch.hidden_sums };
+                plan.launches.extend(sampled.gradient_launches(common, holes, lists, &of_rows, modules));
             }
             if let Some(out) = problem.hidden_gradient.filter(|_| common.program.has_target()) {
                 let nan = match out.dtype {
@@ -151,19 +182,19 @@ impl Backward {
         }
     }
 
+    /// G of one chunk and the products that it is for; `ends`: whether the chunk is the first, the last that
+    /// adds to dE.
     fn chunk_launches(
         &mut self,
         common: &Common<'_>,
         scratch: &Scratch,
         matrix: &MatrixModules,
         rows: usize,
-        at: usize,
-        chunks: usize,
+        chunk: &Chunk,
+        ends: (bool, bool),
     ) {
-        let (problem, schedule) = (common.problem, common.schedule);
-        let chunk = common.chunk() as usize;
-        let first = at * chunk;
-        let width = chunk.min(problem.vocab - first);
+        let (problem, schedule) = (common.problem, &common.schedule);
+        let &Chunk { first, width, .. } = chunk;
         let scale = scratch.scale.map_or(Arg::Null, |(_, scale)| Arg::Workspace(scale));
         let place = [common.tokens(), Arg::Int(first as i32), Arg::Int(width as i32), common.group()];
         let launch =
@@ -177,51 +208,54 @@ impl Backward {
             };
 
         let tile = &schedule.logits_gradient;
-        let partials = scratch.column_partials.map_or(Arg::Null, Arg::Workspace);
+        let of_an_input = partials_of_an_input(problem, schedule, width);
+        let partials = |k: usize| match (scratch.column_partials, chunk.place) {
+            (None, _) => Arg::Null,
+            (Some(buffer), Place::Workspace) => {
+                Arg::Workspace(Buffer { offset: buffer.offset + k as u64 * of_an_input, ..buffer })
+            }
+            (Some(_), Place::ClassifierTail { partials, .. }) => {
+                Arg::ClassifierTail { back: partials - k as u64 * of_an_input }
+            }
+        };
         let mut args = vec![
-            common.hidden(Operand::LeftKMajor, tile),
-            common.classifier(Operand::RightKMajor, tile),
+            common.hidden(Operand::LeftByK, tile),
+            common.classifier(Operand::RightByK, tile),
             Arg::Targets,
             common.order(),
             common.count(),
             Arg::Values,
             Arg::Workspace(scratch.coefs),
             scale,
-            Arg::Workspace(scratch.gradient),
-            partials,
+            common.gradient_place(scratch.gradient, chunk),
+            partials(0),
         ];
         args.extend(place);
         self.launches.push(launch(matrix.logits, "logits_gradient", tile, problem.tokens, width, args));
 
-        if let Some(partials) = scratch.column_partials {
-            let each = rows_of_a_partial(schedule);
-            let row_blocks = u64::from(blocks(problem.tokens, each));
-            for (k, &(input, _)) in common.lowered.cols.iter().enumerate() {
-                let mut part = partials;
-                part.offset += k as u64 * row_blocks * width as u64 * 4;
-                self.launches.push(Launch {
-                    module: rows,
-                    entry: "column_sums",
-                    blocks: blocks(width, 256),
-                    threads: 256,
-                    shared_bytes: 0,
-                    args: vec![
-                        Arg::Workspace(part),
-                        common.count(),
-                        Arg::InputGradient(input),
-                        common.tokens(),
-                        Arg::Int(each as i32),
-                        Arg::Int(width as i32),
-                        Arg::Int(first as i32),
-                    ],
-                });
-            }
+        for (k, &(input, _)) in common.lowered.cols.iter().enumerate() {
+            self.launches.push(Launch {
+                module: rows,
+                entry: "column_sums",
+                blocks: blocks(width, 256),
+                threads: 256,
+                shared_bytes: 0,
+                args: vec![
+                    partials(k),
+                    common.count(),
+                    Arg::InputGradient(input),
+                    common.tokens(),
+                    Arg::Int(rows_of_a_partial(schedule) as i32),
+                    Arg::Int(width as i32),
+                    Arg::Int(first as i32),
+                ],
+            });
         }
         if let Some(module) = matrix.classifier {
             let tile = &schedule.classifier_gradient;
             let mut args = vec![
-                common.gradient(scratch.gradient, width, Operand::LeftMnMajor, tile),
-                common.hidden(Operand::RightMnMajor, tile),
+                common.gradient(scratch.gradient, chunk, Operand::LeftByRow, tile),
+                common.hidden(Operand::RightByColumn, tile),
             ];
             // Rows that count are packed already where TMA copies them.
             args.extend((schedule.family != Family::Wgmma).then(|| common.order()));
@@ -232,16 +266,16 @@ impl Backward {
         if let Some(module) = matrix.hidden {
             let tile = &schedule.hidden_gradient;
             let mut args = vec![
-                common.gradient(scratch.gradient, width, Operand::LeftKMajor, tile),
-                common.classifier(Operand::RightMnMajor, tile),
+                common.gradient(scratch.gradient, chunk, Operand::LeftByK, tile),
+                common.classifier(Operand::RightByColumn, tile),
                 common.order(),
                 common.count(),
                 scale,
-                scratch.hidden_sums.map_or(Arg::Null, Arg::Workspace),
+                scratch.hidden_sums.unwrap_or(Arg::Null),
                 Arg::HiddenGradient,
             ];
             args.extend(place);
-            args.extend([Arg::Int(i32::from(at == 0)), Arg::Int(i32::from(at + 1 == chunks))]);
+            args.extend([Arg::Int(i32::from(ends.0)), Arg::Int(i32::from(ends.1))]);
             self.launches.push(launch(module, "hidden_gradient", tile, problem.tokens, problem.hidden, args));
         }
     }
@@ -253,6 +287,11 @@ fn rows_of_a_partial(schedule: &GpuSchedule) -> usize {
         Family::Wgmma => 64,
         Family::Mma | Family::Simt => schedule.logits_gradient.m as usize,
     }
+}
+
+/// Bytes of the partials of one Col input's gradient, of `width` columns.
+pub(super) fn partials_of_an_input(problem: &Problem, schedule: &GpuSchedule, width: usize) -> u64 {
+    u64::from(blocks(problem.tokens, rows_of_a_partial(schedule))) * width as u64 * 4
 }
 
 /// Which of the two products after G are wanted.
@@ -290,7 +329,7 @@ impl MatrixModules {
         products: Products,
         modules: &mut Vec<Module>,
     ) -> MatrixModules {
-        let (problem, schedule) = (common.problem, common.schedule);
+        let (problem, schedule) = (common.problem, &common.schedule);
         let mut add = |name: &'static str, source: String| {
             modules.push(Module { name, source, entries: vec![name], family: Some(schedule.family) });
             modules.len() - 1
@@ -311,8 +350,7 @@ impl MatrixModules {
                     "hidden_gradient",
                     match common.sampling {
                         None => emitter.hidden_gradient(&schedule.hidden_gradient, out.dtype, out.accumulate),
-                        // Of the hot columns: fp32 sums, which the gather of the others finishes.
-                        Some(_) => emitter.hidden_gradient(&schedule.hidden_gradient, problem.dtype, false),
+                        Some(_) => emitter.hidden_sums(&schedule.hidden_gradient),
                     },
                 )
             }),

@@ -1,12 +1,12 @@
 //! Program, problem and schedule become a plan.
 
-use super::backward::Backward;
-use super::forward::Forward;
+use super::backward::{Backward, Scratch};
+use super::forward::{Forward, ForwardScratch};
 use super::sampled::Sampled;
 use super::saved::SavedSlots;
 use super::{GpuPlan, Region, WorkspaceLayout};
-use crate::cuda::Sampling;
-use crate::diff::{Wanted, lower};
+use crate::cuda::{self, Sampling};
+use crate::diff::{Lowered, Wanted, lower};
 use crate::ir::{InputId, InputKind, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
 use crate::schedule::{Family, Gpu, GpuSchedule, ScheduleError};
@@ -121,40 +121,108 @@ impl GpuPlan {
             }
         }
         schedule.check(problem, gpu)?;
-        let widest = (problem.vocab.div_ceil(64).max(1) * 64).min(schedule.chunk as usize) as u32;
-        let build = |chunk: u32| {
-            GpuPlan::with_chunk(program, problem, &GpuSchedule { chunk, ..*schedule }, gpu.clusters())
-        };
-        let plan = build(widest);
-        plan.check_exchanges()?;
-        let Some(limit) = problem.workspace_limit else { return Ok(plan) };
-        if plan.workspace.peak() <= limit {
-            return Ok(plan);
+        planning(program, problem, gpu, |parts| {
+            let widest = parts.widest(schedule);
+            parts.check_exchanges(&widest)?;
+            let limit = problem.workspace_limit.unwrap_or(u64::MAX);
+            let chunk = parts
+                .widest_chunk(&widest, limit)
+                .map_err(|smallest| PlanError::Workspace { limit, smallest })?;
+            Ok(parts.plan(GpuSchedule { chunk, ..widest }))
+        })
+    }
+}
+
+/// The widest chunk, up to the schedule's, with which the workspace's peak stays within `limit` bytes; `None`
+/// where there is none.
+pub(crate) fn widest_chunk(
+    program: &Program,
+    problem: &Problem,
+    schedule: &GpuSchedule,
+    gpu: &Gpu,
+    limit: u64,
+) -> Option<u32> {
+    planning(program, problem, gpu, |parts| parts.widest_chunk(&parts.widest(schedule), limit).ok())
+}
+
+/// Does something with what a plan is made from.
+fn planning<T>(program: &Program, problem: &Problem, gpu: &Gpu, then: impl FnOnce(&Parts<'_>) -> T) -> T {
+    let wanted = Wanted {
+        logit: problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some(),
+        inputs: problem.input_gradients.clone(),
+    };
+    let mut lowered = lower(program, &wanted);
+    let slots = SavedSlots::new(&mut lowered);
+    then(&Parts {
+        program,
+        problem,
+        clusters: gpu.clusters(),
+        lowered: &lowered,
+        slots: &slots,
+        forward: cuda::Forward::new(&lowered, &slots),
+        backward: problem.wants_gradients().then(|| cuda::Backward::new(&lowered, &slots)),
+    })
+}
+
+/// What a plan is made from, whatever its schedule.
+struct Parts<'a> {
+    program: &'a Program,
+    problem: &'a Problem,
+    clusters: u32,
+    lowered: &'a Lowered,
+    slots: &'a SavedSlots,
+    forward: cuda::Forward<'a>,
+    backward: Option<cuda::Backward<'a>>,
+}
+
+/// Where everything of a plan is.
+struct Places<'a> {
+    common: Common<'a>,
+    forward: ForwardScratch,
+    backward: Option<Scratch>,
+    sampled: Option<Sampled>,
+    workspace: WorkspaceLayout,
+}
+
+impl<'a> Parts<'a> {
+    /// The schedule with a chunk no wider than the vocabulary, in whole blocks of 64 columns.
+    fn widest(&self, schedule: &GpuSchedule) -> GpuSchedule {
+        let chunk = (self.problem.vocab.div_ceil(64).max(1) * 64).min(schedule.chunk as usize) as u32;
+        GpuSchedule { chunk, ..*schedule }
+    }
+
+    /// The widest chunk up to the schedule's whose workspace has at most `limit` bytes, or the smallest
+    /// workspace there is.
+    fn widest_chunk(&self, schedule: &GpuSchedule, limit: u64) -> Result<u32, u64> {
+        let peak = |chunk: u32| self.place(GpuSchedule { chunk, ..*schedule }).workspace.peak();
+        let widest = schedule.chunk;
+        let of_widest = peak(widest);
+        if of_widest <= limit {
+            return Ok(widest);
         }
-        let narrowest = build(64.min(widest)).workspace.peak();
-        if narrowest > limit {
+        let of_narrowest = peak(64.min(widest));
+        if of_narrowest > limit {
             // One chunk needs no sums between chunks: for a small vocabulary it is the smallest.
-            let smallest = narrowest.min(plan.workspace.peak());
-            return Err(PlanError::Workspace { limit, smallest });
+            return Err(of_narrowest.min(of_widest));
         }
         // The workspace grows with the chunk: the largest multiple of 64 that fits.
         let (mut fits, mut too_large) = (1, widest / 64);
         while fits + 1 < too_large {
             let middle = u32::midpoint(fits, too_large);
-            if build(middle * 64).workspace.peak() <= limit { fits = middle } else { too_large = middle }
+            if peak(middle * 64) <= limit { fits = middle } else { too_large = middle }
         }
-        Ok(build(fits * 64))
+        Ok(fits * 64)
     }
 
     /// Whether what the warps of a block exchange fits in the room that the tiles leave: programs with very
     /// many reductions or Col gradients need smaller tiles, or fewer gradients.
-    fn check_exchanges(&self) -> Result<(), PlanError> {
-        let GpuSchedule { family, logits, logits_gradient, .. } = self.schedule;
+    fn check_exchanges(&self, schedule: &GpuSchedule) -> Result<(), PlanError> {
+        let GpuSchedule { family, logits, logits_gradient, .. } = schedule;
         let is_col = |id: &&InputId| self.program.inputs()[id.index()].kind == InputKind::Col;
         let columns = self.problem.input_gradients.iter().filter(is_col).count();
         for (what, found, most) in [
-            ("the number of statistics a token", self.statistics, logits.most_statistics(family)),
-            ("the number of Col inputs' gradients", columns, logits_gradient.most_column_sums(family)),
+            ("the number of statistics a token", self.forward.stats(), logits.most_statistics(*family)),
+            ("the number of Col inputs' gradients", columns, logits_gradient.most_column_sums(*family)),
         ] {
             if found > most {
                 return Err(PlanError::Size { what, found, most });
@@ -163,16 +231,11 @@ impl GpuPlan {
         Ok(())
     }
 
-    fn with_chunk(program: &Program, problem: &Problem, schedule: &GpuSchedule, clusters: u32) -> GpuPlan {
-        let wanted = Wanted {
-            logit: problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some(),
-            inputs: problem.input_gradients.clone(),
-        };
-        let mut lowered = lower(program, &wanted);
-        let saved = SavedSlots::new(&mut lowered);
+    fn place(&self, schedule: GpuSchedule) -> Places<'a> {
+        let problem = self.problem;
         let mut workspace = WorkspaceLayout::default();
         let tokens = problem.tokens as u64;
-        let packing = (problem.ignored == Ignored::Possible && program.has_target())
+        let packing = (problem.ignored == Ignored::Possible && self.program.has_target())
             .then(|| (workspace.take(Region::Held, tokens * 4), workspace.take(Region::Held, 4)));
         // TMA cannot gather: family `wgmma` multiplies a copy of the rows that count.
         let packs = packing.is_some() && schedule.family == Family::Wgmma;
@@ -181,30 +244,39 @@ impl GpuPlan {
             workspace.take(region, tokens * problem.hidden as u64 * problem.dtype.bytes() as u64)
         });
         let common = Common {
-            program,
+            program: self.program,
             problem,
             schedule,
-            clusters,
+            clusters: self.clusters,
             packed_hidden,
-            sampling: sampling(problem, schedule),
-            lowered: &lowered,
-            slots: &saved,
-            saved: workspace.take(Region::Held, saved.len() as u64 * tokens * 4),
+            lowered: self.lowered,
+            slots: self.slots,
+            sampling: sampling(problem, &schedule),
+            saved: workspace.take(Region::Held, self.slots.len() as u64 * tokens * 4),
             factor: workspace.take(Region::Held, 4),
             packing,
         };
+        let statistics = self.forward.stats();
+        let sampled =
+            common.sampling.map(|sampling| Sampled::take(&common, sampling, statistics, &mut workspace));
+        let forward = ForwardScratch::take(&common, &self.forward, sampled.as_ref(), &mut workspace);
+        let backward = self.backward.as_ref().map(|holes| Scratch::take(&common, holes, &mut workspace));
+        Places { common, forward, backward, sampled, workspace }
+    }
+
+    fn plan(&self, schedule: GpuSchedule) -> GpuPlan {
+        let Places { common, forward, backward, sampled, workspace } = self.place(schedule);
+        let sampled = sampled.as_ref();
         let mut modules = Vec::new();
-        let sampled = common.sampling.map(|sampling| Sampled::plan(&common, sampling, &mut workspace));
-        let forward = Forward::plan(&common, sampled.as_ref(), &mut workspace, &mut modules);
-        let backward = if problem.wants_gradients() {
-            Backward::plan(&common, sampled.as_ref(), &mut workspace, &mut modules)
-        } else {
-            Backward::default()
+        let forward = Forward::plan(&common, &self.forward, &forward, sampled, &mut modules);
+        let backward = match (&self.backward, &backward) {
+            (Some(holes), Some(scratch)) => Backward::plan(&common, holes, scratch, sampled, &mut modules),
+            _ => Backward::default(),
         };
         GpuPlan {
-            program: program.clone(),
-            problem: problem.clone(),
-            schedule: *schedule,
+            program: self.program.clone(),
+            problem: self.problem.clone(),
+            schedule,
             modules,
             forward: forward.launches,
             backward: backward.launches,
@@ -213,7 +285,7 @@ impl GpuPlan {
             bad_target: forward.bad_target,
             output_rows: forward.output_rows,
             statistics: forward.statistics,
-            row_gradients: lowered.rows.iter().map(|&(input, _)| input).collect(),
+            row_gradients: self.lowered.rows.iter().map(|&(input, _)| input).collect(),
             scalar_gradients: backward.scalar_rows,
         }
     }
@@ -232,13 +304,13 @@ fn sampling(problem: &Problem, schedule: &GpuSchedule) -> Option<Sampling> {
 pub(super) struct Common<'a> {
     pub(super) program: &'a Program,
     pub(super) problem: &'a Problem,
-    pub(super) schedule: &'a GpuSchedule,
-    /// The sampled filter, where columns are sampled.
-    pub(super) sampling: Option<Sampling>,
+    pub(super) schedule: GpuSchedule,
     /// Clusters of two blocks that the GPU runs at once.
     pub(super) clusters: u32,
-    pub(super) lowered: &'a crate::diff::Lowered,
+    pub(super) lowered: &'a Lowered,
     pub(super) slots: &'a SavedSlots,
+    /// The sampled filter, where columns are sampled.
+    pub(super) sampling: Option<Sampling>,
     /// Saved values, `[slots][N]` f32.
     pub(super) saved: super::Buffer,
     /// What a reduced value's upstream gradient is multiplied with, one f32.
@@ -250,13 +322,13 @@ pub(super) struct Common<'a> {
 }
 
 impl<'a> Common<'a> {
-    pub(super) fn emitter(&self) -> crate::cuda::Emitter<'a> {
-        crate::cuda::Emitter {
+    pub(super) fn emitter(&self) -> cuda::Emitter<'a> {
+        cuda::Emitter {
             program: self.program.name(),
             problem: self.problem,
             packed: self.packing.is_some(),
             family: self.schedule.family,
-            pitch: self.chunk() as usize,
+            pitch: (self.schedule.family != Family::Wgmma).then_some(self.schedule.chunk as usize),
             scaled: self.problem.dtype == DType::F16,
             sampling: self.sampling,
         }
@@ -284,11 +356,6 @@ impl<'a> Common<'a> {
             tiles: tiles as u64,
             clusters: u64::from(self.clusters),
         }
-    }
-
-    /// Columns of a chunk of G: all that are treated exactly at once.
-    pub(super) fn chunk(&self) -> u32 {
-        self.sampling.map_or(self.schedule.chunk, |sampling| sampling.hot)
     }
 
     pub(super) fn tokens(&self) -> super::Arg {
@@ -341,20 +408,75 @@ mod tests {
 
     #[test]
     fn the_smallest_workspace_that_an_error_names_is_enough_and_one_byte_less_is_not() {
+        let (program, gpu) = (biased(0), Gpu::h100());
         // One chunk of a small vocabulary needs less than two, which sum a wide dE in between; a large
         // vocabulary needs chunks.
-        for vocab in [128, 50_000] {
-            let problem = |limit| Problem {
-                workspace_limit: Some(limit),
-                ..Problem::new(300, 4096, vocab, DType::Bf16)
+        for (family, vocab) in [Family::Wgmma, Family::Mma, Family::Simt]
+            .into_iter()
+            .flat_map(|family| [40, 128, 50_000].map(|vocab| (family, vocab)))
+        {
+            let what = format!("{family:?} {vocab}");
+            let plan = |limit| {
+                let base = Problem::new(300, 4096, vocab, DType::Bf16);
+                let problem = Problem { workspace_limit: Some(limit), filter: Filter::Exact, ..base };
+                let schedule = GpuSchedule::of_family(family, &program, &problem, &gpu);
+                GpuPlan::build(&program, &problem, &schedule, &gpu)
             };
-            let Err(PlanError::Workspace { smallest, .. }) = plan(0, problem(1)) else { panic!("{vocab}") };
-            assert!(plan(0, problem(smallest)).unwrap().workspace.peak() <= smallest, "{vocab}");
-            let less = plan(0, problem(smallest - 1)).unwrap_err();
+            let Err(PlanError::Workspace { smallest, .. }) = plan(1) else { panic!("{what}") };
+            assert!(plan(smallest).unwrap().workspace.peak() <= smallest, "{what}");
+            let less = plan(smallest - 1).unwrap_err();
             assert!(
                 matches!(less, PlanError::Workspace { smallest: same, .. } if same == smallest),
-                "{less}"
+                "{what}: {less}"
             );
+        }
+    }
+
+    fn with_target() -> Program {
+        let here = Site(0);
+        let mut b = ProgramBuilder::new(here, "cross_entropy");
+        let (x, y) = (b.input(here, "x", InputKind::Logit), b.input(here, "y", InputKind::Target));
+        let (lse, at) = (b.lse(here, x), b.at(here, x, y));
+        let loss = b.sub(here, lse, at);
+        b.output(here, "loss", loss);
+        b.finish().unwrap()
+    }
+
+    fn of_shape((tokens, hidden, vocab): (usize, usize, usize), ignored: Ignored) -> GpuPlan {
+        let (program, gpu) = (with_target(), Gpu::h100());
+        let base = Problem::new(tokens, hidden, vocab, DType::Bf16);
+        let problem = Problem { filter: Filter::Exact, ignored, ..base };
+        let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &problem, &gpu);
+        GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap()
+    }
+
+    #[test]
+    fn the_workspace_is_a_few_percent_of_the_gradients_where_dc_is_overwritten() {
+        let percent = |shape: (usize, usize, usize), ignored| {
+            let plan = of_shape(shape, ignored);
+            100.0 * plan.workspace.peak() as f64 / ((shape.0 + shape.2) * shape.1 * 2) as f64
+        };
+        assert!(percent((8192, 2304, 256_000), Ignored::None) <= 6.0);
+        assert!(percent((2048, 4096, 128_256), Ignored::None) <= 6.0);
+        // The hidden states that count are packed: 3.1 % more.
+        assert!(percent((8192, 2304, 256_000), Ignored::Possible) <= 8.0);
+    }
+
+    #[test]
+    fn a_chunk_is_as_wide_as_the_workspaces_limit_allows() {
+        let (program, gpu) = (biased(0), Gpu::h100());
+        for family in [Family::Wgmma, Family::Mma] {
+            let base = Problem { filter: Filter::Exact, ..Problem::new(2048, 512, 50_257, DType::Bf16) };
+            let schedule =
+                GpuSchedule { chunk: 65_536, ..GpuSchedule::of_family(family, &program, &base, &gpu) };
+            for limit in [4 << 20, 16 << 20, 64 << 20] {
+                let problem = Problem { workspace_limit: Some(limit), ..base.clone() };
+                let chosen = GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap();
+                assert!(chosen.workspace.peak() <= limit, "{family:?} {limit}");
+                let wider = GpuSchedule { chunk: chosen.schedule.chunk + 64, ..schedule };
+                let wider = GpuPlan::build(&program, &base, &wider, &gpu).unwrap();
+                assert!(wider.workspace.peak() > limit, "{family:?} {limit}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A plan as text.
 
-use super::{Arg, GpuPlan, Launch, Matrix, Region};
+use super::{Arg, GpuPlan, Launch, Matrix, MatrixForm, Region};
 use std::fmt::Write;
 
 impl GpuPlan {
@@ -58,9 +58,15 @@ fn argument(arg: Arg) -> String {
                 Matrix::Hidden => "Hidden".to_owned(),
                 Matrix::Classifier => "Classifier".to_owned(),
                 Matrix::Workspace(buffer) => argument(Arg::Workspace(buffer)),
+                Matrix::ClassifierTail { back } => argument(Arg::ClassifierTail { back }),
             };
-            format!("{matrix} [{}, {}] by boxes of {} rows", map.rows, map.columns, map.box_rows)
+            let shape = match map.form {
+                MatrixForm::Rows { columns, .. } => format!("[{}, {columns}]", map.rows),
+                MatrixForm::Blocks { blocks } => format!("{blocks} blocks of [{}, 64]", map.rows),
+            };
+            format!("{matrix} {shape} by boxes of {} rows", map.box_rows)
         }
+        Arg::ClassifierTail { back } => format!("end of ClassifierGradient-{back}"),
         Arg::Int(value) => value.to_string(),
         Arg::InputGradient(input) => format!("gradient of input {}", input.0),
         other => format!("{other:?}"),

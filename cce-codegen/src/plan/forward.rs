@@ -16,29 +16,52 @@ pub(super) struct Forward {
     pub(super) statistics: usize,
 }
 
+/// Places of the forward pass's scratch.
+pub(super) struct ForwardScratch {
+    partials: Buffer,
+    output_rows: Buffer,
+    bad_target: Buffer,
+}
+
+impl ForwardScratch {
+    pub(super) fn take(
+        common: &Common<'_>,
+        holes: &cuda::Forward<'_>,
+        sampled: Option<&Sampled>,
+        workspace: &mut WorkspaceLayout,
+    ) -> ForwardScratch {
+        let mut take = |bytes: u64| workspace.take(Region::Forward, bytes);
+        ForwardScratch {
+            partials: take(partials_of_a_statistic(common, sampled) * holes.stats() as u64 * 4),
+            output_rows: take(common.program.outputs().len() as u64 * common.problem.tokens as u64 * 4),
+            bad_target: take(16),
+        }
+    }
+}
+
 impl Forward {
     pub(super) fn plan(
         common: &Common<'_>,
+        holes: &cuda::Forward<'_>,
+        scratch: &ForwardScratch,
         sampled: Option<&Sampled>,
-        workspace: &mut WorkspaceLayout,
         modules: &mut Vec<Module>,
     ) -> Forward {
-        let (problem, schedule) = (common.problem, common.schedule);
-        let tokens = problem.tokens as u64;
+        let (problem, schedule) = (common.problem, &common.schedule);
         let outputs = common.program.outputs().len();
-        let holes = cuda::Forward::new(common.lowered, common.slots);
+        let &ForwardScratch { partials, output_rows, bad_target } = scratch;
         let emitter = common.emitter();
         let walk = modules.len();
         modules.push(Module {
             name: "logits_forward",
-            source: emitter.logits_forward(&schedule.logits, &holes),
+            source: emitter.logits_forward(&schedule.logits, holes),
             entries: vec!["logits_forward"],
             family: Some(schedule.family),
         });
         let rows = modules.len();
         modules.push(Module {
             name: "rows_forward",
-            source: emitter.rows_forward(&schedule.logits, outputs, &holes),
+            source: emitter.rows_forward(&schedule.logits, outputs, holes),
             entries: if common.packed_hidden.is_some() {
                 vec!["pack", "pack_hidden", "merge", "check_targets", "reduce_tokens"]
             } else {
@@ -48,10 +71,6 @@ impl Forward {
         });
 
         let walkers = if schedule.family == Family::Wgmma { common.clusters } else { schedule.splits };
-        let partials = workspace
-            .take(Region::Forward, partials_of_a_statistic(common, sampled) * holes.stats() as u64 * 4);
-        let output_rows = workspace.take(Region::Forward, outputs as u64 * tokens * 4);
-        let bad_target = workspace.take(Region::Forward, 16);
         let check_targets = common.program.has_target().then(|| Launch {
             module: rows,
             entry: "check_targets",
@@ -95,17 +114,16 @@ impl Forward {
                 ],
             });
         }
-        // The hot columns first, where the rest is sampled: then their partials are not yet the whole's.
-        let of_walk = sampled.map(|sampled| sampled.hot_partials(common, holes.stats(), workspace));
         let mut args = vec![
-            common.hidden(Operand::LeftKMajor, tile),
-            common.classifier(Operand::RightKMajor, tile),
+            common.hidden(Operand::LeftByK, tile),
+            common.classifier(Operand::RightByK, tile),
             Arg::Targets,
             common.order(),
             common.count(),
             Arg::Values,
             Arg::Workspace(common.saved),
-            Arg::Workspace(of_walk.unwrap_or(partials)),
+            // The hot columns first, where the rest is sampled: then their partials are not yet the whole's.
+            Arg::Workspace(sampled.map_or(partials, |sampled| sampled.hot_partials)),
             common.tokens(),
         ];
         args.extend((schedule.family != Family::Wgmma).then_some(Arg::Int(schedule.splits as i32)));
@@ -118,8 +136,8 @@ impl Forward {
             shared_bytes: tile.shared_bytes(schedule.family),
             args,
         });
-        if let (Some(sampled), Some(hot)) = (sampled, of_walk) {
-            sampled.walk_launches(common, &holes, [hot, partials], modules, &mut launches);
+        if let Some(sampled) = sampled {
+            sampled.walk_launches(common, holes, partials, modules, &mut launches);
         }
         launches.push(Launch {
             module: rows,
@@ -165,15 +183,16 @@ impl Forward {
 
 /// Partials of one statistic, over all rows.
 fn partials_of_a_statistic(common: &Common<'_>, sampled: Option<&Sampled>) -> u64 {
-    let (problem, schedule) = (common.problem, common.schedule);
+    let (problem, schedule) = (common.problem, &common.schedule);
     if schedule.family != Family::Wgmma {
         return u64::from(schedule.splits) * problem.tokens as u64;
     }
     let rows = common.rows_of_a_walk();
-    let all = || {
-        common
-            .walk(problem.vocab.div_ceil(schedule.logits.n as usize))
-            .most(|blocks, parts| rows * blocks * parts)
-    };
-    sampled.map_or_else(all, |sampled| sampled.cold.most(|blocks, parts| rows * blocks * (1 + parts)))
+    match sampled {
+        None => {
+            let walk = common.walk(problem.vocab.div_ceil(schedule.logits.n as usize));
+            walk.most(|blocks, parts| rows * blocks * parts)
+        }
+        Some(sampled) => sampled.cold.most(|blocks, parts| rows * blocks * (1 + parts)),
+    }
 }

@@ -1,11 +1,12 @@
-//! What runs on a GPU: an ordered list of kernels, their arguments, and where everything lives in the
-//! workspace.
+//! What runs on a GPU: an ordered list of kernels, their arguments, and where everything lives: in the
+//! workspace, or in outputs that are not yet finished.
 //!
 //! A plan is plain data. Whoever runs it allocates one workspace, resolves each [`Arg`] to bytes and launches
 //! in order; nothing else has to be known. Launches of an empty grid are left out by the runner.
 
 mod backward;
 mod build;
+mod chunks;
 mod dump;
 mod forward;
 mod memory;
@@ -14,6 +15,7 @@ mod sampled;
 pub(crate) mod saved;
 mod walk;
 
+pub(crate) use build::widest_chunk;
 pub use build::{PlanError, refuses};
 pub use memory::{Buffer, Region, WorkspaceLayout};
 
@@ -59,12 +61,29 @@ pub struct TensorMap {
     pub matrix: Matrix,
     /// Rows.
     pub rows: u64,
-    /// Elements of a row.
-    pub columns: u64,
-    /// Elements between rows; a multiple of 8.
-    pub row_stride: u64,
+    /// How its elements follow each other.
+    pub form: MatrixForm,
     /// Rows of a box.
     pub box_rows: u32,
+}
+
+/// How the elements of a matrix follow each other, of which a [`TensorMap`] is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixForm {
+    /// Row by row: a map of rank 2, coordinates (column, row).
+    Rows {
+        /// Elements of a row.
+        columns: u64,
+        /// Elements between rows; a multiple of 8.
+        stride: u64,
+    },
+    /// In blocks of 64 columns, each row by row, without gaps: the element at (row, column) is at
+    /// `(column / 64 * rows + row) * 64 + column % 64`. A map of rank 3, coordinates (column in the block,
+    /// row, block).
+    Blocks {
+        /// Blocks.
+        blocks: u64,
+    },
 }
 
 /// What a [`TensorMap`] is of.
@@ -76,6 +95,11 @@ pub enum Matrix {
     Classifier,
     /// A part of the workspace.
     Workspace(Buffer),
+    /// Scratch in the part of dC that is not yet written: see [`Arg::ClassifierTail`].
+    ClassifierTail {
+        /// Bytes from there to the last multiple of 1024 in dC; itself a multiple of 1024.
+        back: u64,
+    },
 }
 
 /// A kernel argument.
@@ -111,6 +135,12 @@ pub enum Arg {
     HiddenGradient,
     /// Pointer to dC.
     ClassifierGradient,
+    /// Pointer to scratch in the part of dC that is not yet written, whatever its alignment:
+    /// `((dC + bytes of dC) & ~1023) - back`.
+    ClassifierTail {
+        /// Bytes from there to the last multiple of 1024 in dC.
+        back: u64,
+    },
     /// The caller's pointer to the gradient of this input.
     InputGradient(InputId),
     /// Pointer into the workspace.

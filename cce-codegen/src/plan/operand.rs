@@ -1,20 +1,21 @@
 //! How matrix kernels are given their operands: by pointer, or by a map from which TMA copies boxes.
 
 use super::build::Common;
-use super::{Arg, Buffer, Matrix, TensorMap};
+use super::chunks::{BLOCK, Chunk, Place};
+use super::{Arg, Buffer, Matrix, MatrixForm, TensorMap};
 use crate::schedule::{Family, Tile};
 
 /// The operand of a product: which matrix, and along what it is consecutive.
 #[derive(Clone, Copy)]
 pub(super) enum Operand {
     /// Left, consecutive in k.
-    LeftKMajor,
+    LeftByK,
     /// Left, consecutive along the tile's rows.
-    LeftMnMajor,
+    LeftByRow,
     /// Right, consecutive in k.
-    RightKMajor,
+    RightByK,
     /// Right, consecutive along the tile's columns.
-    RightMnMajor,
+    RightByColumn,
 }
 
 impl Operand {
@@ -22,9 +23,9 @@ impl Operand {
     /// left tile or half of the cluster's right one; transposed, all k of a stage.
     fn box_rows(self, tile: &Tile) -> u32 {
         match self {
-            Operand::LeftKMajor => tile.m,
-            Operand::LeftMnMajor | Operand::RightMnMajor => tile.k,
-            Operand::RightKMajor => tile.n / 2,
+            Operand::LeftByK => tile.m,
+            Operand::LeftByRow | Operand::RightByColumn => tile.k,
+            Operand::RightByK => tile.n / 2,
         }
     }
 }
@@ -40,8 +41,7 @@ impl Common<'_> {
         Arg::TensorMap(TensorMap {
             matrix,
             rows: self.problem.tokens as u64,
-            columns: self.problem.hidden as u64,
-            row_stride: stride as u64,
+            form: MatrixForm::Rows { columns: self.problem.hidden as u64, stride: stride as u64 },
             box_rows: operand.box_rows(tile),
         })
     }
@@ -54,22 +54,34 @@ impl Common<'_> {
         Arg::TensorMap(TensorMap {
             matrix: Matrix::Classifier,
             rows: self.problem.vocab as u64,
-            columns: self.problem.hidden as u64,
-            row_stride: self.problem.classifier_layout.row_stride as u64,
+            form: MatrixForm::Rows {
+                columns: self.problem.hidden as u64,
+                stride: self.problem.classifier_layout.row_stride as u64,
+            },
             box_rows: operand.box_rows(tile),
         })
     }
 
-    /// G of a chunk of `width` columns.
-    pub(super) fn gradient(&self, buffer: Buffer, width: usize, operand: Operand, tile: &Tile) -> Arg {
+    /// Where a chunk's G is; in the workspace: in `buffer`.
+    pub(super) fn gradient_place(&self, buffer: Buffer, chunk: &Chunk) -> Arg {
+        match chunk.place {
+            Place::Workspace => Arg::Workspace(buffer),
+            Place::ClassifierTail { gradient, .. } => Arg::ClassifierTail { back: gradient },
+        }
+    }
+
+    /// G of a chunk, to be multiplied.
+    pub(super) fn gradient(&self, buffer: Buffer, chunk: &Chunk, operand: Operand, tile: &Tile) -> Arg {
         if self.schedule.family != Family::Wgmma {
-            return Arg::Workspace(buffer);
+            return self.gradient_place(buffer, chunk);
         }
         Arg::TensorMap(TensorMap {
-            matrix: Matrix::Workspace(buffer),
+            matrix: match chunk.place {
+                Place::Workspace => Matrix::Workspace(buffer),
+                Place::ClassifierTail { gradient, .. } => Matrix::ClassifierTail { back: gradient },
+            },
             rows: self.problem.tokens as u64,
-            columns: width as u64,
-            row_stride: u64::from(self.chunk()),
+            form: MatrixForm::Blocks { blocks: chunk.width.div_ceil(BLOCK) as u64 },
             box_rows: operand.box_rows(tile),
         })
     }

@@ -2,6 +2,7 @@
 //! gathers of what was kept.
 
 use super::build::{Common, blocks};
+use super::chunks::{ALIGN, Chunk, Place, gradient_bytes};
 use super::operand::Operand;
 use super::walk::Walk;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
@@ -14,6 +15,8 @@ pub(super) struct Sampled {
     pub(super) cold: Walk,
     /// log2 of what is known of each row's normaliser.
     reference: Buffer,
+    /// Partials of the hot columns' walk.
+    pub(super) hot_partials: Buffer,
     /// What the walk emits, and each segment's first tile and count.
     streams: Buffer,
     segments: Buffer,
@@ -22,6 +25,44 @@ pub(super) struct Sampled {
     /// By row: the first entry within the stream's, and how many.
     starts: Buffer,
     counts: Buffer,
+}
+
+/// What the gathers read of a row: coefficients, the scale of the hot columns' part, and that part of dE.
+pub(super) struct OfRows {
+    pub(super) coefs: Buffer,
+    pub(super) scale: Option<Buffer>,
+    pub(super) sums: Option<Arg>,
+}
+
+/// Where the hot columns' scratch is.
+pub(super) struct Hot {
+    pub(super) chunk: Chunk,
+    /// Where their fp32 part of dE is, if that is at the end of dC.
+    pub(super) sums: Option<u64>,
+}
+
+impl Hot {
+    /// At the end of dC, whose cold rows are written last, where they have the room; else in the workspace.
+    pub(super) fn of(common: &Common<'_>, sampling: Sampling) -> Hot {
+        let problem = common.problem;
+        let width = sampling.hot as usize;
+        let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
+        let gradient = aligned(gradient_bytes(problem, width));
+        let sums = gradient + aligned((problem.tokens * problem.hidden * 4) as u64);
+        let room = match problem.classifier_gradient {
+            Some(out) if !out.accumulate => {
+                (cold_columns(common, sampling) * problem.hidden * out.dtype.bytes()) as u64
+            }
+            _ => 0,
+        };
+        let fits = sums + 2 * ALIGN <= room;
+        let place = if fits { Place::ClassifierTail { gradient, partials: 0 } } else { Place::Workspace };
+        Hot { chunk: Chunk { first: 0, width, place }, sums: fits.then_some(sums) }
+    }
+}
+
+fn cold_columns(common: &Common<'_>, sampling: Sampling) -> usize {
+    common.problem.vocab - sampling.hot as usize
 }
 
 /// Scratch of the lists by column.
@@ -33,8 +74,33 @@ pub(super) struct Lists {
     lists: Buffer,
 }
 
+impl Lists {
+    pub(super) fn take(
+        common: &Common<'_>,
+        sampling: Sampling,
+        take: &mut impl FnMut(u64) -> Buffer,
+    ) -> Lists {
+        let columns = cold_columns(common, sampling) as u64;
+        // Everything that was kept, and a target a token.
+        let tokens = (common.problem.tokens as u64).next_multiple_of(STREAM_ROWS);
+        let entries = tokens * (u64::from(sampling.max_entries) + 1);
+        Lists {
+            counts: take(columns * 4),
+            block_sums: take(columns.div_ceil(1024) * 4),
+            starts: take((columns + 1) * 4),
+            cursors: take(columns * 4),
+            lists: take(entries * 8),
+        }
+    }
+}
+
 impl Sampled {
-    pub(super) fn plan(common: &Common<'_>, sampling: Sampling, workspace: &mut WorkspaceLayout) -> Sampled {
+    pub(super) fn take(
+        common: &Common<'_>,
+        sampling: Sampling,
+        statistics: usize,
+        workspace: &mut WorkspaceLayout,
+    ) -> Sampled {
         let tile = &common.schedule.logits;
         let (tokens, vocab) = (common.problem.tokens as u64, common.problem.vocab);
         let cold = common.walk(sampling.cold_tiles(tile, vocab));
@@ -42,6 +108,8 @@ impl Sampled {
         let entries = cold
             .most(|blocks, parts| blocks * streams_of_a_block * sampling.stream_entries(tile, vocab, parts));
         let segments = cold.most(|blocks, parts| blocks * streams_of_a_block * parts);
+        let hot = common.walk(sampling.hot_tiles(tile));
+        let hot_partials = hot.most(|blocks, parts| common.rows_of_a_walk() * blocks * parts);
         let kept = tokens.div_ceil(STREAM_ROWS) * STREAM_ROWS * u64::from(sampling.max_entries);
         Sampled {
             sampling,
@@ -49,23 +117,11 @@ impl Sampled {
             kept: workspace.take(Region::Held, kept * 8),
             starts: workspace.take(Region::Held, tokens * 4),
             counts: workspace.take(Region::Held, tokens * 4),
+            hot_partials: workspace.take(Region::Forward, hot_partials * statistics as u64 * 4),
             reference: workspace.take(Region::Forward, tokens * 4),
             streams: workspace.take(Region::Forward, entries * 8),
             segments: workspace.take(Region::Forward, segments * 8),
         }
-    }
-
-    /// Partials of the hot columns' walk.
-    pub(super) fn hot_partials(
-        &self,
-        common: &Common<'_>,
-        statistics: usize,
-        workspace: &mut WorkspaceLayout,
-    ) -> Buffer {
-        let walk = common.walk(self.sampling.hot_tiles(&common.schedule.logits));
-        let rows = common.rows_of_a_walk();
-        let partials = walk.most(|blocks, parts| rows * blocks * parts);
-        workspace.take(Region::Forward, partials * statistics as u64 * 4)
     }
 
     /// Bounds from the hot columns, then the walk over the cold ones.
@@ -73,11 +129,11 @@ impl Sampled {
         &self,
         common: &Common<'_>,
         holes: &cuda::Forward<'_>,
-        [hot, partials]: [Buffer; 2],
+        partials: Buffer,
         modules: &mut Vec<Module>,
         launches: &mut Vec<Launch>,
     ) {
-        let (schedule, emitter) = (common.schedule, common.emitter());
+        let (schedule, emitter) = (&common.schedule, common.emitter());
         let tile = &schedule.logits;
         modules.push(Module {
             name: "sampled_rows",
@@ -104,7 +160,7 @@ impl Sampled {
                 common.order(),
                 common.count(),
                 Arg::Values,
-                Arg::Workspace(hot),
+                Arg::Workspace(self.hot_partials),
                 Arg::Workspace(partials),
                 Arg::Workspace(self.reference),
                 common.tokens(),
@@ -119,8 +175,8 @@ impl Sampled {
             threads: tile.threads(schedule.family),
             shared_bytes: tile.shared_bytes(schedule.family),
             args: vec![
-                common.hidden(Operand::LeftKMajor, tile),
-                common.classifier(Operand::RightKMajor, tile),
+                common.hidden(Operand::LeftByK, tile),
+                common.classifier(Operand::RightByK, tile),
                 Arg::Targets,
                 common.order(),
                 common.count(),
@@ -165,34 +221,13 @@ impl Sampled {
         }
     }
 
-    fn cold_columns(&self, common: &Common<'_>) -> usize {
-        common.problem.vocab - self.sampling.hot as usize
-    }
-
-    /// Room for the lists by column.
-    pub(super) fn lists(&self, common: &Common<'_>, workspace: &mut WorkspaceLayout) -> Lists {
-        let columns = self.cold_columns(common) as u64;
-        let mut take = |bytes| workspace.take(Region::Backward, bytes);
-        // Everything that was kept, and a target a token.
-        let entries = self.kept.bytes + common.problem.tokens as u64 * 8;
-        Lists {
-            counts: take(columns * 4),
-            block_sums: take(columns.div_ceil(1024) * 4),
-            starts: take((columns + 1) * 4),
-            cursors: take(columns * 4),
-            lists: take(entries),
-        }
-    }
-
-    /// dE and dC of the cold columns, after those of the hot ones. `coefs`, `sums`: coefficients a token, and
-    /// the hot columns' dE.
+    /// dE and dC of the cold columns, after those of the hot ones.
     pub(super) fn gradient_launches(
         &self,
         common: &Common<'_>,
         holes: &cuda::Backward<'_>,
         lists: &Lists,
-        [coefs, sums]: [Buffer; 2],
-        scale: Option<Buffer>,
+        &OfRows { coefs, scale, sums }: &OfRows,
         modules: &mut Vec<Module>,
     ) -> Vec<Launch> {
         let (problem, tile) = (common.problem, &common.schedule.logits);
@@ -211,7 +246,7 @@ impl Sampled {
             ],
             family: None,
         });
-        let columns = self.cold_columns(common);
+        let columns = cold_columns(common, self.sampling);
         let launch =
             |entry, blocks, threads, args| Launch { module, entry, blocks, threads, shared_bytes: 0, args };
         let rows = blocks(problem.tokens, 8);
@@ -228,7 +263,7 @@ impl Sampled {
                 Arg::Workspace(coefs),
                 scale.map_or(Arg::Null, Arg::Workspace),
                 Arg::Classifier,
-                Arg::Workspace(sums),
+                sums.unwrap_or(Arg::Null),
                 Arg::HiddenGradient,
                 common.tokens(),
             ]);

@@ -54,7 +54,8 @@ pub struct GpuSchedule {
     pub classifier_gradient: Tile,
     /// Tile of dE: tokens x hidden.
     pub hidden_gradient: Tile,
-    /// Vocabulary entries of one backward chunk.
+    /// Vocabulary entries of one backward chunk, of which G is in the workspace. In family `wgmma`, where dC
+    /// is overwritten, chunks may be wider while there is room for G in the part of dC that is not yet written.
     pub chunk: u32,
     /// The first columns, which a sampled plan treats densely and exactly: whole tiles of the logits.
     pub hot: u32,

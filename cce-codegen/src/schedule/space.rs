@@ -3,10 +3,18 @@
 use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use crate::diff::{Wanted, lower};
 use crate::ir::{ExprId, Node, Program};
+use crate::plan::widest_chunk;
 use crate::problem::Problem;
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
 const DEFAULT_SCRATCH: u64 = 288 << 20;
+
+/// Where the end of dC serves as scratch, the workspace that a default schedule asks for at most, in hundredths
+/// of the bytes of dE and dC: what is left to it are the last chunks.
+const DEFAULT_PERCENT: u64 = 6;
+
+/// Columns of a chunk that a default schedule keeps all the same: narrower ones leave most of the GPU idle.
+const NARROWEST: u32 = 1024;
 
 const fn tile(m: u32, n: u32, k: u32, stages: u32, warps_m: u32, warps_n: u32) -> Tile {
     Tile { m, n, k, stages, warps_m, warps_n }
@@ -71,17 +79,29 @@ impl GpuSchedule {
         };
         let logits = if is_heavy(program, problem) { WGMMA[2] } else { WGMMA[0] };
         let classifier_gradient = for_product(problem.vocab.min(16_384));
-        let chunk = chunk(problem, gpu, &classifier_gradient, Family::Wgmma);
-        GpuSchedule {
+        let schedule = GpuSchedule {
             family: Family::Wgmma,
             logits,
             splits: 1,
             logits_gradient: logits,
             classifier_gradient,
             hidden_gradient: for_product(problem.tokens),
-            chunk,
+            chunk: chunk(problem, gpu, &classifier_gradient, Family::Wgmma),
             hot: hot_columns(problem.vocab, logits.n),
             group: together(problem, gpu),
+        };
+        match small_chunk(program, problem, gpu, &schedule) {
+            Some(chunk) => GpuSchedule { chunk, ..schedule },
+            None => schedule,
+        }
+    }
+
+    /// The most of `blocks` row blocks of tiles, `columns` of them beside each other, whose last round leaves
+    /// as few of `places` idle as that many can; all of them where they fill no round.
+    pub(crate) fn whole_rounds(blocks: u64, columns: u64, places: u64) -> u64 {
+        match blocks * columns / places {
+            0 => blocks,
+            rounds => (rounds * places / columns).clamp(1, blocks),
         }
     }
 
@@ -253,6 +273,25 @@ fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32)
     (best.0, best.1)
 }
 
+/// Vocabulary entries of one chunk in the workspace where the end of dC serves as scratch for the others.
+fn small_chunk(program: &Program, problem: &Problem, gpu: &Gpu, schedule: &GpuSchedule) -> Option<u32> {
+    let classifier = problem.classifier_gradient.filter(|out| !out.accumulate)?;
+    let hidden = problem.hidden_gradient.map_or(0, |out| problem.tokens * out.dtype.bytes());
+    let outputs = ((hidden + problem.vocab * classifier.dtype.bytes()) * problem.hidden) as u64;
+    let whole = u32::try_from(problem.vocab.div_ceil(64).max(1) * 64).unwrap_or(u32::MAX - 63);
+    let widest = GpuSchedule { chunk: whole, ..*schedule };
+    let limit = outputs * DEFAULT_PERCENT / 100;
+    let chunk = widest_chunk(program, problem, &widest, gpu, limit).unwrap_or(0);
+    if chunk == whole {
+        return Some(whole);
+    }
+    let tile = &schedule.classifier_gradient;
+    let columns = problem.hidden.div_ceil(tile.n as usize) as u64;
+    let rows = 2 * tile.m;
+    let blocks = GpuSchedule::whole_rounds(u64::from(chunk / rows), columns, u64::from(gpu.clusters()));
+    Some((blocks as u32 * rows).max(NARROWEST).min(whole))
+}
+
 /// Vocabulary entries of one chunk: what fits in the default scratch, cut so that the tiles of dC fill whole
 /// waves of the GPU.
 fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
@@ -263,8 +302,7 @@ fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
     let columns = problem.hidden.div_ceil(tile.n as usize).max(1) as u64;
     let resident = (gpu.shared_per_block / tile.shared_bytes(family)).clamp(1, 2);
     let places = u64::from(gpu.multiprocessors * resident);
-    let waves = fits * columns / places;
-    let blocks = if fits < whole && waves > 0 { (waves * places / columns).max(1) } else { fits };
+    let blocks = if fits < whole { GpuSchedule::whole_rounds(fits, columns, places) } else { fits };
     u32::try_from(blocks * each).unwrap_or(u32::MAX - 63)
 }
 

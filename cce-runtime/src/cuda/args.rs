@@ -10,7 +10,7 @@ use crate::executor::{
 use crate::views::RawView;
 use crate::workspace::RawWorkspace;
 use cce_codegen::ir::InputId;
-use cce_codegen::plan::{Arg, Buffer, GpuPlan, Matrix, TensorMap};
+use cce_codegen::plan::{Arg, Buffer, GpuPlan, Matrix, MatrixForm, TensorMap};
 
 /// Everything that a launch of one call may refer to. What a pass does not have is empty.
 pub(super) struct Arguments<'a> {
@@ -78,6 +78,7 @@ impl Arguments<'_> {
                 | Arg::Targets
                 | Arg::HiddenGradient
                 | Arg::ClassifierGradient
+                | Arg::ClassifierTail { .. }
                 | Arg::InputGradient(_)
                 | Arg::Workspace(_)
                 | Arg::Null => launch.push(self.pointer(arg)),
@@ -91,8 +92,15 @@ impl Arguments<'_> {
             Matrix::Hidden => self.pointer(Arg::Hidden),
             Matrix::Classifier => self.pointer(Arg::Classifier),
             Matrix::Workspace(buffer) => self.place(buffer),
+            Matrix::ClassifierTail { back } => self.classifier_tail(back),
         };
-        let shape = MatrixShape { rows: map.rows, columns: map.columns, row_bytes: map.row_stride * 2 };
+        let rows = map.rows;
+        let shape = match map.form {
+            MatrixForm::Rows { columns, stride } => {
+                MatrixShape::Rows { rows, columns, row_bytes: stride * 2 }
+            }
+            MatrixForm::Blocks { blocks } => MatrixShape::Blocks { rows, blocks },
+        };
         self.context.tensor_map(DevicePtr(base), &shape, map.box_rows)
     }
 
@@ -103,10 +111,20 @@ impl Arguments<'_> {
             Arg::Targets => address(self.inputs.targets),
             Arg::HiddenGradient => address(self.gradients.and_then(|gradients| gradients.hidden)),
             Arg::ClassifierGradient => address(self.gradients.and_then(|gradients| gradients.classifier)),
+            Arg::ClassifierTail { back } => self.classifier_tail(back),
             Arg::InputGradient(input) => self.input_gradient(input),
             Arg::Workspace(buffer) => self.place(buffer),
             _ => 0,
         }
+    }
+
+    /// The device address `back` bytes before the last multiple of 1024 in dC, whatever dC's own alignment.
+    fn classifier_tail(&self, back: u64) -> u64 {
+        let problem = &self.plan.problem;
+        let bytes =
+            problem.classifier_gradient.map_or(0, |out| out.dtype.bytes()) * problem.vocab * problem.hidden;
+        let end = self.pointer(Arg::ClassifierGradient) + bytes as u64;
+        (end & !1023).saturating_sub(back)
     }
 
     /// The device address of a part of the workspace.

@@ -10,15 +10,26 @@ use crate::error::Result;
 /// Elements of a box along a row: 128 bytes of 16 bits each, the width of the swizzle.
 const BOX_COLUMNS: u32 = 64;
 
-/// A matrix of 16-bit elements, row-major.
+/// A matrix of 16-bit elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MatrixShape {
-    /// Rows; at least one.
-    pub rows: u64,
-    /// Elements of a row; at least one.
-    pub columns: u64,
-    /// Bytes between rows; a multiple of 16.
-    pub row_bytes: u64,
+pub enum MatrixShape {
+    /// Row by row: coordinates of a box are (column, row).
+    Rows {
+        /// Rows; at least one.
+        rows: u64,
+        /// Elements of a row; at least one.
+        columns: u64,
+        /// Bytes between rows; a multiple of 16.
+        row_bytes: u64,
+    },
+    /// Blocks of 64 columns one after the other, each row by row, without gaps: coordinates of a box are
+    /// (column in the block, row, block), and it is of one block.
+    Blocks {
+        /// Rows; at least one.
+        rows: u64,
+        /// Blocks; at least one.
+        blocks: u64,
+    },
 }
 
 impl Context {
@@ -29,19 +40,27 @@ impl Context {
     /// The driver's, where an argument is not as said.
     pub fn tensor_map(&self, base: DevicePtr, shape: &MatrixShape, box_rows: u32) -> Result<[u8; 128]> {
         let _bound = self.bind()?;
+        // Sizes from the innermost dimension outwards, and bytes between elements of all but that one.
+        let (rank, sizes, strides) = match *shape {
+            MatrixShape::Rows { rows, columns, row_bytes } => (2, [columns, rows, 1], [row_bytes, 0]),
+            MatrixShape::Blocks { rows, blocks } => {
+                let row_bytes = u64::from(BOX_COLUMNS) * 2;
+                (3, [u64::from(BOX_COLUMNS), rows, blocks], [row_bytes, rows * row_bytes])
+            }
+        };
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        // SAFETY: all pointers are to locals of the lengths that a rank of 2 asks for; the driver only writes
-        // the map, and does not read the matrix.
+        // SAFETY: all pointers are to locals at least as long as a rank of up to 3 asks for; the driver only
+        // writes the map, and does not read the matrix.
         let result = unsafe {
             sys::cuTensorMapEncodeTiled(
                 &raw mut map,
                 sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
-                2,
+                rank,
                 std::ptr::without_provenance_mut(base.0 as usize),
-                [shape.columns, shape.rows].as_ptr(),
-                [shape.row_bytes].as_ptr(),
-                [BOX_COLUMNS, box_rows].as_ptr(),
-                [1, 1].as_ptr(),
+                sizes.as_ptr(),
+                strides.as_ptr(),
+                [BOX_COLUMNS, box_rows, 1].as_ptr(),
+                [1, 1, 1].as_ptr(),
                 sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
                 sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
                 sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
