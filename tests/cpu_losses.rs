@@ -1,5 +1,5 @@
 //! Whole computations on the CPU device against the f64 reference: every loss, type and ragged shape, every
-//! subset of gradients, every option of a caller. `gpu_losses` does the same on a GPU.
+//! subset of gradients, every option of a caller. `gpu/losses.rs` does the same on a GPU.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

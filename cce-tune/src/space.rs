@@ -47,7 +47,7 @@ impl Space {
     }
 
     /// Adds what the results so far suggest; returns whether there was anything to add. The space of a GPU
-    /// varies one part of the default at a time (forward walk, gradient of the logits, dC, dE, chunk): parts
+    /// varies one part of the default at a time (forward walk, gradient of the logits, dC, dE, chunk, hot columns): parts
     /// that hardly touch each other's time. What is added puts the best of each part together. Where the
     /// default itself was dropped (its kernels spill under a heavy loss, say), so were most of its
     /// variations, for its sake and not for theirs: then they are added again as variations of the best that
@@ -89,12 +89,13 @@ impl Space {
 
 /// The parts of a schedule that are varied one at a time: each sets the part of the first to that of the
 /// second.
-const PARTS: [fn(&mut GpuSchedule, &GpuSchedule); 5] = [
+const PARTS: [fn(&mut GpuSchedule, &GpuSchedule); 6] = [
     |to, from| (to.logits, to.splits, to.group) = (from.logits, from.splits, from.group),
     |to, from| to.logits_gradient = from.logits_gradient,
     |to, from| to.classifier_gradient = from.classifier_gradient,
     |to, from| to.hidden_gradient = from.hidden_gradient,
     |to, from| to.chunk = from.chunk,
+    |to, from| to.hot = from.hot,
 ];
 
 /// Whether `schedule` is `base` with this part changed, or not even that.
@@ -154,7 +155,7 @@ mod tests {
     }
 
     fn cost(schedule: &GpuSchedule) -> f64 {
-        let tile = |t: &cce_codegen::schedule::Tile| f64::from((t.m * 7 + t.n * 3 + t.k * 5 + t.stages) % 97);
+        let tile = |t: &cce_codegen::schedule::Tile| f64::from((t.m * 7 + t.n * 5 + t.k * 3 + t.stages) % 97);
         tile(&schedule.logits)
             + tile(&schedule.logits_gradient)
             + tile(&schedule.classifier_gradient)
@@ -234,7 +235,7 @@ mod tests {
         let best = |part: fn(&mut GpuSchedule, &GpuSchedule)| {
             let base = space.base.unwrap();
             let costs = space.candidates.iter().filter_map(|c| match c.schedule {
-                Schedule::Gpu(s) if c.constraint.is_none() => {
+                Schedule::Gpu(s) if c.constraint.is_none() && s.family == base.family => {
                     let mut with = base;
                     part(&mut with, &s);
                     Some(cost(&with) - cost(&base))

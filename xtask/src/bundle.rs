@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_table_chooses_gpu_tests_benchmarks_and_the_tuner() {
-        assert_eq!(folder("cut-cross-entropy", "test", "gpu_losses"), Some("tests"));
+        assert_eq!(folder("cut-cross-entropy", "test", "gpu_tests"), Some("tests"));
         assert_eq!(folder("cut-cross-entropy", "test", "ui"), None);
         assert_eq!(folder("cut-cross-entropy", "bench", "gpu"), Some("benches"));
         assert_eq!(folder("cce-tune", "bin", "cce-tune"), Some(""));

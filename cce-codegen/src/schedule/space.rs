@@ -4,7 +4,7 @@ use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use crate::diff::{Wanted, lower};
 use crate::ir::{ExprId, Node, Program};
 use crate::plan::widest_chunk;
-use crate::problem::Problem;
+use crate::problem::{Filter, Problem};
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
 const DEFAULT_SCRATCH: u64 = 288 << 20;
@@ -175,6 +175,11 @@ impl GpuSchedule {
             for &logits in tiles {
                 for group in [base.group, base.group.div_ceil(2), base.group * 2] {
                     add(GpuSchedule { logits, group: group.min(gpu.clusters()), ..base });
+                }
+            }
+            if problem.filter != Filter::Exact && (base.hot as usize) < problem.vocab {
+                for hot in [base.hot / 2, base.hot * 2] {
+                    add(GpuSchedule { hot: hot.next_multiple_of(base.logits.n), ..base });
                 }
             }
         } else {

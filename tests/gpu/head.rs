@@ -1,28 +1,21 @@
 //! The head of a real model on a GPU, against the references in its file: the loss to 1e-5, gradients to the
 //! rounding of their type. `CCE_TEST_HEAD` names the file; it has to be right if it is named.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-mod support;
-
+use crate::support::case::Budget;
+use crate::support::gpu::Test;
+use crate::support::run::run;
+use crate::support::{Bench, Case, Choice, Mode, Report, head, programs};
 use cce::{DType, IndexType, Program};
 use cce_tune::data::{Head, IGNORED};
 use rayon::prelude::*;
-use std::process::ExitCode;
-use support::case::Budget;
-use support::run::run;
-use support::{Bench, Case, Choice, Mode, Report, head, programs};
 
-fn main() -> ExitCode {
-    support::gpu::main(&[
-        ("bf16_on_every_family", bf16_on_every_family),
-        ("f32_on_simt", f32_on_simt),
-        ("f32_gradients_and_a_small_workspace", f32_gradients_and_a_small_workspace),
-        ("some_tokens_ignored", some_tokens_ignored),
-        ("every_loss_on_tokens_of_the_head", every_loss_on_tokens_of_the_head),
-    ])
-}
+pub const TESTS: &[Test] = &[
+    ("head::bf16_on_every_family", bf16_on_every_family),
+    ("head::f32_on_simt", f32_on_simt),
+    ("head::f32_gradients_and_a_small_workspace", f32_gradients_and_a_small_workspace),
+    ("head::some_tokens_ignored", some_tokens_ignored),
+    ("head::every_loss_on_tokens_of_the_head", every_loss_on_tokens_of_the_head),
+];
 
 /// Runs a case on the head's data, on every family that can, and compares everything that the file has.
 fn check(bench: &Bench, change: impl FnOnce(&Head) -> (Head, Case)) -> Report {
@@ -129,7 +122,7 @@ fn some_ignored_on(bench: &Bench, choice: Choice, head: &Head, case: &Case) -> R
         expected_rows.extend(row.iter().map(|&x| scale * f64::from(x)));
         found_rows.extend_from_slice(&gradient[token * head.width..][..head.width]);
     }
-    let error = support::compare::distance(&found_rows, &expected_rows, 0.0);
+    let error = crate::support::compare::distance(&found_rows, &expected_rows, 0.0);
     report.check("real head, de_rows", error, head::gradient_tolerance(case.dtype), &label);
     report
 }

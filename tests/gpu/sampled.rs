@@ -2,31 +2,24 @@
 //! seed, no bias where steps and quotas bind, and what must survive: ignored tokens, targets out of range, NaN,
 //! logits far apart.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-mod support;
-
+use crate::support::compare::distance;
+use crate::support::gpu::Test;
+use crate::support::run::{Buffers, Found, stream};
+use crate::support::{Bench, Case, Choice, Data, Mode, Reduction, Report, compare, programs};
 use cce::{DType, Filter, IndexType};
 use cce_codegen::schedule::Family;
 use rayon::prelude::*;
-use std::process::ExitCode;
-use support::compare::distance;
-use support::run::{Buffers, Found, stream};
-use support::{Bench, Case, Choice, Data, Mode, Reduction, Report, compare, programs};
 
 const WGMMA: Choice = Choice::Family(Family::Wgmma);
 
 /// Small enough to keep every column, and room for all of them.
 const ALL: Filter = Filter::Sampled { eps: 1e-12, max_entries: 1 << 14 };
 
-fn main() -> ExitCode {
-    support::gpu::main(&[
-        ("with_a_step_below_every_probability_nothing_is_lost", nothing_is_lost),
-        ("the_same_seed_gives_the_same_bits_and_another_one_does_not", bits_follow_the_seed),
-        ("the_mean_over_seeds_approaches_the_exact_gradient", no_bias),
-    ])
-}
+pub const TESTS: &[Test] = &[
+    ("sampled::with_a_step_below_every_probability_nothing_is_lost", nothing_is_lost),
+    ("sampled::the_same_seed_gives_the_same_bits_and_another_one_does_not", bits_follow_the_seed),
+    ("sampled::the_mean_over_seeds_approaches_the_exact_gradient", no_bias),
+];
 
 fn has_wgmma(bench: &Bench) -> bool {
     let gpu = bench.gpu().expect("these tests run on a GPU");

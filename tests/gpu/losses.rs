@@ -6,44 +6,38 @@
 //! `cce-gpu-tests` in the temporary folder). `CCE_SLOW_TESTS=1`: every loss in every type and shape, not a
 //! part.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-mod support;
-
-use cce::{DType, Error, GradientOutput, IndexType, Program, Schedule};
-use cce_codegen::schedule::{Family, GpuSchedule};
-use rayon::prelude::*;
-use std::process::{Command, ExitCode};
-use support::numbers::{Numbers, run_seed};
-use support::run::{Buffers, run, stream};
-use support::{
+use crate::support::gpu::Test;
+use crate::support::numbers::{Numbers, run_seed};
+use crate::support::run::{Buffers, run, stream};
+use crate::support::{
     Bench, Budget, Case, Choice, Data, Gpu, Mode, Reduction, Report, Upstreams, check, compare, programs,
     scenarios,
 };
+use cce::{DType, Error, GradientOutput, IndexType, Program, Schedule};
+use cce_codegen::schedule::{Family, GpuSchedule};
+use rayon::prelude::*;
+use std::process::Command;
 
 const HIDDEN: [usize; 4] = [8, 64, 123, 576];
 const VOCAB: [usize; 5] = [1, 7, 507, 1000, 4099];
 const TOKENS: [usize; 7] = [300, 129, 128, 127, 5, 1, 0];
 const TYPES: [DType; 3] = [DType::Bf16, DType::F16, DType::F32];
 
-fn main() -> ExitCode {
-    support::gpu::main(&[
-        ("every_loss_in_every_type_and_shape", every_loss_in_every_type_and_shape),
-        ("every_option_of_a_caller", every_option_of_a_caller),
-        ("every_subset_of_gradients", every_subset_of_gradients),
-        ("schedules_of_the_search_space", schedules_of_the_search_space),
-        ("gradients_of_the_inputs", gradients_of_the_inputs),
-        ("sure_targets", sure_targets),
-        ("targets_out_of_range", targets_out_of_range),
-        ("nan_and_infinity", nan_and_infinity),
-        ("host_data_and_the_selected_schedule", host_data_and_the_selected_schedule),
-        ("one_plan_on_several_streams", one_plan_on_several_streams),
-        ("captured_and_replayed_with_other_inputs", captured_and_replayed_with_other_inputs),
-        ("calls_that_are_refused", calls_that_are_refused),
-        ("gradients_aligned_to_their_elements", gradients_aligned_to_their_elements),
-    ])
-}
+pub const TESTS: &[Test] = &[
+    ("losses::every_loss_in_every_type_and_shape", every_loss_in_every_type_and_shape),
+    ("losses::every_option_of_a_caller", every_option_of_a_caller),
+    ("losses::every_subset_of_gradients", every_subset_of_gradients),
+    ("losses::schedules_of_the_search_space", schedules_of_the_search_space),
+    ("losses::gradients_of_the_inputs", gradients_of_the_inputs),
+    ("losses::sure_targets", sure_targets),
+    ("losses::targets_out_of_range", targets_out_of_range),
+    ("losses::nan_and_infinity", nan_and_infinity),
+    ("losses::host_data_and_the_selected_schedule", host_data_and_the_selected_schedule),
+    ("losses::one_plan_on_several_streams", one_plan_on_several_streams),
+    ("losses::captured_and_replayed_with_other_inputs", captured_and_replayed_with_other_inputs),
+    ("losses::calls_that_are_refused", calls_that_are_refused),
+    ("losses::gradients_aligned_to_their_elements", gradients_aligned_to_their_elements),
+];
 
 fn gpu(bench: &Bench) -> &Gpu {
     bench.gpu().expect("these tests run on a GPU")
@@ -465,7 +459,7 @@ fn gradients_aligned_to_their_elements(bench: &Bench) -> Report {
     report.cases = 1;
     let itself = std::env::current_exe().expect("the path of this program");
     let child = Command::new(itself)
-        .args(["--exact", "gradients_aligned_to_their_elements"])
+        .args(["--exact", "losses::gradients_aligned_to_their_elements"])
         .env(CHILD, "1")
         .env("CCE_TEST_SEED", run_seed().to_string())
         .output()
