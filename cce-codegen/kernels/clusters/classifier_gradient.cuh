@@ -24,9 +24,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             Place place = place_of(i, row_blocks, columns, group);
             int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
             multiply<false, false>(acc, ring, steps);
-            each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            auto held = [&](int r, int c) { return held_classifier(out, first, width, row0 + r, col0 + c); };
+            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
                 if (rows == 0) x = y = 0.0f;
-                put_classifier(out, first, width, row0 + r, col0 + c, x, y, factor);
+                put_classifier(out, first, width, row0 + r, col0 + c, x, y, held, factor);
             });
         }
     }

@@ -24,8 +24,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             Place place = place_of(i, row_blocks, columns, group);
             int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
             multiply<true, false>(acc, ring, steps);
-            each_pair(acc, shared, [&](int r, int c, float x, float y) {
-                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, factor, is_first, is_last);
+            auto held = [&](int r, int c) {
+                return row0 + r < rows ? held_hidden(out, sums, order, row0 + r, col0 + c, is_first) : make_float2(0.0f, 0.0f);
+            };
+            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
+                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, held, factor, is_last);
             });
         }
     }
