@@ -7,7 +7,7 @@ use super::saved::SavedSlots;
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::cuda::{self, Sampling};
 use crate::diff::{Lowered, Wanted, lower};
-use crate::ir::{InputId, InputKind, Program};
+use crate::ir::{ExprId, InputId, InputKind, Node, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
 use crate::schedule::{Family, Gpu, GpuSchedule, ScheduleError};
 use thiserror::Error;
@@ -79,10 +79,9 @@ pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&
 }
 
 /// Whether the vocabulary loop keeps nothing but the sum of exponentials of raw logits.
-fn sums_raw_logits(lowered: &crate::diff::Lowered) -> bool {
-    use crate::ir::Node;
+pub(crate) fn sums_raw_logits(lowered: &Lowered) -> bool {
     let raw = lowered.softmax.is_some_and(|z| matches!(lowered.graph.get(z), Node::Input(_)));
-    let more = |stat: &crate::ir::ExprId| {
+    let more = |stat: &ExprId| {
         matches!(
             lowered.graph.get(*stat),
             Node::Expect { .. } | Node::Mean(_) | Node::Max(_) | Node::Argmax(_)
@@ -133,16 +132,16 @@ impl GpuPlan {
     }
 }
 
-/// The widest chunk, up to the schedule's, with which the workspace's peak stays within `limit` bytes; `None`
-/// where there is none.
+/// The widest chunk, up to the schedule's, with which the workspace's peak stays within `limit` bytes; where
+/// there is none, the bytes of the smallest workspace.
 pub(crate) fn widest_chunk(
     program: &Program,
     problem: &Problem,
     schedule: &GpuSchedule,
     gpu: &Gpu,
     limit: u64,
-) -> Option<u32> {
-    planning(program, problem, gpu, |parts| parts.widest_chunk(&parts.widest(schedule), limit).ok())
+) -> Result<u32, u64> {
+    planning(program, problem, gpu, |parts| parts.widest_chunk(&parts.widest(schedule), limit))
 }
 
 /// Does something with what a plan is made from.
@@ -448,6 +447,48 @@ mod tests {
         let problem = Problem { filter: Filter::Exact, ignored, ..base };
         let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &problem, &gpu);
         GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap()
+    }
+
+    #[test]
+    fn the_default_schedule_meets_every_limit_that_some_family_meets() {
+        let (program, gpu) = (with_target(), Gpu::h100());
+        let shapes = [(8192, 2304, 256_000), (4096, 4096, 1000), (300, 64, 507)];
+        let mut chosen = std::collections::HashSet::new();
+        for (dtype, (tokens, hidden, vocab)) in
+            [DType::Bf16, DType::F32].into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape)))
+        {
+            let problem =
+                |limit| Problem { workspace_limit: limit, ..Problem::new(tokens, hidden, vocab, dtype) };
+            let smallest_of = |schedule: &GpuSchedule| {
+                let Err(PlanError::Workspace { smallest, .. }) =
+                    GpuPlan::build(&program, &problem(Some(1)), schedule, &gpu)
+                else {
+                    panic!("a workspace of one byte")
+                };
+                smallest
+            };
+            let by_family: Vec<u64> = [Family::Wgmma, Family::Mma, Family::Simt]
+                .into_iter()
+                .filter(|family| family.refuses(&problem(None), &gpu).is_none())
+                .map(|family| smallest_of(&GpuSchedule::of_family(family, &program, &problem(None), &gpu)))
+                .collect();
+            let least = *by_family.iter().min().unwrap();
+            for limit in by_family.iter().flat_map(|&smallest| [smallest - 1, smallest]) {
+                let problem = problem(Some(limit));
+                let schedule = GpuSchedule::default_for(&program, &problem, &gpu);
+                match GpuPlan::build(&program, &problem, &schedule, &gpu) {
+                    Ok(plan) => {
+                        assert!(plan.workspace.peak() <= limit, "{dtype:?} {vocab}");
+                        chosen.insert(schedule.family);
+                    }
+                    Err(PlanError::Workspace { smallest, .. }) => {
+                        assert!(limit < least && smallest == least, "{dtype:?} {vocab}: {limit} {least}");
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert!(chosen.len() > 1, "no limit made another family the default: {chosen:?}");
     }
 
     #[test]

@@ -15,8 +15,8 @@ mod sampled;
 pub(crate) mod saved;
 mod walk;
 
-pub(crate) use build::widest_chunk;
 pub use build::{PlanError, refuses};
+pub(crate) use build::{sums_raw_logits, widest_chunk};
 pub use memory::{Buffer, Region, WorkspaceLayout};
 
 use crate::ir::{InputId, Program};

@@ -3,7 +3,7 @@
 use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use crate::diff::{Wanted, lower};
 use crate::ir::{ExprId, Node, Program};
-use crate::plan::widest_chunk;
+use crate::plan::{refuses, sums_raw_logits, widest_chunk};
 use crate::problem::{Filter, Problem};
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
@@ -37,20 +37,40 @@ const MMA: [Tile; 8] = [
     tile(64, 64, 64, 4, 2, 2),
 ];
 
+/// The tile of family `wgmma` that leaves room for more than the sums in a thread's registers.
+const WGMMA_HALF: Tile = tile(128, 128, 64, 6, 8, 1);
+
 /// Tiles of family `wgmma`, best first.
-const WGMMA: [Tile; 4] = [
-    tile(128, 256, 64, 4, 8, 1),
-    tile(128, 192, 64, 4, 8, 1),
-    tile(128, 128, 64, 6, 8, 1),
-    tile(128, 64, 64, 7, 8, 1),
-];
+const WGMMA: [Tile; 4] =
+    [tile(128, 256, 64, 4, 8, 1), tile(128, 192, 64, 4, 8, 1), WGMMA_HALF, tile(128, 64, 64, 7, 8, 1)];
 
 impl GpuSchedule {
-    /// The schedule used where nothing has been tuned: of the fastest family that can run the problem.
+    /// The schedule used where nothing has been tuned: of the fastest family that can run the problem and that
+    /// the workspace's limit leaves room for. Where it leaves room for none, of the family that needs the least,
+    /// so that the plan's error names the smallest workspace there is.
     pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         let can = |family: &Family| family.refuses(problem, gpu).is_none();
-        let family = [Family::Wgmma, Family::Mma].into_iter().find(can).unwrap_or(Family::Simt);
-        GpuSchedule::of_family(family, program, problem, gpu)
+        let offers = |family: &Family| refuses(program, problem, *family).is_none();
+        let mut families: Vec<Family> =
+            [Family::Wgmma, Family::Mma, Family::Simt].into_iter().filter(can).collect();
+        // Where none offers the filter, the plan of the fastest says why.
+        match families.iter().any(offers) {
+            true => families.retain(offers),
+            false => families.truncate(1),
+        }
+        let mut least: Option<(u64, GpuSchedule)> = None;
+        for family in families {
+            let schedule = GpuSchedule::of_family(family, program, problem, gpu);
+            let Some(limit) = problem.workspace_limit else { return schedule };
+            match widest_chunk(program, problem, &schedule, gpu, limit) {
+                Ok(_) => return schedule,
+                Err(smallest) if least.is_none_or(|(bytes, _)| smallest < bytes) => {
+                    least = Some((smallest, schedule));
+                }
+                Err(_) => {}
+            }
+        }
+        least.map_or_else(|| GpuSchedule::simt(program, problem, gpu), |(_, schedule)| schedule)
     }
 
     /// The schedule that a family uses where nothing has been tuned. Whether the family can run the problem
@@ -77,7 +97,9 @@ impl GpuSchedule {
             let best = WGMMA.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
             best.copied().unwrap_or(WGMMA[0])
         };
-        let logits = if is_heavy(program, problem) { WGMMA[2] } else { WGMMA[0] };
+        // Beside 128 sums a thread there are registers for one more reduction and its constants, if the logits
+        // need no transform.
+        let logits = if keeps_one_sum(program, problem) { WGMMA[0] } else { WGMMA_HALF };
         let classifier_gradient = for_product(problem.vocab.min(16_384));
         let schedule = GpuSchedule {
             family: Family::Wgmma,
@@ -237,6 +259,12 @@ fn is_heavy(program: &Program, problem: &Problem) -> bool {
         matches!(lowered.graph.get(*stat), Node::Expect { .. } | Node::Max(_) | Node::Argmax(_))
     };
     lowered.stats.iter().any(heavy)
+}
+
+/// Whether the vocabulary loop keeps nothing but the sum of exponentials of raw logits.
+fn keeps_one_sum(program: &Program, problem: &Problem) -> bool {
+    let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
+    sums_raw_logits(&lower(program, &Wanted { logit: large, inputs: problem.input_gradients.clone() }))
 }
 
 fn rounded(tokens: usize) -> u32 {

@@ -4,7 +4,7 @@ use super::gpu_of;
 use crate::driver::Context;
 use crate::error::{Error, Result};
 use cce_codegen::ir::Program;
-use cce_codegen::plan;
+use cce_codegen::plan::{self, GpuPlan, PlanError};
 use cce_codegen::problem::{Filter, Problem};
 use cce_codegen::schedule::{Family, GpuSchedule};
 
@@ -29,16 +29,20 @@ pub(crate) fn decide_filter(
     notes: &mut Vec<String>,
 ) -> Result<Filter> {
     let gpu = gpu_of(context);
-    let family = asked.family.unwrap_or_else(|| GpuSchedule::default_for(program, problem, &gpu).family);
-    let refused = |filter: Filter| {
-        plan::refuses(program, &Problem { filter, ..problem.clone() }, family).map(|reason| {
+    let with = |filter: Filter| Problem { filter, ..problem.clone() };
+    let family = |problem: &Problem| {
+        asked.family.unwrap_or_else(|| GpuSchedule::default_for(program, problem, &gpu).family)
+    };
+    let refused = |problem: &Problem, family: Family| {
+        plan::refuses(program, problem, family).map(|reason| {
             // A better family would sample, but cannot run this problem here.
             let why = (family != Family::Wgmma).then(|| Family::Wgmma.refuses(problem, &gpu)).flatten();
             why.map_or_else(|| reason.to_owned(), |why| format!("{reason}, which {why}"))
         })
     };
     if let Some(filter) = asked.filter {
-        return match refused(filter) {
+        let problem = with(filter);
+        return match refused(&problem, family(&problem)) {
             None => Ok(filter),
             Some(reason) => Err(Error::FilterNotAllowed { filter: format!("{filter:?}"), reason }),
         };
@@ -47,7 +51,18 @@ pub(crate) fn decide_filter(
     if problem.hidden_gradient.is_none() && problem.classifier_gradient.is_none() {
         return Ok(Filter::Exact);
     }
-    Ok(match refused(Filter::SAMPLED) {
+    let sampled = with(Filter::SAMPLED);
+    let family = family(&sampled);
+    let reason = refused(&sampled, family).or_else(|| {
+        // A limit that an exact plan can meet is met.
+        sampled.workspace_limit?;
+        let schedule = GpuSchedule::of_family(family, program, &sampled, &gpu);
+        match GpuPlan::build(program, &sampled, &schedule, &gpu) {
+            Err(error @ PlanError::Workspace { .. }) => Some(format!("sampled, {error}")),
+            _ => None,
+        }
+    });
+    Ok(match reason {
         None => Filter::SAMPLED,
         Some(reason) => {
             notes.push(format!("the filter is Exact: {reason}"));

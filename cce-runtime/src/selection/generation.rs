@@ -3,8 +3,8 @@
 use super::{config, cpu_space};
 use cce_codegen::ir::{InputKind, Program, UnaryOp};
 use cce_codegen::plan::GpuPlan;
-use cce_codegen::problem::{DType, Problem};
-use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
+use cce_codegen::problem::{DType, Filter, Problem};
+use cce_codegen::schedule::{Family, Gpu, GpuSchedule, Schedule};
 use cce_codegen::valid::{ProgramBuilder, Site};
 use cce_tuning_db as db;
 use cce_tuning_db::Generation;
@@ -30,30 +30,53 @@ pub fn generation(device: &db::Device) -> Generation {
     }
 }
 
-/// The kernels are what a nominal plan of each family emits: whatever changes in skeletons or emission shows
-/// there.
+/// The kernels are what nominal plans emit: whatever changes in skeletons or emission shows there. The space is
+/// that of a GPU of each best family.
 fn gpu_generation(version: &str) -> Generation {
-    let gpu = Gpu::h100();
-    let problem = Problem::new(4096, 576, 49152, DType::Bf16);
-    let (mut hasher, mut space) = (blake3::Hasher::new(), Vec::new());
-    if let Some(program) = nominal_program() {
-        let schedules =
-            [GpuSchedule::default_for(&program, &problem, &gpu), GpuSchedule::simt(&program, &problem, &gpu)];
-        let plans = schedules.iter().filter_map(|s| GpuPlan::build(&program, &problem, s, &gpu).ok());
-        for module in plans.flat_map(|plan| plan.modules) {
+    let mut hasher = blake3::Hasher::new();
+    for plan in nominal_plans().into_iter().flatten() {
+        for module in plan.modules {
             hasher.update(module.source.as_bytes());
         }
-        space = GpuSchedule::space(&program, &problem, &gpu);
     }
     let kernels = &hasher.finalize().to_hex().as_str()[..16].to_owned();
+    let space = transformed().map_or_else(Vec::new, |program| {
+        [Gpu::h100(), Gpu::of_capability(8, 0)]
+            .iter()
+            .flat_map(|gpu| GpuSchedule::space(&program, &nominal_problem(), gpu))
+            .collect()
+    });
     Generation::new(
         format!("{version}, kernels {kernels}"),
         space_hash(space.into_iter().map(|(schedule, _)| Schedule::Gpu(schedule))),
     )
 }
 
+fn nominal_problem() -> Problem {
+    Problem::new(4096, 576, 49152, DType::Bf16)
+}
+
+/// One exact plan of each family, and one that samples. `None` where one was not built, which the tests rule
+/// out.
+fn nominal_plans() -> [Option<GpuPlan>; 4] {
+    let gpu = Gpu::h100();
+    let build = |program: Option<Program>, family, problem: Problem| {
+        let program = program?;
+        let schedule = GpuSchedule::of_family(family, &program, &problem, &gpu);
+        GpuPlan::build(&program, &problem, &schedule, &gpu).ok()
+    };
+    let exact = |family| build(transformed(), family, nominal_problem());
+    let sampled = Problem { filter: Filter::SAMPLED, ..nominal_problem() };
+    [
+        exact(Family::Wgmma),
+        exact(Family::Mma),
+        exact(Family::Simt),
+        build(cross_entropy(), Family::Wgmma, sampled),
+    ]
+}
+
 /// Softcapped cross entropy with a bias: transform, Col input and target, all that a skeleton has holes for.
-fn nominal_program() -> Option<Program> {
+fn transformed() -> Option<Program> {
     let site = Site::default();
     let mut builder = ProgramBuilder::new(site, "nominal");
     let x = builder.input(site, "x", InputKind::Logit);
@@ -65,6 +88,18 @@ fn nominal_program() -> Option<Program> {
     let bounded = builder.unary(site, tanh, scaled);
     let z = builder.mul(site, cap, bounded);
     let (lse, at) = (builder.lse(site, z), builder.at(site, z, y));
+    let loss = builder.sub(site, lse, at);
+    builder.output(site, "loss", loss);
+    builder.finish().ok()
+}
+
+/// Cross entropy: what a GPU samples.
+fn cross_entropy() -> Option<Program> {
+    let site = Site::default();
+    let mut builder = ProgramBuilder::new(site, "nominal");
+    let x = builder.input(site, "x", InputKind::Logit);
+    let y = builder.input(site, "y", InputKind::Target);
+    let (lse, at) = (builder.lse(site, x), builder.at(site, x, y));
     let loss = builder.sub(site, lse, at);
     builder.output(site, "loss", loss);
     builder.finish().ok()
@@ -85,8 +120,13 @@ mod tests {
 
     #[test]
     fn the_generation_of_a_gpu_names_the_kernels_and_the_space_that_there_are() {
-        assert!(nominal_program().is_some());
         let gpu = db::Device::gpu("a gpu", (9, 0), 132, 232_448, 1 << 25);
+        let [wgmma, mma, simt, sampled] = nominal_plans().map(|plan| plan.unwrap());
+        assert_eq!(
+            [&wgmma, &mma, &simt].map(|plan| plan.schedule.family),
+            [Family::Wgmma, Family::Mma, Family::Simt]
+        );
+        assert!(sampled.modules.iter().any(|module| module.name == "sampled_forward"));
         let made = generation(&gpu);
         let nothing = blake3::Hasher::new().finalize().to_hex();
         assert!(!made.codegen.ends_with(&nothing.as_str()[..16]), "{made:?}");
