@@ -75,7 +75,7 @@ impl Tuner<'_> {
     /// be run.
     ///
     /// # Errors
-    /// When the task is not possible, the reference is wrong, the database cannot be used, or the device
+    /// When the task is not possible, the reference is wrong or not finite, the database cannot be used, or the device
     /// fails for good.
     pub fn tune(
         &self,
@@ -177,6 +177,7 @@ fn prepare<M: Memory + Clone>(
     let mut bench = PlanBench::new(memory, device.clone(), task.clone(), head, arguments, Some(problem))?;
     let plan = task.exact().plan(device, reference)?;
     let results = bench.run(&plan)?;
+    results.check_finite(&task.program, arguments)?;
     bench.set_reference(results);
     Ok(bench)
 }

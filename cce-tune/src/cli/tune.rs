@@ -3,7 +3,7 @@
 use super::check::{Check, Checked};
 use super::output::{Output, bytes, counted, table};
 use super::programs::Programs;
-use super::values::{Gpu, filter_text};
+use super::values::Gpu;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, ProblemArgs, TuneArgs};
 use crate::Error;
 use crate::data::{Head, Targets};
@@ -197,7 +197,7 @@ fn headline(task: &Task, report: &Report) -> String {
         problem.hidden,
         problem.vocab,
         problem.dtype.name(),
-        filter_text(problem.filter),
+        problem.filter,
         report.device.name()
     )
 }
