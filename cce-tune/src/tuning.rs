@@ -24,6 +24,8 @@ pub struct Tuner<'a> {
     pub effort: Effort,
     /// Only the first candidates are tried, at most so many; `None`: all.
     pub candidates: Option<usize>,
+    /// Whether candidates that have a trial are measured again.
+    pub again: bool,
     /// Values for the loss's scalars; the others are usual ones.
     pub scalars: Vec<(String, f32)>,
     /// Where to say how far it is.
@@ -117,6 +119,9 @@ impl Tuner<'_> {
             selection::generation(&keyed),
             provenance(device),
         )?;
+        if self.again {
+            store.measure_again();
+        }
         // Candidates run under the filter that the plan decided on, whatever the schedule.
         let task = Task { filter: Some(problem.filter), ..task.clone() };
         let (mut bench, mut head) = (None, Some(head));
