@@ -6,6 +6,7 @@ mod space;
 
 pub use gpu::Gpu;
 pub use resources::ScheduleError;
+pub(crate) use resources::{BARRIER_BYTES, CLUSTER, STAGING_BYTES, WARPGROUP_ROWS};
 
 use serde::{Deserialize, Serialize};
 

@@ -54,6 +54,18 @@ pub enum ScheduleError {
     },
 }
 
+/// Blocks of a cluster of family `wgmma`, one tile each.
+pub(crate) const CLUSTER: u32 = 2;
+
+/// Rows of a tile that a consumer warpgroup of family `wgmma` multiplies.
+pub(crate) const WARPGROUP_ROWS: u32 = 64;
+
+/// Room of a ring's barriers in family `wgmma`: two of 8 bytes a stage.
+pub(crate) const BARRIER_BYTES: u32 = 128;
+
+/// Room in which a consumer warpgroup of family `wgmma` turns 64 columns of its sums into whole rows.
+pub(crate) const STAGING_BYTES: u32 = WARPGROUP_ROWS * 64 * 4;
+
 impl Tile {
     /// Threads of a block.
     pub fn threads(&self, family: Family) -> u32 {
@@ -74,13 +86,27 @@ impl Tile {
         }
     }
 
-    /// Bytes of shared memory of a block: the ring or a finished tile's sums (8 floats between rows), then
-    /// two ints a row. Family `wgmma`: the ring, aligned to 1024 bytes, its barriers, and two warpgroups'
-    /// staging of 64 x 64 sums, beside the ring because the next tile's copies are under way.
+    /// Rows that a cluster of family `wgmma` takes: a tile a block.
+    pub(crate) fn cluster_rows(&self) -> u32 {
+        CLUSTER * self.m
+    }
+
+    /// Bytes of what the shared memory of families `mma` and `simt` holds at different times: the ring, or a
+    /// finished tile's sums with 8 floats between rows.
+    pub(crate) fn tile_bytes(&self, family: Family) -> u32 {
+        self.ring_bytes(family).max(self.m * (self.n + 8) * 4)
+    }
+
+    /// Bytes of shared memory of a block: the ring or a finished tile's sums, then two ints a row. Family
+    /// `wgmma`: the ring, aligned to 1024 bytes, its barriers, and each consumer warpgroup's staging, beside
+    /// the ring because the next tile's copies are under way.
     pub fn shared_bytes(&self, family: Family) -> u32 {
         match family {
-            Family::Wgmma => 1024 + self.ring_bytes(family) + 128 + 2 * 64 * 64 * 4,
-            Family::Mma | Family::Simt => self.ring_bytes(family).max(self.m * (self.n + 8) * 4) + 8 * self.m,
+            Family::Wgmma => {
+                let staging = self.m / WARPGROUP_ROWS * STAGING_BYTES;
+                1024 + self.ring_bytes(family) + BARRIER_BYTES + staging
+            }
+            Family::Mma | Family::Simt => self.tile_bytes(family) + 8 * self.m,
         }
     }
 
@@ -104,7 +130,7 @@ impl Tile {
     }
 
     fn exchanged(&self, family: Family, each: u32) -> usize {
-        ((self.shared_bytes(family) - 8 * self.m) / (4 * each)) as usize
+        (self.tile_bytes(family) / (4 * each)) as usize
     }
 
     fn check(&self, family: Family, which: &'static str, gpu: &Gpu) -> Result<(), ScheduleError> {
@@ -122,8 +148,8 @@ impl Tile {
                 if ![64, 128, 192, 256].contains(&self.n) {
                     return fail("must have 64, 128, 192 or 256 columns".to_owned());
                 }
-                if !(2..=12).contains(&self.stages) {
-                    return fail(format!("has {} stages; 2 to 12 are possible", self.stages));
+                if !(2..=8).contains(&self.stages) {
+                    return fail(format!("has {} stages; 2 to 8 are possible", self.stages));
                 }
             }
             Family::Simt => {
