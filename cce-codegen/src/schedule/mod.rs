@@ -22,6 +22,20 @@ pub enum Family {
     Simt,
 }
 
+impl Family {
+    /// Every family, the fastest first.
+    pub const ALL: [Family; 3] = [Family::Wgmma, Family::Mma, Family::Simt];
+
+    /// `wgmma`, `mma`, `simt`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::Wgmma => "wgmma",
+            Family::Mma => "mma",
+            Family::Simt => "simt",
+        }
+    }
+}
+
 /// A tile of a matrix product, and how a thread block computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tile {

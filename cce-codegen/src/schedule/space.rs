@@ -75,8 +75,7 @@ impl GpuSchedule {
     pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         let can = |family: &Family| family.refuses(problem, gpu).is_none();
         let offers = |family: &Family| refuses(program, problem, *family).is_none();
-        let mut families: Vec<Family> =
-            [Family::Wgmma, Family::Mma, Family::Simt].into_iter().filter(can).collect();
+        let mut families: Vec<Family> = Family::ALL.into_iter().filter(can).collect();
         // Where none offers the filter, the plan of the fastest says why.
         match families.iter().any(offers) {
             true => families.retain(offers),
