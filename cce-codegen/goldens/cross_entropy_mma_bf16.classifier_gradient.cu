@@ -402,14 +402,16 @@ DEVICE void store2(u16* row, int col, float a, float b) {
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
+template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }
 
-// What two sums of a chunk's dC become: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out [VOCAB, HIDDEN].
-DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float factor) {
-    if (local >= width) return;
-    Out* to = out + (u64)(first + local) * HIDDEN;
-    x *= factor; y *= factor;
-    if (ACCUMULATE) add2(to, col, x, y);
-    store2(to, col, x, y);
+// What memory holds of two elements of dC that a product adds to: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out
+// [VOCAB, HIDDEN].
+DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
+    return ACCUMULATE && local < width ? load2(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
+}
+
+DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
+    if (local < width) store2(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
 }
 
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.
@@ -427,6 +429,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        each_pair(acc, shared, [&](int r, int c, float x, float y) { put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, factor); });
+        each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            float2 held = held_classifier(out, first, width, row0 + r, tile * TILE_N + c);
+            put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, held, factor);
+        });
     });
 }

@@ -291,25 +291,30 @@ DEVICE unsigned char* staging(unsigned char* shared) {
     return ring_of(shared) + RING_BYTES + BARRIER_BYTES + consumer() * STAGING_BYTES;
 }
 
-// visit(row of the tile, column, two sums) gets each pair of the tile once. Rows are permuted in units of 8 floats against bank conflicts.
-template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Visit visit) {
-    float* sums = (float*)staging(shared);
+// visit(row of the tile, column, two sums, what was there) gets each pair of the tile once; held(row, column) is what memory has there, which is read for
+// many pairs before the first one is written, or each would wait for memory by itself. A warp's rows go through its own part of shared memory, permuted
+// in units of 8 floats against bank conflicts.
+template <class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Held held, Visit visit) {
+    float* sums = (float*)staging(shared) + (warp_id() & 3) * 16 * 64;
+    const int row0 = acc_row(0) - (lane_id() >> 2), pair_col = lane_id() * 2;
     #pragma unroll
     for (int block = 0; block < TILE_N / 64; block++) {
-        consumer_sync();                                      // the block before has been read
+        __syncwarp();                                         // the block before has been read
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++)
             #pragma unroll
             for (int c = 0; c < 16; c += 2) {
-                int row = acc_row(r) & 63;
+                int row = acc_row(r) & 15;
                 *(float2*)&sums[row * 64 + (acc_col(c) ^ (row & 7) << 3)] = make_float2(acc[r][block * 16 + c], acc[r][block * 16 + c + 1]);
             }
-        consumer_sync();
-        #pragma unroll 2
-        for (int i = threadIdx.x & 127; i < 64 * 32; i += 128) {
-            int row = i / 32, col = i % 32 * 2;
-            float2 pair = *(const float2*)&sums[row * 64 + (col ^ (row & 7) << 3)];
-            visit(consumer() * 64 + row, block * 64 + col, pair.x, pair.y);
+        __syncwarp();
+        float2 before[16];
+        #pragma unroll
+        for (int row = 0; row < 16; row++) before[row] = held(row0 + row, block * 64 + pair_col);
+        #pragma unroll
+        for (int row = 0; row < 16; row++) {
+            float2 pair = *(const float2*)&sums[row * 64 + (pair_col ^ (row & 7) << 3)];
+            visit(row0 + row, block * 64 + pair_col, pair.x, pair.y, before[row]);
         }
     }
 }
@@ -350,14 +355,16 @@ DEVICE void store2(u16* row, int col, float a, float b) {
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
+template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }
 
-// What two sums of a chunk's dC become: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out [VOCAB, HIDDEN].
-DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float factor) {
-    if (local >= width) return;
-    Out* to = out + (u64)(first + local) * HIDDEN;
-    x *= factor; y *= factor;
-    if (ACCUMULATE) add2(to, col, x, y);
-    store2(to, col, x, y);
+// What memory holds of two elements of dC that a product adds to: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out
+// [VOCAB, HIDDEN].
+DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
+    return ACCUMULATE && local < width ? load2(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
+}
+
+DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
+    if (local < width) store2(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
 }
 
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type. Persistent clusters take tile after tile.
@@ -381,9 +388,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<false, false>(acc, ring, steps);
-            each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            auto held = [&](int r, int c) { return held_classifier(out, first, width, row0 + r, col0 + c); };
+            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
                 if (rows == 0) x = y = 0.0f;
-                put_classifier(out, first, width, row0 + r, col0 + c, x, y, factor);
+                put_classifier(out, first, width, row0 + r, col0 + c, x, y, held, factor);
             });
         });
     }

@@ -284,25 +284,30 @@ DEVICE unsigned char* staging(unsigned char* shared) {
     return ring_of(shared) + RING_BYTES + BARRIER_BYTES + consumer() * STAGING_BYTES;
 }
 
-// visit(row of the tile, column, two sums) gets each pair of the tile once. Rows are permuted in units of 8 floats against bank conflicts.
-template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Visit visit) {
-    float* sums = (float*)staging(shared);
+// visit(row of the tile, column, two sums, what was there) gets each pair of the tile once; held(row, column) is what memory has there, which is read for
+// many pairs before the first one is written, or each would wait for memory by itself. A warp's rows go through its own part of shared memory, permuted
+// in units of 8 floats against bank conflicts.
+template <class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Held held, Visit visit) {
+    float* sums = (float*)staging(shared) + (warp_id() & 3) * 16 * 64;
+    const int row0 = acc_row(0) - (lane_id() >> 2), pair_col = lane_id() * 2;
     #pragma unroll
     for (int block = 0; block < TILE_N / 64; block++) {
-        consumer_sync();                                      // the block before has been read
+        __syncwarp();                                         // the block before has been read
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++)
             #pragma unroll
             for (int c = 0; c < 16; c += 2) {
-                int row = acc_row(r) & 63;
+                int row = acc_row(r) & 15;
                 *(float2*)&sums[row * 64 + (acc_col(c) ^ (row & 7) << 3)] = make_float2(acc[r][block * 16 + c], acc[r][block * 16 + c + 1]);
             }
-        consumer_sync();
-        #pragma unroll 2
-        for (int i = threadIdx.x & 127; i < 64 * 32; i += 128) {
-            int row = i / 32, col = i % 32 * 2;
-            float2 pair = *(const float2*)&sums[row * 64 + (col ^ (row & 7) << 3)];
-            visit(consumer() * 64 + row, block * 64 + col, pair.x, pair.y);
+        __syncwarp();
+        float2 before[16];
+        #pragma unroll
+        for (int row = 0; row < 16; row++) before[row] = held(row0 + row, block * 64 + pair_col);
+        #pragma unroll
+        for (int row = 0; row < 16; row++) {
+            float2 pair = *(const float2*)&sums[row * 64 + (pair_col ^ (row & 7) << 3)];
+            visit(row0 + row, block * 64 + pair_col, pair.x, pair.y, before[row]);
         }
     }
 }
@@ -343,6 +348,7 @@ DEVICE void store2(u16* row, int col, float a, float b) {
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
+template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }
 
 // What two sums of a chunk's G C become: columns col, col + 1 of one row of dE, out [tokens, HIDDEN]. Sums between chunks are fp32, and the last chunk rounds
 // once. They are in the output where that is fp32; else, still scaled, in `sums` [tokens that count, HIDDEN]: all 32 bits where the output is accumulated
@@ -376,20 +382,39 @@ DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
 typedef float Sum;
 #endif
 
-DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float factor, bool is_first, bool is_last) {
-    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
-    Sum* sum = sums + (u64)row * HIDDEN;
+// What memory holds of two sums: of the chunks before this one, or of the caller's where that is what the output sums up to.
+DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
+    const Out* from = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    float2 held = make_float2(0.0f, 0.0f);
 #if SPLIT_SUMS
-    if (!is_first) add_halves2(to, sum, col, x, y);
-    if (!is_last) { store_halves2(to, sum, col, x, y); return; }
+    if (!is_first) add_halves2(from, sums + (u64)row * HIDDEN, col, held.x, held.y);
+#elif OUT_IS_SUM
+    if (ACCUMULATE || !is_first) held = load2(from, col);
 #else
-    if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
-    if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
+    if (!is_first) held = load2(sums + (u64)row * HIDDEN, col);
 #endif
+    return held;
+}
+
+DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
+    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+#if OUT_IS_SUM
+    store2(to, col, x * factor + held.x, y * factor + held.y);
+#else
+    Sum* sum = sums + (u64)row * HIDDEN;
+    x += held.x; y += held.y;
+    if (!is_last) {
+#if SPLIT_SUMS
+        store_halves2(to, sum, col, x, y);
+#else
+        store2(sum, col, x, y);
+#endif
+        return;
+    }
     x *= factor; y *= factor;
-    // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
-    if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
+    if (ACCUMULATE) add2(to, col, x, y);
     store2(to, col, x, y);
+#endif
 }
 
 // Backward, third product: dE += G C of one chunk. Persistent clusters take tile after tile.
@@ -413,8 +438,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<true, false>(acc, ring, steps);
-            each_pair(acc, shared, [&](int r, int c, float x, float y) {
-                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, factor, is_first, is_last);
+            auto held = [&](int r, int c) {
+                return row0 + r < rows ? held_hidden(out, sums, order, row0 + r, col0 + c, is_first) : make_float2(0.0f, 0.0f);
+            };
+            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
+                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, held, factor, is_last);
             });
         });
     }

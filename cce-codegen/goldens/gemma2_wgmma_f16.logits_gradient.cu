@@ -285,25 +285,30 @@ DEVICE unsigned char* staging(unsigned char* shared) {
     return ring_of(shared) + RING_BYTES + BARRIER_BYTES + consumer() * STAGING_BYTES;
 }
 
-// visit(row of the tile, column, two sums) gets each pair of the tile once. Rows are permuted in units of 8 floats against bank conflicts.
-template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Visit visit) {
-    float* sums = (float*)staging(shared);
+// visit(row of the tile, column, two sums, what was there) gets each pair of the tile once; held(row, column) is what memory has there, which is read for
+// many pairs before the first one is written, or each would wait for memory by itself. A warp's rows go through its own part of shared memory, permuted
+// in units of 8 floats against bank conflicts.
+template <class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Held held, Visit visit) {
+    float* sums = (float*)staging(shared) + (warp_id() & 3) * 16 * 64;
+    const int row0 = acc_row(0) - (lane_id() >> 2), pair_col = lane_id() * 2;
     #pragma unroll
     for (int block = 0; block < TILE_N / 64; block++) {
-        consumer_sync();                                      // the block before has been read
+        __syncwarp();                                         // the block before has been read
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++)
             #pragma unroll
             for (int c = 0; c < 16; c += 2) {
-                int row = acc_row(r) & 63;
+                int row = acc_row(r) & 15;
                 *(float2*)&sums[row * 64 + (acc_col(c) ^ (row & 7) << 3)] = make_float2(acc[r][block * 16 + c], acc[r][block * 16 + c + 1]);
             }
-        consumer_sync();
-        #pragma unroll 2
-        for (int i = threadIdx.x & 127; i < 64 * 32; i += 128) {
-            int row = i / 32, col = i % 32 * 2;
-            float2 pair = *(const float2*)&sums[row * 64 + (col ^ (row & 7) << 3)];
-            visit(consumer() * 64 + row, block * 64 + col, pair.x, pair.y);
+        __syncwarp();
+        float2 before[16];
+        #pragma unroll
+        for (int row = 0; row < 16; row++) before[row] = held(row0 + row, block * 64 + pair_col);
+        #pragma unroll
+        for (int row = 0; row < 16; row++) {
+            float2 pair = *(const float2*)&sums[row * 64 + (pair_col ^ (row & 7) << 3)];
+            visit(row0 + row, block * 64 + pair_col, pair.x, pair.y, before[row]);
         }
     }
 }
@@ -446,7 +451,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #if COL_GRADIENTS > 0
                 float sums[COL_GRADIENTS][16] = {};
 #endif
-                consumer_sync();                              // the block before has been read
+                __syncwarp();                                 // a warp's rows of the block before have been read
                 #pragma unroll
                 for (int r = 0; r < ACC_ROWS; r++)
                     #pragma unroll
@@ -466,13 +471,13 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                         int local = acc_row(r) & 63;
                         if (STORE_GRADIENT) stage2(staged + local * 64 + (acc_col(c) ^ (local & 7) << 3), g[0], g[1]);
                     }
-                consumer_sync();
+                __syncwarp();
                 if (STORE_GRADIENT && col0 + block * 64 < width) {  // row by row, 16 bytes a thread
                     int left = width - col0 - block * 64;
                     Elem* to = gradient + (u64)(col0 / 64 + block) * tokens * 64;
                     #pragma unroll 4
-                    for (int i = threadIdx.x & 127; i < 64 * 8; i += 128) {
-                        int local = i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local;
+                    for (int i = lane_id(); i < 16 * 8; i += 32) {
+                        int local = (warp_id() & 3) * 16 + i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local;
                         uint4 g = *(const uint4*)(staged + local * 64 + (c ^ (local & 7) << 3));
                         if (at < tokens) *(uint4*)(to + (u64)at * 64 + c) = left < 64 ? up_to(g, left - c) : g;
                     }

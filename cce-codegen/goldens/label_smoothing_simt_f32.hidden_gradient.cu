@@ -268,6 +268,7 @@ DEVICE void store2(u16* row, int col, float a, float b) {
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
+template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }
 
 // What two sums of a chunk's G C become: columns col, col + 1 of one row of dE, out [tokens, HIDDEN]. Sums between chunks are fp32, and the last chunk rounds
 // once. They are in the output where that is fp32; else, still scaled, in `sums` [tokens that count, HIDDEN]: all 32 bits where the output is accumulated
@@ -301,20 +302,39 @@ DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
 typedef float Sum;
 #endif
 
-DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float factor, bool is_first, bool is_last) {
-    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
-    Sum* sum = sums + (u64)row * HIDDEN;
+// What memory holds of two sums: of the chunks before this one, or of the caller's where that is what the output sums up to.
+DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
+    const Out* from = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    float2 held = make_float2(0.0f, 0.0f);
 #if SPLIT_SUMS
-    if (!is_first) add_halves2(to, sum, col, x, y);
-    if (!is_last) { store_halves2(to, sum, col, x, y); return; }
+    if (!is_first) add_halves2(from, sums + (u64)row * HIDDEN, col, held.x, held.y);
+#elif OUT_IS_SUM
+    if (ACCUMULATE || !is_first) held = load2(from, col);
 #else
-    if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
-    if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
+    if (!is_first) held = load2(sums + (u64)row * HIDDEN, col);
 #endif
+    return held;
+}
+
+DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
+    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+#if OUT_IS_SUM
+    store2(to, col, x * factor + held.x, y * factor + held.y);
+#else
+    Sum* sum = sums + (u64)row * HIDDEN;
+    x += held.x; y += held.y;
+    if (!is_last) {
+#if SPLIT_SUMS
+        store_halves2(to, sum, col, x, y);
+#else
+        store2(sum, col, x, y);
+#endif
+        return;
+    }
     x *= factor; y *= factor;
-    // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
-    if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
+    if (ACCUMULATE) add2(to, col, x, y);
     store2(to, col, x, y);
+#endif
 }
 
 // Backward, third product: dE += G C of one chunk. Sums between chunks are fp32; the last chunk rounds once.
@@ -335,7 +355,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
-            if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, tile * TILE_N + c, x, y, factor, is_first, is_last);
+            if (row0 + r >= rows) return;
+            float2 held = held_hidden(out, sums, order, row0 + r, tile * TILE_N + c, is_first);
+            put_hidden(out, sums, order, row0 + r, tile * TILE_N + c, x, y, held, factor, is_last);
         });
     });
 }

@@ -30,18 +30,37 @@ DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
 typedef float Sum;
 #endif
 
-DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float factor, bool is_first, bool is_last) {
-    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
-    Sum* sum = sums + (u64)row * HIDDEN;
+// What memory holds of two sums: of the chunks before this one, or of the caller's where that is what the output sums up to.
+DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
+    const Out* from = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    float2 held = make_float2(0.0f, 0.0f);
 #if SPLIT_SUMS
-    if (!is_first) add_halves2(to, sum, col, x, y);
-    if (!is_last) { store_halves2(to, sum, col, x, y); return; }
+    if (!is_first) add_halves2(from, sums + (u64)row * HIDDEN, col, held.x, held.y);
+#elif OUT_IS_SUM
+    if (ACCUMULATE || !is_first) held = load2(from, col);
 #else
-    if (!OUT_IS_SUM && !is_first) add2(sum, col, x, y);
-    if (!OUT_IS_SUM && !is_last) { store2(sum, col, x, y); return; }
+    if (!is_first) held = load2(sums + (u64)row * HIDDEN, col);
 #endif
+    return held;
+}
+
+DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
+    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+#if OUT_IS_SUM
+    store2(to, col, x * factor + held.x, y * factor + held.y);
+#else
+    Sum* sum = sums + (u64)row * HIDDEN;
+    x += held.x; y += held.y;
+    if (!is_last) {
+#if SPLIT_SUMS
+        store_halves2(to, sum, col, x, y);
+#else
+        store2(sum, col, x, y);
+#endif
+        return;
+    }
     x *= factor; y *= factor;
-    // What the output holds joins: that of earlier chunks where it is the sum, that of the caller where it is accumulated into.
-    if (ACCUMULATE || (OUT_IS_SUM && !is_first)) add2(to, col, x, y);
+    if (ACCUMULATE) add2(to, col, x, y);
     store2(to, col, x, y);
+#endif
 }

@@ -34,3 +34,4 @@ DEVICE void store2(u16* row, int col, float a, float b) {
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
+template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }

@@ -2,6 +2,7 @@
 
 use crate::ir::InputId;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// The type of hidden states and classifier, or of a gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,6 +68,21 @@ pub enum Filter {
 impl Filter {
     /// The sampled filter's default: 2^-10, 384 entries a token.
     pub const SAMPLED: Filter = Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 384 };
+}
+
+/// As on the command line: `exact`, `sampled:2^-10,384`.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let power = |eps: f32| match eps.log2() {
+            log if log.fract() == 0.0 => format!("2^{log}"),
+            _ => eps.to_string(),
+        };
+        match *self {
+            Filter::Exact => f.write_str("exact"),
+            Filter::Blocks { eps } => write!(f, "blocks:{}", power(eps)),
+            Filter::Sampled { eps, max_entries } => write!(f, "sampled:{},{max_entries}", power(eps)),
+        }
+    }
 }
 
 /// How a gradient of hidden states or classifier is delivered.

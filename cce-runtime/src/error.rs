@@ -16,7 +16,7 @@ use crate::driver::DriverError;
 #[non_exhaustive]
 pub enum Error {
     /// A buffer or slice holds another number of elements than the problem needs.
-    #[error("{what} holds {found} elements, expected {expected}")]
+    #[error("{what} {} {found} elements, expected {expected}", number(what, "holds", "hold"))]
     WrongSize {
         /// Which input, output or workspace.
         what: String,
@@ -27,18 +27,21 @@ pub enum Error {
     },
 
     /// A tensor's dimensions or strides do not fit the problem.
-    #[error("{what} has shape {found}, expected {expected}")]
+    #[error("{what} {} {found}, expected {expected}", number(what, "holds", "hold"))]
     WrongShape {
         /// Which tensor.
         what: String,
         /// The shape needed, as a person writes it: `[N 8192, D 2304]`.
         expected: String,
-        /// The shape given.
+        /// What was given: how many elements.
         found: String,
     },
 
     /// A tensor's element type is not the one that the plan was built for.
-    #[error("{what} is {found}, but the plan was built for {expected}: convert it, or build another plan")]
+    #[error(
+        "{what} {} {found}, expected {expected}: {}",
+        number(what, "is", "are"), conversion(what, found)
+    )]
     WrongDtype {
         /// Which tensor.
         what: String,
@@ -50,8 +53,9 @@ pub enum Error {
 
     /// A pointer or a row stride is less aligned than the problem stated.
     #[error(
-        "{what} is at {address:#x}, which is not a multiple of the {required} bytes that the problem stated: \
-         state a smaller alignment when the plan is built, or align it"
+        "{what} {} at {address:#x}, which is not a multiple of the {required} bytes that the problem stated: \
+         state a smaller alignment when the plan is built, or align {}",
+        number(what, "is", "are"), number(what, "it", "them")
     )]
     Alignment {
         /// Which pointer or stride.
@@ -64,7 +68,8 @@ pub enum Error {
 
     /// Something lives on another device than the call runs on.
     #[error(
-        "{what} lives on {found}, but this call runs on {expected}: move it, or use a plan of its device"
+        "{what} {} on {found}, but this call runs on {expected}: move {}, or use a plan of {} device",
+        number(what, "lives", "live"), number(what, "it", "them"), number(what, "its", "their")
     )]
     DeviceMismatch {
         /// Which buffer, stream or plan.
@@ -132,18 +137,18 @@ pub enum Error {
     },
 
     /// A name that the program or the plan does not have.
-    #[error("there is no {what} `{name}`, expected one of {known}")]
+    #[error("there is no {what} `{name}`, expected {known}")]
     UnknownName {
         /// What the name was to stand for: `Row input`, `output`.
         what: String,
         /// The name given.
         name: String,
-        /// The names that would do, and whose they are.
+        /// The names that would do and whose they are, or that there are none; what is wrong if the name is known.
         known: String,
     },
 
     /// Something that every call needs was not given.
-    #[error("{what} is missing: the call needs it")]
+    #[error("{what} {} missing: the call needs {}", number(what, "is", "are"), number(what, "it", "them"))]
     MissingInput {
         /// Which input or buffer.
         what: String,
@@ -184,7 +189,8 @@ pub enum Error {
 
     /// A target that names no vocabulary entry, found by a checked call.
     #[error(
-        "target {target} of row {row} is out of range: expected 0 to {}, or the ignore index",
+        "target {target} of row {row} is out of range: expected 0 to {}, or the ignore index, which is -100 \
+         unless the plan was built with another `.ignore_index`",
         vocab.saturating_sub(1)
     )]
     TargetOutOfRange {
@@ -344,6 +350,26 @@ fn bytes(count: u64) -> impl fmt::Display {
     format!("{count} bytes")
 }
 
+/// The verb or pronoun for what a message is about, which is either one thing or one of two plurals.
+fn number<'w>(what: &str, one: &'w str, many: &'w str) -> &'w str {
+    if matches!(what, "the hidden states" | "the targets") { many } else { one }
+}
+
+/// What to do about a buffer of another type. Only hidden states, classifier and targets come in types that a
+/// plan can be built for.
+fn conversion(what: &str, found: &str) -> String {
+    let them = number(what, "it", "them");
+    let setting = match (what, found) {
+        ("the targets", "i32") => "index(IndexType::I32)",
+        ("the targets", "i64") => "index(IndexType::I64)",
+        ("the hidden states" | "the classifier", "f32") => "dtype(DType::F32)",
+        ("the hidden states" | "the classifier", "f16") => "dtype(DType::F16)",
+        ("the hidden states" | "the classifier", "bf16") => "dtype(DType::Bf16)",
+        _ => return format!("convert {them}"),
+    };
+    format!("convert {them}, or build the plan with `.{setting}`")
+}
+
 fn too_old(found: &str, needed: &str, missing: Option<&str>) -> String {
     match missing {
         None => format!("the CUDA driver is too old: it supports CUDA {found}, and CUDA {needed} is needed"),
@@ -376,8 +402,8 @@ mod tests {
 
     #[test]
     fn a_main_function_that_fails_prints_the_message_and_each_cause_once() {
-        let error = Error::MissingInput { what: "targets".into() };
-        assert_eq!(format!("{error:?}"), "targets is missing: the call needs it");
+        let error = Error::MissingInput { what: "the targets".into() };
+        assert_eq!(format!("{error:?}"), "the targets are missing: the call needs them");
 
         let system = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
         let error = Error::io("read", Path::new("/a/file"), system);

@@ -121,6 +121,19 @@ pub enum Error {
         /// In what.
         reason: String,
     },
+    /// Data or scalars for which the loss is not a number.
+    #[error(
+        "the data or the scalars give no finite loss of {program}: not finite: {what} (scalars: {scalars}); \
+         nothing was tuned, because nothing could be compared: correct them"
+    )]
+    NotFinite {
+        /// The loss.
+        program: String,
+        /// What is not finite.
+        what: String,
+        /// The values of its Scalar inputs.
+        scalars: String,
+    },
     /// A scalar was given that the loss does not have.
     #[error("the loss {program} has no Scalar input {name}; its Scalar inputs: {known}")]
     UnknownScalar {

@@ -29,6 +29,7 @@
 //!     folder,
 //!     effort: Effort::default(),
 //!     candidates: None,
+//!     again: false,
 //!     scalars: vec![("cap".to_owned(), 50.0)],
 //!     progress: &Silent,
 //!     stop: &Stop::new(),

@@ -24,6 +24,8 @@ pub struct Tuner<'a> {
     pub effort: Effort,
     /// Only the first candidates are tried, at most so many; `None`: all.
     pub candidates: Option<usize>,
+    /// Whether candidates that have a trial are measured again.
+    pub again: bool,
     /// Values for the loss's scalars; the others are usual ones.
     pub scalars: Vec<(String, f32)>,
     /// Where to say how far it is.
@@ -75,7 +77,7 @@ impl Tuner<'_> {
     /// be run.
     ///
     /// # Errors
-    /// When the task is not possible, the reference is wrong, the database cannot be used, or the device
+    /// When the task is not possible, the reference is wrong or not finite, the database cannot be used, or the device
     /// fails for good.
     pub fn tune(
         &self,
@@ -117,6 +119,9 @@ impl Tuner<'_> {
             selection::generation(&keyed),
             provenance(device),
         )?;
+        if self.again {
+            store.measure_again();
+        }
         // Candidates run under the filter that the plan decided on, whatever the schedule.
         let task = Task { filter: Some(problem.filter), ..task.clone() };
         let (mut bench, mut head) = (None, Some(head));
@@ -177,6 +182,7 @@ fn prepare<M: Memory + Clone>(
     let mut bench = PlanBench::new(memory, device.clone(), task.clone(), head, arguments, Some(problem))?;
     let plan = task.exact().plan(device, reference)?;
     let results = bench.run(&plan)?;
+    results.check_finite(&task.program, arguments)?;
     bench.set_reference(results);
     Ok(bench)
 }

@@ -36,6 +36,40 @@ fn the_first_run_tunes_and_the_second_only_reads() {
 }
 
 #[test]
+fn what_is_stored_is_measured_again_when_asked_for_and_the_summary_says_how() {
+    let tuner = Tuner::new();
+    let flags = ["--loss", "softcapped", "--candidates", "2"];
+    let first = tuner.tiny(&flags).ok().stdout;
+    assert!(!first.contains("--again"), "{first}");
+    assert!(first.contains("with cap = 30 (--scalar NAME=VALUE states another)"), "{first}");
+    let second = tuner.tiny(&flags).ok().stdout;
+    assert!(second.contains("2 of 2 trials stored before (--again measures anew)"), "{second}");
+    let other = tuner.tiny(&[&flags[..], &["--scalar", "cap=20"]].concat()).ok().stdout;
+    assert!(other.contains("stored before, perhaps on other data or scalars than are given now"), "{other}");
+    let times = |value: &Value| -> Vec<Value> { candidates(value).iter().map(|c| c["ms"].clone()).collect() };
+    let before = tuner.tiny(&[&flags[..], &["--json"]].concat()).ok().json();
+    let again = tuner.tiny(&[&flags[..], &["--again", "--scalar", "cap=20", "--json"]].concat()).ok().json();
+    assert_eq!(again["devices"][0]["reused"], 0);
+    assert_eq!(again["devices"][0]["scalars"]["cap"], 20.0);
+    assert_ne!(times(&again), times(&before));
+    // What was measured last is what counts.
+    let after = tuner.tiny(&[&flags[..], &["--json"]].concat()).ok().json();
+    assert_eq!(times(&after), times(&again));
+}
+
+#[test]
+fn scalars_that_are_no_numbers_are_refused_and_data_without_a_finite_loss_is_not_tuned() {
+    let tuner = Tuner::new();
+    let ran = tuner.tiny(&["--loss", "softcapped", "--scalar", "cap=nan"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert!(ran.stderr.contains("a finite number"), "{}", ran.stderr);
+    let ran = tuner.tiny(&["--loss", "z_loss", "--scalar", "weight=3e38", "--candidates", "1"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no finite loss of z_loss"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("scalars: weight = 3"), "{}", ran.stderr);
+}
+
+#[test]
 fn the_table_ranks_and_says_why_the_others_lost() {
     let tuner = Tuner::new();
     let ran = tuner.tiny(&["--all"]).ok();

@@ -12,19 +12,31 @@ use std::path::Path;
 /// A small head and its references in f64, written as a safetensors file; `spoil` changes dE before it is
 /// written.
 fn write_head(path: &Path, spoil: f32) -> f64 {
+    write_head_with_ignored(path, spoil, &[])
+}
+
+/// The same, where these tokens are ignored: their losses are 0 and their `lse` is nothing, gradients are of
+/// the mean over the others.
+fn write_head_with_ignored(path: &Path, spoil: f32, ignored: &[usize]) -> f64 {
     let (n, d, v) = (24, 16, 700);
+    let counted = n - ignored.len();
     let head = Head::generated(n, d, v, 3, DType::F32);
     let (mut lse, mut loss) = (Vec::new(), Vec::new());
     let (mut de, mut dc) = (vec![0.0f64; n * d], vec![0.0f64; v * d]);
     let (Elements::F32(e), Elements::F32(c)) = (&head.hidden, &head.classifier) else { panic!("not f32") };
     for token in 0..n {
+        if ignored.contains(&token) {
+            lse.push(f64::NAN);
+            loss.push(0.0);
+            continue;
+        }
         let z = head.logits(token);
         let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         lse.push(largest + z.iter().map(|x| (x - largest).exp()).sum::<f64>().ln());
         let target = head.targets.get(token) as usize;
         loss.push(lse[token] - z[target]);
         for (j, x) in z.iter().enumerate() {
-            let g = ((x - lse[token]).exp() - f64::from(u8::from(j == target))) / n as f64;
+            let g = ((x - lse[token]).exp() - f64::from(u8::from(j == target))) / counted as f64;
             for k in 0..d {
                 de[token * d + k] += g * f64::from(c[j * d + k]);
                 dc[j * d + k] += g * f64::from(e[token * d + k]);
@@ -37,7 +49,9 @@ fn write_head(path: &Path, spoil: f32) -> f64 {
     let rows = [5i64, 600, 0];
     let dc_rows: Vec<f32> =
         rows.iter().flat_map(|&r| dc[r as usize * d..][..d].iter().map(|&x| x as f32)).collect();
-    let targets: Vec<u8> = head.targets.to_i64().iter().flat_map(|t| t.to_le_bytes()).collect();
+    let target = |(token, target)| if ignored.contains(&token) { -100i64 } else { target };
+    let targets = head.targets.to_i64().into_iter().enumerate().map(target);
+    let targets: Vec<u8> = targets.flat_map(|t: i64| t.to_le_bytes()).collect();
     let tensors = [
         ("e", Dtype::F32, vec![n, d], f32s(e)),
         ("c", Dtype::F32, vec![v, d], f32s(c)),
@@ -52,7 +66,7 @@ fn write_head(path: &Path, spoil: f32) -> f64 {
         .iter()
         .map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
     std::fs::write(path, serialize(views, None).unwrap()).unwrap();
-    loss.iter().sum::<f64>() / n as f64
+    loss.iter().sum::<f64>() / counted as f64
 }
 
 fn flags<'a>(file: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
@@ -94,11 +108,34 @@ fn another_loss_or_fewer_tokens_take_only_the_references_that_hold() {
     let file = tuner.path("head.safetensors");
     write_head(Path::new(&file), 0.0);
     let other = tuner.run(&flags(&file, &["--loss", "z_loss", "--json"])).ok().json();
-    assert!(other["devices"][0]["references"].is_null());
+    assert!(other["devices"][0]["references"]["lines"].as_array().unwrap().is_empty());
+    let why = other["devices"][0]["references"]["not_compared"][0].as_str().unwrap();
+    assert!(why.contains("plain cross entropy; z_loss was tuned"), "{why}");
     let fewer = tuner.run(&flags(&file, &["--tokens", "10", "--json"])).ok().json();
     let lines = fewer["devices"][0]["references"]["lines"].as_array().unwrap().len();
     assert_eq!(lines, 3);
+    let text = tuner.run(&flags(&file, &["--tokens", "10"])).ok().stdout;
+    assert!(text.contains("not compared: the file's gradients"), "{text}");
     assert_eq!(fewer["devices"][0]["problem"]["tokens"], 10);
+}
+
+#[test]
+fn where_tokens_are_ignored_the_others_are_compared() {
+    let tuner = Tuner::new();
+    let file = tuner.path("head.safetensors");
+    let mean = write_head_with_ignored(Path::new(&file), 0.0, &[0, 5, 23]);
+    let ran = tuner.run(&flags(&file, &["--filter", "exact", "--json"])).ok().json();
+    let lines = ran["devices"][0]["references"]["lines"].as_array().unwrap().clone();
+    assert_eq!(lines.len(), 5);
+    for line in &lines {
+        assert!(line["error"].as_f64().unwrap() <= line["limit"].as_f64().unwrap(), "{line}");
+    }
+    assert!((lines[0]["values"][1].as_f64().unwrap() - mean).abs() < 1e-9 * mean);
+    write_head_with_ignored(Path::new(&file), 0.01, &[0, 5, 23]);
+    assert_eq!(tuner.run(&flags(&file, &["--filter", "exact"])).code, Some(4));
+    let contradiction = tuner.run(&flags(&file, &["--no-ignored"]));
+    assert_eq!(contradiction.code, Some(2));
+    assert!(contradiction.stderr.contains("leave out --no-ignored"), "{}", contradiction.stderr);
 }
 
 #[test]

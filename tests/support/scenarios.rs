@@ -74,6 +74,9 @@ pub fn out_of_range_targets(bench: &Bench, case: &Case, choice: Choice) -> Repor
         for token in bad.iter().copied() {
             let row = token * case.hidden..(token + 1) * case.hidden;
             if let Some(gradient) = &mut found.hidden {
+                if let Some(value) = gradient[row.clone()].iter().find(|value| !value.is_nan()) {
+                    return Err(format!("dE of token {token}, whose target is out of range, holds {value}"));
+                }
                 gradient[row.clone()].fill(0.0);
             }
             expected.hidden[row].fill(0.0);

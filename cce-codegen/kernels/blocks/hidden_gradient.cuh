@@ -16,7 +16,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
     float factor = SCALED ? scale[1] : 1.0f;
     walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
-            if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, tile * TILE_N + c, x, y, factor, is_first, is_last);
+            if (row0 + r >= rows) return;
+            float2 held = held_hidden(out, sums, order, row0 + r, tile * TILE_N + c, is_first);
+            put_hidden(out, sums, order, row0 + r, tile * TILE_N + c, x, y, held, factor, is_last);
         });
     });
 }

@@ -19,9 +19,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<false, false>(acc, ring, steps);
-            each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            auto held = [&](int r, int c) { return held_classifier(out, first, width, row0 + r, col0 + c); };
+            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
                 if (rows == 0) x = y = 0.0f;
-                put_classifier(out, first, width, row0 + r, col0 + c, x, y, factor);
+                put_classifier(out, first, width, row0 + r, col0 + c, x, y, held, factor);
             });
         });
     }

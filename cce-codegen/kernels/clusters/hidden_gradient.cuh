@@ -19,8 +19,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<true, false>(acc, ring, steps);
-            each_pair(acc, shared, [&](int r, int c, float x, float y) {
-                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, factor, is_first, is_last);
+            auto held = [&](int r, int c) {
+                return row0 + r < rows ? held_hidden(out, sums, order, row0 + r, col0 + c, is_first) : make_float2(0.0f, 0.0f);
+            };
+            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
+                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, held, factor, is_last);
             });
         });
     }

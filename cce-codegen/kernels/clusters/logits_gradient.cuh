@@ -47,7 +47,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
 #if COL_GRADIENTS > 0
                 float sums[COL_GRADIENTS][16] = {};
 #endif
-                consumer_sync();                              // the block before has been read
+                __syncwarp();                                 // a warp's rows of the block before have been read
                 #pragma unroll
                 for (int r = 0; r < ACC_ROWS; r++)
                     #pragma unroll
@@ -67,13 +67,13 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                         int local = acc_row(r) & 63;
                         if (STORE_GRADIENT) stage2(staged + local * 64 + (acc_col(c) ^ (local & 7) << 3), g[0], g[1]);
                     }
-                consumer_sync();
+                __syncwarp();
                 if (STORE_GRADIENT && col0 + block * 64 < width) {  // row by row, 16 bytes a thread
                     int left = width - col0 - block * 64;
                     Elem* to = gradient + (u64)(col0 / 64 + block) * tokens * 64;
                     #pragma unroll 4
-                    for (int i = threadIdx.x & 127; i < 64 * 8; i += 128) {
-                        int local = i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local;
+                    for (int i = lane_id(); i < 16 * 8; i += 32) {
+                        int local = (warp_id() & 3) * 16 + i / 8, c = i % 8 * 8, at = row0 + consumer() * 64 + local;
                         uint4 g = *(const uint4*)(staged + local * 64 + (c ^ (local & 7) << 3));
                         if (at < tokens) *(uint4*)(to + (u64)at * 64 + c) = left < 64 ? up_to(g, left - c) : g;
                     }

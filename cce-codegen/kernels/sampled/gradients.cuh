@@ -4,8 +4,8 @@
 // Where the entries of a row begin.
 DEVICE u64 first_entry(int at, const u32* starts) { return (u64)(at / STREAM_ROWS) * (STREAM_ROWS * MAX_ENTRIES) + starts[at]; }
 
-// An entry of a column's list: the row (its place among the tokens that count) and dL/dx.
-struct Listed { int row; float gradient; };
+// A row of E or C, and what it is multiplied with. In a column's list: a row's place among the tokens that count, and dL/dx.
+struct Weighted { int row; float weight; };
 
 extern "C" __global__ void __launch_bounds__(1024) clear_columns(u32* __restrict__ column_counts) {
     int j = blockIdx.x * 1024 + threadIdx.x;
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(1024) column_starts(const u32* __re
 // lists: every column's entries, in no order yet. A warp a row.
 extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
-        const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Listed* __restrict__ lists, int tokens) {
+        const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Weighted* __restrict__ lists, int tokens) {
     int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
     if (at >= rows) return;
     const int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
@@ -72,9 +72,9 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
         float g = entry_gradient(entry.probability, row, col_in(values, entry.column), uniform);
-        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Listed{at, g};
+        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{at, g};
     }
-    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Listed{at, row.target0};
+    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
 }
 
 DEVICE float as_float(float x) { return x; }
@@ -119,8 +119,6 @@ struct Sums {
 
 #define THREADS GATHER_THREADS
 #define BATCH 128
-struct Weighted { int row; float weight; };
-
 // sums += weights * rows of `from`, in the order of the batch.
 DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* batch, int n) {
     int i = 0;
@@ -135,7 +133,7 @@ DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* ba
 }
 
 // dE of a token: hot columns (`sums`, fp32, scaled), entries, a cold target. A block a row.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) gather_hidden(const Kept* __restrict__ kept,
+extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidden(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, const float* __restrict__ scale,
         const uint4* __restrict__ classifier, const float* __restrict__ hot, HiddenOut* __restrict__ out, int tokens) {
@@ -173,11 +171,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gather_hidden(const Kep
 
 // Orders a list by its rows, each of which it has at most once: a network of comparisons that always moves the smaller one forward, so that what lies
 // behind the end counts as the largest without being there. All threads of the block.
-DEVICE void sort_list(Listed* list, int n) {
+DEVICE void sort_list(Weighted* list, int n) {
     int padded = 2;
     while (padded < n) padded *= 2;
     auto compare = [&](int a, int b) {
-        if (b < n) { Listed x = list[a], y = list[b]; if (y.row < x.row) { list[a] = y; list[b] = x; } }
+        if (b < n) { Weighted x = list[a], y = list[b]; if (y.row < x.row) { list[a] = y; list[b] = x; } }
     };
     for (int size = 2; size <= padded; size *= 2) {
         __syncthreads();
@@ -190,34 +188,49 @@ DEVICE void sort_list(Listed* list, int n) {
     __syncthreads();
 }
 
-// dC of a cold column: zero where it has no entries. A block a column.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) gather_classifier(Listed* __restrict__ lists, const u32* __restrict__ starts_of,
+// Orders the list of at most 32 rows that a warp has.
+DEVICE void sort_short_list(Weighted* list, int n) {
+    int lane = lane_id(), rank = 0;
+    Weighted mine = lane < n ? list[lane] : Weighted{0x7fffffff, 0.0f};
+    for (int k = 0; k < n; k++) rank += __shfl_sync(0xffffffff, mine.row, k) < mine.row;
+    __syncwarp();
+    if (lane < n) list[rank] = mine;
+}
+
+// dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, one after the other.
+extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
         const uint4* __restrict__ hidden, ClassifierOut* __restrict__ out) {
-    __shared__ Listed sorted[SORTED];
-    __shared__ Weighted batch[BATCH];
-    const u32 begin = starts_of[blockIdx.x];
-    const int n = starts_of[blockIdx.x + 1] - begin;
-    Listed* list = lists + begin;
-    if (n > 1) {
-        if (n <= SORTED) {
-            for (int i = threadIdx.x; i < n; i += THREADS) sorted[i] = list[i];
-            list = sorted;
-        }
-        sort_list(list, n);
+    __shared__ Weighted sorted[SORTED];
+    __shared__ u32 begins[COLUMNS + 1];
+    const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
+    if (threadIdx.x <= columns) begins[threadIdx.x] = starts_of[first + threadIdx.x];
+    __syncthreads();
+    const int all = begins[columns] - begins[0];
+    Weighted* list = lists + begins[0];
+    if (all <= SORTED) {
+        for (int i = threadIdx.x; i < all; i += THREADS) sorted[i] = list[i];
+        list = sorted;
+        __syncthreads();
     }
-    for (int c0 = 0; c0 < HIDDEN; c0 += THREADS * 8) {
-        const int col = c0 + threadIdx.x * 8;
-        Sums sums;
-        sums.clear();
-        for (int done = 0; done < n; done += BATCH) {
-            __syncthreads();
-            for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) batch[i] = Weighted{list[done + i].row, list[done + i].gradient};
-            __syncthreads();
-            if (col < HIDDEN) gather(sums, hidden + col / 8, ROW_STRIDE / 8, batch, min(BATCH, n - done));
+    for (int c = warp_id(); c < columns; c += THREADS / 32) {
+        int n = begins[c + 1] - begins[c];
+        if (n > 1 && n <= 32) sort_short_list(list + (begins[c] - begins[0]), n);
+    }
+    for (int c = 0; c < columns; c++) {
+        int n = begins[c + 1] - begins[c];
+        if (n > 32) sort_list(list + (begins[c] - begins[0]), n);
+    }
+    __syncthreads();
+    for (int c = 0; c < columns; c++) {
+        const Weighted* of_column = list + (begins[c] - begins[0]);
+        const int n = begins[c + 1] - begins[c];
+        for (int col = threadIdx.x * 8; col < HIDDEN; col += THREADS * 8) {
+            Sums sums;
+            sums.clear();
+            gather(sums, hidden + col / 8, ROW_STRIDE / 8, of_column, n);
+            ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
+            if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
+            store8(to, sums.of);
         }
-        if (col >= HIDDEN) continue;
-        ClassifierOut* to = out + (u64)(HOT + blockIdx.x) * HIDDEN + col;
-        if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
-        store8(to, sums.of);
     }
 }

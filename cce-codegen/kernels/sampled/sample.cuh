@@ -76,37 +76,46 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0,
         bool alive = total > 0.0f && total < POS_INF;
         per_step[r] = alive ? reciprocal(step[r]) : 0.0f;
         s.seen[r] += sum[r];
-        #pragma unroll
-        for (int g = 0; g < GROUPS; g++) groups[r][g] = alive ? groups[r][g] : 0.0f;
     }
-    float rest = fmaxf(s.quota - s.admitted, 0.0f), demand;
+    float rest = fmaxf(s.quota - s.admitted, 0.0f);
     float allowed = fmaxf(left == 1 ? rest : fminf(rest * 0.5f, fmaxf(rest * PACE * reciprocal((float)left), rest * 0.05f)), FLOOR);
-    for (;;) {
-        demand = 0.0f;
+    // Without the limit of 8 a group the demand is a product of sums, and most tiles are within their pace all the same.
+    float demand = warp_sum((per_step[0] > 0.0f ? sum[0] * per_step[0] : 0.0f) + (per_step[1] > 0.0f ? sum[1] * per_step[1] : 0.0f));
+    while (!(demand <= allowed)) {
+        float limited = 0.0f;
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++)
             #pragma unroll
-            for (int g = 0; g < GROUPS; g++) demand += fminf(groups[r][g] * per_step[r], 8.0f);
-        demand = warp_sum(demand);
+            for (int g = 0; g < GROUPS; g++) limited += per_step[r] > 0.0f ? fminf(groups[r][g] * per_step[r], 8.0f) : 0.0f;
+        demand = warp_sum(limited);
         if (demand <= allowed) break;
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++) { step[r] *= 2.0f; per_step[r] *= 0.5f; }
     }
     s.admitted += demand;
 
-    u32 hit[ACC_ROWS];
-    float before[ACC_ROWS];
+    // The next thresholds, and whether one of them falls into the tile: into few tiles of a trained head.
+    float threshold[ACC_ROWS], before[ACC_ROWS];
+    bool any = false;
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
         before[r] = s.phase[r];
+        threshold[r] = per_step[r] > 0.0f ? s.phase[r] * step[r] : POS_INF;
+        any |= sum[r] >= threshold[r];
+        if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((threshold[r] - sum[r]) * per_step[r], 0.0f), 1.0f);
+    }
+    if (!__any_sync(ALL, any)) return;
+    u32 hit[ACC_ROWS];
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
         hit[r] = 0;
-        float passed = 0.0f, threshold = per_step[r] > 0.0f ? s.phase[r] * step[r] : POS_INF;
+        float passed = 0.0f, next = threshold[r];
         #pragma unroll
         for (int g = 0; g < GROUPS; g++) {
             passed += groups[r][g];
-            if (passed >= threshold) { hit[r] |= 1u << g; threshold = fmaf(step[r], floorf((passed - threshold) * per_step[r]) + 1.0f, threshold); }
+            if (passed >= next) { hit[r] |= 1u << g; next = fmaf(step[r], floorf((passed - next) * per_step[r]) + 1.0f, next); }
         }
-        if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((threshold - passed) * per_step[r], 0.0f), 1.0f);
+        if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((next - passed) * per_step[r], 0.0f), 1.0f);
     }
     #pragma unroll 1
     while (__any_sync(ALL, hit[0] | hit[1])) {
@@ -115,12 +124,12 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0,
         if (second) hit[1] &= hit[1] - 1; else hit[0] &= hit[0] - 1;
         const float reference = second ? s.reference[1] : s.reference[0], c = second ? step[1] : step[0], per_c = second ? per_step[1] : per_step[0];
         // The threshold at the group's beginning, as the test above found it.
-        float passed = 0.0f, threshold = (second ? before[1] : before[0]) * c, x[8];
+        float passed = 0.0f, next = (second ? before[1] : before[0]) * c, x[8];
         #pragma unroll
         for (int g = 0; g < GROUPS; g++) {
             if (g < group) {
                 passed += second ? groups[1][g] : groups[0][g];
-                if (passed >= threshold) threshold = fmaf(c, floorf((passed - threshold) * per_c) + 1.0f, threshold);
+                if (passed >= next) next = fmaf(c, floorf((passed - next) * per_c) + 1.0f, next);
             }
             if (g == group)
                 #pragma unroll
@@ -134,7 +143,7 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0,
             passed += weight[i];
             if (weight[i] > 0.0f) {
                 some |= 1u << i;
-                if (passed >= threshold) { kept |= 1u << i; threshold = fmaf(c, floorf((passed - threshold) * per_c) + 1.0f, threshold); }
+                if (passed >= next) { kept |= 1u << i; next = fmaf(c, floorf((passed - next) * per_c) + 1.0f, next); }
             }
         }
         // Added one by one the weights may come to less than the group's sum: the threshold is then the last one's.

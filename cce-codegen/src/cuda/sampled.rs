@@ -29,6 +29,12 @@ const EMITTED_PER_KEPT: f64 = 2.0;
 /// Columns that a gather keeps a sorted list of in shared memory.
 const SORTED: u32 = 1024;
 
+/// Columns that a block gathers dC of.
+pub(crate) const GATHERED_COLUMNS: usize = 8;
+
+/// Threads of a multiprocessor that gather at once: what registers for eight loads in flight leave.
+const GATHER_THREADS_AT_ONCE: u32 = 896;
+
 /// The sampled filter of a plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sampling {
@@ -163,8 +169,9 @@ impl Emitter<'_> {
             &self.strides(),
             &sampling.constants(tile, self.problem.vocab),
             &format!(
-                "#define SCALED {}\n#define GATHER_THREADS {threads}\n#define SORTED {SORTED}\n\n",
-                i32::from(self.scaled)
+                "#define SCALED {}\n#define GATHER_THREADS {threads}\n#define GATHER_BLOCKS {}\n#define SORTED {SORTED}\n#define COLUMNS {GATHERED_COLUMNS}\n\n",
+                i32::from(self.scaled),
+                (GATHER_THREADS_AT_ONCE / threads).max(1)
             ),
             COMMON,
             "\n",

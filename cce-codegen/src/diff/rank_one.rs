@@ -19,7 +19,7 @@ pub enum NotRankOne {
     /// A factor depends on the logit itself, as in `mean(z * z)` or under a softcap.
     #[error(
         "the gradient of a mean over the vocabulary varies from logit to logit (as under a softcap, or in \
-         mean(z * z)), expected a token's value times a vocabulary entry's; use the filter Exact"
+         mean(z * z)), expected a token's value times a vocabulary entry's"
     )]
     VariesByLogit {
         /// The factor.
@@ -28,7 +28,7 @@ pub enum NotRankOne {
     /// A sum of products with different Col factors.
     #[error(
         "the gradient of the means over the vocabulary is a sum of {terms} products of a token's value and a \
-         vocabulary entry's, expected one; use the filter Exact"
+         vocabulary entry's, expected one"
     )]
     SeveralProducts {
         /// How many.

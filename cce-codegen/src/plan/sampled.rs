@@ -6,7 +6,7 @@ use super::chunks::{ALIGN, Chunk, Place, gradient_bytes};
 use super::operand::Operand;
 use super::walk::Walk;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
-use crate::cuda::{self, STREAM_ROWS, Sampling, gather_threads};
+use crate::cuda::{self, GATHERED_COLUMNS, STREAM_ROWS, Sampling, gather_threads};
 
 /// The buffers of a sampled plan that forward and backward share.
 pub(super) struct Sampled {
@@ -301,7 +301,7 @@ impl Sampled {
             let args = vec![Arg::Workspace(lists.lists), starts, hidden, Arg::ClassifierGradient];
             launches.push(launch(
                 "gather_classifier",
-                blocks(columns, 1),
+                blocks(columns, GATHERED_COLUMNS),
                 gather_threads(problem.hidden),
                 args,
             ));

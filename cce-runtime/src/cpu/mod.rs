@@ -55,7 +55,7 @@ pub(crate) fn decide_filter(
     notes: &mut Vec<String>,
 ) -> Result<Filter> {
     let refused = |filter: Filter, reason: String| {
-        Err(Error::FilterNotAllowed { filter: format!("{filter:?}"), reason })
+        Err(Error::FilterNotAllowed { filter: filter.to_string(), reason })
     };
     match wish {
         Some(Filter::Exact) => Ok(Filter::Exact),
@@ -72,7 +72,7 @@ pub(crate) fn decide_filter(
             }
             match not_sampled(program, problem) {
                 None => Ok(filter),
-                Some(reason) => refused(filter, reason),
+                Some(reason) => refused(filter, format!("{reason}; use `Filter::Exact`")),
             }
         }
         // What is not computed is not thinned.
@@ -151,8 +151,8 @@ impl CpuExecutor {
         let (blocks, size, filtered) = match problem.filter {
             Filter::Sampled { eps, max_entries } if problem.wants_gradients() => {
                 let not_allowed = |reason: NotRankOne| Error::FilterNotAllowed {
-                    filter: format!("{:?}", problem.filter),
-                    reason: reason.to_string(),
+                    filter: problem.filter.to_string(),
+                    reason: format!("{reason}; use `Filter::Exact`"),
                 };
                 let code = SampledCode::compile(lowered, logit).map_err(not_allowed)?;
                 let shape = Shape::new(problem.vocab, eps, max_entries);
@@ -306,7 +306,7 @@ impl CpuExecutor {
         let Problem { tokens: n, hidden: d, vocab: v, dtype, filter, .. } = &self.problem;
         let fused = self.blocks.fused(*v) && matches!(self.filtered, Filtered::Exact { .. });
         format!(
-            "cpu plan: {n} tokens x {d} hidden x {v} vocab, {}, {filter:?}\n\
+            "cpu plan: {n} tokens x {d} hidden x {v} vocab, {}, {filter}\n\
              tile: {tokens} tokens x {chunk} columns, strips of {strip}, panel of {panel} classifier rows\n\
              backward: {order:?}, {}\n\
              workspace: peak {} bytes, held {} bytes\n",

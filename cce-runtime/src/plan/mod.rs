@@ -100,7 +100,7 @@ impl Plan {
                 what: "dump level".to_owned(),
                 name: level.to_owned(),
                 known: format!(
-                    "what the device {} offers: plan, and on a GPU cuda and ptx",
+                    "what the device {} offers: plan; on a GPU also cuda and ptx",
                     self.device.name()
                 ),
             })

@@ -198,7 +198,10 @@ impl Resolver<'_> {
                 return Err(Error::UnknownName {
                     what: "input gradient".to_owned(),
                     name: name.clone(),
-                    known: format!("those the plan was built for: {}", names(&known)),
+                    known: match known.is_empty() {
+                        true => "none: the plan was built without gradients of inputs".to_owned(),
+                        false => format!("one of those the plan was built for: {}", known.join(", ")),
+                    },
                 });
             }
             if given.inputs[..at].iter().any(|(earlier, _)| earlier == name) {
@@ -260,10 +263,13 @@ impl Resolver<'_> {
         if given.raw.len < least || given.raw.len > most {
             return Err(Error::WrongShape {
                 what: what.to_owned(),
-                expected: format!(
-                    "[{rows}, {}] with row stride {stride}: {least} to {most} elements",
-                    self.problem.hidden
-                ),
+                expected: match least == most {
+                    true => format!("[{rows}, {}]: {least} elements", self.problem.hidden),
+                    false => format!(
+                        "[{rows}, {}] with row stride {stride}: {least} to {most} elements",
+                        self.problem.hidden
+                    ),
+                },
                 found: format!("{} elements", given.raw.len),
             });
         }
@@ -339,7 +345,7 @@ impl Resolver<'_> {
             Error::UnknownName {
                 what: "output".to_owned(),
                 name: name.to_owned(),
-                known: format!("those of `{}`: {}", self.program.name(), names(&known)),
+                known: self.among(&known),
             }
         })
     }
@@ -374,17 +380,32 @@ impl Resolver<'_> {
     }
 
     fn unknown_among(&self, what: &str, name: &str, kinds: &[InputKind]) -> Error {
-        let known: Vec<&str> = self
-            .program
-            .inputs()
+        let inputs = self.program.inputs();
+        let known: Vec<&str> = inputs
             .iter()
             .filter(|input| kinds.contains(&input.kind))
             .map(|input| input.name.as_ref())
             .collect();
-        Error::UnknownName {
-            what: what.to_owned(),
-            name: name.to_owned(),
-            known: format!("those of `{}`: {}", self.program.name(), names(&known)),
+        let mut known = self.among(&known);
+        if let Some(input) = inputs.iter().find(|input| input.name == name && !kinds.contains(&input.kind)) {
+            let how = match input.kind {
+                InputKind::Row => format!("; `{name}` is a Row: give it with `.row`"),
+                InputKind::Col => format!("; `{name}` is a Col: give it with `.col`"),
+                InputKind::Scalar => format!("; `{name}` is a Scalar: give it with `.scalar`"),
+                InputKind::Target => format!("; `{name}` is the Target: give it with `.targets`"),
+                InputKind::Logit => format!("; `{name}` is the Logit, which is computed"),
+            };
+            known += &how;
+        }
+        Error::UnknownName { what: what.to_owned(), name: name.to_owned(), known }
+    }
+
+    /// The names that would do, in words.
+    fn among(&self, names: &[&str]) -> String {
+        let program = self.program.name();
+        match names {
+            [] => format!("none: `{program}` has none"),
+            names => format!("one of those of `{program}`: {}", names.join(", ")),
         }
     }
 }
@@ -402,8 +423,4 @@ fn once<T>(slot: &mut Option<T>, value: T, what: &str) -> Result<()> {
 
 fn twice(what: &str) -> Error {
     Error::InvalidCall { reason: format!("{what} is given twice") }
-}
-
-fn names(list: &[&str]) -> String {
-    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
 }

@@ -36,14 +36,15 @@ impl Tolerance {
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
-    /// ||difference|| / ||reference||; the norm of the difference itself where the reference is zero.
+    /// ||difference|| / ||reference||; the norm of the difference itself where the reference is zero; infinite
+    /// where there is a NaN on either side.
     pub error: f64,
-    /// Elements that are NaN where the reference is not.
+    /// Elements that are NaN, in the result or in the reference: nothing can be said of those.
     pub nan: usize,
 }
 
 impl Comparison {
-    /// Compares two vectors. Where both are NaN, or the same infinity, they agree.
+    /// Compares two vectors. Where both are the same infinity, they agree; a NaN agrees with nothing.
     pub fn of(result: &[f32], reference: &[f32]) -> Comparison {
         if result.len() != reference.len() {
             return Comparison { error: f64::INFINITY, nan: 0 };
@@ -55,9 +56,9 @@ impl Comparison {
             .map(|(result, reference)| {
                 let (mut difference, mut norm, mut nan) = (0.0f64, 0.0f64, 0usize);
                 for (&a, &b) in result.iter().zip(reference) {
-                    if a.is_nan() && !b.is_nan() {
+                    if a.is_nan() || b.is_nan() {
                         nan += 1;
-                    } else if a != b && !b.is_nan() {
+                    } else if a != b {
                         difference += (f64::from(a) - f64::from(b)).powi(2);
                     }
                     if b.is_finite() {
@@ -71,6 +72,7 @@ impl Comparison {
             .into_iter()
             .fold((0.0, 0.0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1, sum.2 + part.2));
         let error = match (difference.sqrt(), norm.sqrt()) {
+            _ if nan > 0 => f64::INFINITY,
             (difference, 0.0) => difference,
             (difference, norm) => difference / norm,
         };
@@ -80,7 +82,12 @@ impl Comparison {
     /// Why this is wrong, if it is: `what` names the vector.
     pub fn judge(&self, what: &str, limit: f64) -> Result<(), String> {
         if self.nan > 0 {
-            return Err(format!("{what}: {} elements are NaN or were not written", self.nan));
+            let (elements, are) = if self.nan == 1 {
+                ("1 element".to_owned(), "is")
+            } else {
+                (format!("{} elements", self.nan), "are")
+            };
+            return Err(format!("{what}: {elements} {are} NaN or not written"));
         }
         if self.error.is_nan() || self.error > limit {
             return Err(format!("{what} differs by {:.1e}, at most {limit:.1e} is rounding", self.error));
@@ -108,14 +115,19 @@ mod tests {
         let reference = result.clone();
         result[777_777] = f32::NAN;
         let message = Comparison::of(&result, &reference).judge("dC", 1.0).unwrap_err();
-        assert!(message.contains("1 elements are NaN"), "{message}");
+        assert!(message.contains("1 element is NaN"), "{message}");
     }
 
     #[test]
-    fn where_the_reference_is_not_finite_the_same_is_right() {
-        let special = [f32::NAN, f32::INFINITY, 2.0];
+    fn the_same_infinity_is_right_and_a_nan_is_wrong_even_where_the_reference_is_one() {
+        let special = [f32::INFINITY, 2.0];
         assert!(Comparison::of(&special, &special).judge("lse", 1e-6).is_ok());
-        assert!(Comparison::of(&[f32::NAN, 5.0, 2.0], &special).judge("lse", 1e-6).is_err());
+        assert!(Comparison::of(&[5.0, 2.0], &special).judge("lse", 1e-6).is_err());
+        for (result, reference) in [(f32::NAN, f32::NAN), (1.0, f32::NAN), (f32::NAN, 1.0)] {
+            let comparison = Comparison::of(&[result, 2.0], &[reference, 2.0]);
+            assert!(comparison.judge("lse", f64::MAX).is_err());
+            assert_eq!((comparison.error, comparison.nan), (f64::INFINITY, 1));
+        }
         assert!(Comparison::of(&[0.0], &[0.0, 1.0]).judge("lse", 1e-6).is_err());
         assert_eq!(Comparison::of(&[1e-9], &[0.0]).error, f64::from(1e-9f32));
     }

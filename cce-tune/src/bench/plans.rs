@@ -332,6 +332,33 @@ fn compiled(
 }
 
 impl Results {
+    /// What candidates are compared with has to be finite everywhere: where it is not, nothing could be told
+    /// from a mistake.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], with what is not, and the scalars in use.
+    pub fn check_finite(&self, program: &Program, arguments: &Arguments) -> Result<(), Error> {
+        let vectors = self.outputs.iter().map(|(name, values)| (format!("output {name}"), values.as_slice()));
+        let reduced = std::iter::once(("the mean loss".to_owned(), std::slice::from_ref(&self.reduced)));
+        let gradients = self.gradients.iter().map(|(name, values)| (name.clone(), values.as_slice()));
+        let of = |(what, values): (String, &[f32])| match values.iter().filter(|x| !x.is_finite()).count() {
+            0 => None,
+            _ if values.len() == 1 => Some(format!("{what} is {}", values[0])),
+            count => Some(format!("{count} of {} elements of {what}", values.len())),
+        };
+        let wrong: Vec<String> = vectors.chain(reduced).chain(gradients).filter_map(of).collect();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let scalars = arguments.scalars.iter().map(|(name, value)| format!("{name} = {value}"));
+        let scalars: Vec<String> = scalars.collect();
+        Err(Error::NotFinite {
+            program: program.name().to_owned(),
+            what: wrong.join(", "),
+            scalars: if scalars.is_empty() { "none".to_owned() } else { scalars.join(", ") },
+        })
+    }
+
     /// The worst relative error against a reference.
     ///
     /// # Errors

@@ -20,7 +20,8 @@ const VOCAB: usize = 8192;
 /// rounded to the task's type.
 ///
 /// # Errors
-/// [`Error::ReferenceWrong`] when they differ by more than rounding; what the plan reports.
+/// [`Error::ReferenceWrong`] when they differ by more than rounding, [`Error::NotFinite`] when either is not
+/// finite; what the plan reports.
 pub fn check_against_f64<M: Memory>(
     memory: M,
     device: &Device,
@@ -67,6 +68,7 @@ pub fn check_against_f64<M: Memory>(
     };
     let expected = oracle().map_err(|error| Error::ReferenceWrong { reason: error.to_string() })?;
 
+    results.check_finite(&task.program, &arguments)?;
     let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&x| x as f32).collect() };
     let tolerance = Tolerance::of(task.dtype, Filter::Exact);
     let mut wrong = Vec::new();

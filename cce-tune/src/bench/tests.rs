@@ -77,7 +77,26 @@ fn a_wrong_loss_a_wrong_gradient_and_a_missing_element_are_each_found() {
     let mut unwritten = right.clone();
     unwritten.gradients[1].1[5] = f32::NAN;
     let failure = unwritten.compare(&right, &tolerance).unwrap_err();
-    assert!(failure.status.reason().contains("1 elements are NaN or were not written"), "{failure:?}");
+    assert!(failure.status.reason().contains("1 element is NaN or not written"), "{failure:?}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_said_to_be_the_datas_or_the_scalars() {
+    let program = cce::losses::named("softcapped").unwrap();
+    let task = Task { filter: Some(Filter::Exact), ..Task::new(program, 40, 24, 600, DType::F32) };
+    let head = Head::generated(40, 24, 600, 1, DType::F32);
+    let check = |head: &Head, cap: f32| {
+        let scalars = [("cap".to_owned(), cap)];
+        let arguments = Arguments::new(&task.program, 40, 600, &scalars).unwrap();
+        check_against_f64(HostMemory, &Device::cpu(), &task, head, &arguments, SCHEDULE)
+    };
+    assert!(check(&head, 30.0).is_ok());
+    let message = check(&head, f32::NAN).unwrap_err().to_string();
+    assert!(message.contains("no finite loss") && message.contains("cap = NaN"), "{message}");
+    let mut spoiled = head.clone();
+    let crate::data::Elements::F32(hidden) = &mut spoiled.hidden else { panic!("not f32") };
+    hidden[3] = f32::INFINITY;
+    assert!(check(&spoiled, 30.0).unwrap_err().to_string().contains("no finite loss"));
 }
 
 #[test]

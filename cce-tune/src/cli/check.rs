@@ -13,7 +13,8 @@ use cce_codegen::valid::{ProgramBuilder, Site};
 use cce_runtime::{Device, DeviceKind, Gradients};
 use serde::Serialize;
 
-/// What is to be checked: plain cross entropy on the head, on this device, with this schedule.
+/// What is to be checked: plain cross entropy on the head, on this device, with this schedule. The file's
+/// references are values of its tokens that count, and gradients of the mean over these.
 #[derive(Debug)]
 pub struct Check<'a> {
     /// The task that was tuned.
@@ -24,6 +25,8 @@ pub struct Check<'a> {
     pub head: &'a Head,
     /// The winner.
     pub schedule: Schedule,
+    /// References of the file that the head came without, and why, if there are any.
+    pub left_out: Option<&'a str>,
 }
 
 /// One comparison with a reference.
@@ -46,21 +49,34 @@ pub struct Checked {
     pub filter: String,
     /// One a reference.
     pub lines: Vec<Line>,
+    /// What was not compared and why, a line each.
+    pub not_compared: Vec<String>,
 }
 
 impl Check<'_> {
-    /// Runs it. `None` when the file's references are not for what was tuned: another loss than plain cross
-    /// entropy, tokens that do not count.
+    /// Runs it.
     ///
     /// # Errors
     /// What the plan reports.
-    pub fn run(&self, filter: Filter) -> Result<Option<Checked>, Error> {
-        let is_plain = cce::losses::named("cross_entropy")
-            .is_some_and(|program| program.hash() == self.task.program.hash());
-        let all_count = (0..self.head.tokens).all(|token| self.head.targets.get(token) != IGNORED);
-        let Some(program) = cross_entropy_and_lse().filter(|_| is_plain && all_count) else {
-            return Ok(None);
+    pub fn run(&self, filter: Filter) -> Result<Checked, Error> {
+        let mut not_compared: Vec<String> = self.left_out.iter().map(|&why| why.to_owned()).collect();
+        let nothing =
+            |not_compared| Ok(Checked { filter: filter.to_string(), lines: Vec::new(), not_compared });
+        let plain = cross_entropy_and_lse().filter(|_| {
+            cce::losses::named("cross_entropy")
+                .is_some_and(|program| program.hash() == self.task.program.hash())
+        });
+        let Some(program) = plain else {
+            let tuned = self.task.program.name();
+            not_compared = vec![format!(
+                "not compared: the file's references, which are for plain cross entropy; {tuned} was tuned"
+            )];
+            return nothing(not_compared);
         };
+        if self.counted().next().is_none() {
+            not_compared.push("not compared: the file's references, since no token counts".to_owned());
+            return nothing(not_compared);
+        }
         let references = &self.head.references;
         let task = Task {
             program,
@@ -77,7 +93,13 @@ impl Check<'_> {
             DeviceKind::Cpu => self.results(HostMemory, &task)?,
             DeviceKind::Cuda => self.results(CudaMemory::new(self.device)?, &task)?,
         };
-        Ok(Some(self.compare(&results, filter)))
+        Ok(Checked { not_compared, ..self.compare(&results, filter) })
+    }
+
+    /// The tokens that count.
+    fn counted(&self) -> impl Iterator<Item = usize> {
+        let targets = &self.head.targets;
+        (0..self.head.tokens).filter(|&token| targets.get(token) != IGNORED)
     }
 
     fn results<M: Memory>(&self, memory: M, task: &Task) -> Result<Results, Error> {
@@ -95,7 +117,8 @@ impl Check<'_> {
         let gradient =
             |name: &str| results.gradients.iter().find(|(of, _)| of == name).map(|(_, v)| v.as_slice());
         let mut lines = Vec::new();
-        if let Some(expected) = references.mean_loss() {
+        let tokens: Vec<usize> = self.counted().collect();
+        if let Some(expected) = references.mean_loss_of(&tokens) {
             let found = f64::from(results.reduced);
             let error = ((found - expected) / expected).abs();
             lines.push(Line { what: "mean loss", error, limit: outputs, values: Some((found, expected)) });
@@ -103,8 +126,9 @@ impl Check<'_> {
         let per_token = [("loss a token", "loss", &references.loss), ("lse", "lse", &references.lse)];
         for (what, name, expected) in per_token {
             if let (Some(expected), Some(found)) = (expected, output(name)) {
-                let expected: Vec<f32> = expected.iter().map(|&x| x as f32).collect();
-                let error = Comparison::of(found, &expected).error;
+                let expected: Vec<f32> = tokens.iter().map(|&token| expected[token] as f32).collect();
+                let found: Vec<f32> = tokens.iter().map(|&token| found[token]).collect();
+                let error = Comparison::of(&found, &expected).error;
                 lines.push(Line { what, error, limit: outputs, values: None });
             }
         }
@@ -119,7 +143,7 @@ impl Check<'_> {
             let error = Comparison::of(&picked, expected).error;
             lines.push(Line { what: "rows of dC", error, limit: gradients, values: None });
         }
-        Checked { filter: super::values::filter_text(filter), lines }
+        Checked { filter: filter.to_string(), lines, not_compared: Vec::new() }
     }
 }
 
@@ -173,7 +197,12 @@ impl Checked {
                 ]
             })
             .collect();
+        let not_compared: String = self.not_compared.iter().map(|line| format!("{line}\n")).collect();
+        if rows.is_empty() {
+            return not_compared;
+        }
         let header = ["the file's references", "relative error", "limit", "", ""];
-        format!("{}(gradients under the filter {})\n", table(&header, &rows, &[1, 2]), self.filter)
+        let table = table(&header, &rows, &[1, 2]);
+        format!("{table}(gradients under the filter {})\n{not_compared}", self.filter)
     }
 }

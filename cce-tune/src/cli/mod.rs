@@ -98,12 +98,22 @@ struct TuneArgs {
     /// Try only the first candidates, at most so many.
     #[arg(long, value_name = "COUNT", value_parser = values::count)]
     candidates: Option<usize>,
+    /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
+    #[arg(long)]
+    again: bool,
     /// List the candidates and the constraints that they break, without running any.
     #[arg(long)]
     dry_run: bool,
     /// Print every candidate, not only the best.
     #[arg(long)]
     all: bool,
+}
+
+impl TuneArgs {
+    /// Whether a flag says something of the inputs that are measured on: what no key has a place for.
+    fn states_inputs(&self) -> bool {
+        self.data.is_some() || self.untrained || self.seed != 0 || !self.scalar.is_empty()
+    }
 }
 
 /// The problem.

@@ -3,7 +3,6 @@
 use super::output::{Output, table};
 use super::programs::Programs;
 use super::tune::database_folder;
-use super::values::filter_text;
 use super::{EXIT_OK, ShowArgs};
 use crate::Error;
 use crate::search::describe;
@@ -122,7 +121,7 @@ fn described(programs: &Programs, key: &Key) -> Vec<String> {
         cce_tuning_db::Filter::Blocks { eps } => Filter::Blocks { eps: eps.value() as f32 },
         _ => Filter::Exact,
     };
-    text += &format!(", {}", filter_text(filter));
+    text += &format!(", {filter}");
     if let MemoryClass::AtMost { log2_bytes } = key.memory {
         text += &format!(", at most 2^{log2_bytes} bytes");
     }

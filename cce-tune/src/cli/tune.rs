@@ -3,10 +3,11 @@
 use super::check::{Check, Checked};
 use super::output::{Output, bytes, counted, table};
 use super::programs::Programs;
-use super::values::{Gpu, filter_text};
+use super::values::Gpu;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, ProblemArgs, TuneArgs};
 use crate::Error;
-use crate::data::{Head, Targets};
+use crate::arguments::Arguments;
+use crate::data::{Head, IGNORED, Targets};
 use crate::progress::Console;
 use crate::search::{Effort, Ended, Ranked};
 use crate::stop::Stop;
@@ -35,10 +36,14 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
                 }
             }
             let head = Head::load(path)?;
-            Some(match args.problem.tokens {
-                Some(tokens) => head.first_tokens(tokens),
-                None => head,
-            })
+            let ignored = (0..head.tokens).find(|&token| head.targets.get(token) == IGNORED);
+            if let (true, Some(token)) = (args.problem.no_ignored, ignored) {
+                let reason = format!(
+                    "token {token} of the file is ignored (its target is {IGNORED}); leave out --no-ignored"
+                );
+                return Err(Error::Usage { reason });
+            }
+            Some(File::of(head, args.problem.tokens))
         }
         None => None,
     };
@@ -48,13 +53,15 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
         folder: &folder,
         effort: Effort::default(),
         candidates: args.candidates,
+        again: args.again,
         scalars: args.scalar.clone(),
         progress: &console,
         stop,
     };
     let (mut values, mut code) = (Vec::new(), EXIT_OK);
     for device in &devices {
-        let task = task(&args.problem, program.clone(), device, file.as_ref());
+        let head = file.as_ref().map(|file| &file.head);
+        let task = task(&args.problem, program.clone(), device, head);
         if args.dry_run {
             values.push(dry_run(&tuner, &task, device, args.all, output)?);
             continue;
@@ -71,6 +78,29 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
         output.either(String::new, &value)?;
     }
     Ok(code)
+}
+
+/// The data file.
+struct File {
+    /// As many of its tokens as are asked for.
+    head: Head,
+    /// The references that were lost on the way.
+    left_out: Option<&'static str>,
+}
+
+impl File {
+    fn of(head: Head, tokens: Option<usize>) -> File {
+        match tokens.filter(|&tokens| tokens < head.tokens) {
+            None => File { head, left_out: None },
+            Some(tokens) => File {
+                left_out: head.references.has_gradients().then_some(
+                    "not compared: the file's gradients, which are of the mean over all of its tokens; \
+                     leave out --tokens",
+                ),
+                head: head.first_tokens(tokens),
+            },
+        }
+    }
 }
 
 /// The folder of the database, which has to be somewhere.
@@ -143,13 +173,13 @@ fn one(
     tuner: &Tuner<'_>,
     task: &Task,
     device: &Device,
-    file: Option<&Head>,
+    file: Option<&File>,
     output: &Output,
 ) -> Result<(Value, u8), Error> {
     let started = Instant::now();
     let head = || -> Result<Head, Error> {
         Ok(match file {
-            Some(head) => head.converted(task.dtype),
+            Some(file) => file.head.converted(task.dtype),
             None => {
                 tuner.progress.note("generating the inputs");
                 let make = if args.untrained { Head::untrained } else { Head::generated };
@@ -158,14 +188,18 @@ fn one(
         })
     };
     let report = tuner.tune(task, device, head)?;
+    let scalars = Arguments::new(&task.program, 0, 0, &args.scalar)?.scalars;
     for note in &report.notes {
         tuner.progress.note(note);
     }
     let winner = report.ranking.winner();
     let checked = match (file, winner, report.ended) {
-        (Some(head), Some(winner), Ended::Complete) if !head.references.is_empty() => {
-            let check = Check { task, device, head: &head.converted(task.dtype), schedule: winner.schedule };
-            check.run(report.problem.filter)?
+        (Some(File { head, left_out }), Some(winner), Ended::Complete)
+            if !head.references.is_empty() || left_out.is_some() =>
+        {
+            let head = &head.converted(task.dtype);
+            let check = Check { task, device, head, schedule: winner.schedule, left_out: *left_out };
+            Some(check.run(report.problem.filter)?)
         }
         _ => None,
     };
@@ -177,9 +211,9 @@ fn one(
     };
     let seconds = started.elapsed().as_secs_f64();
     if !output.is_json() {
-        output.text(&text(args, task, &report, checked.as_ref(), seconds))?;
+        output.text(&text(args, task, &report, &scalars, checked.as_ref(), seconds))?;
     }
-    Ok((value(task, &report, checked.as_ref(), seconds), code))
+    Ok((value(task, &report, &scalars, checked.as_ref(), seconds), code))
 }
 
 fn headline(task: &Task, report: &Report) -> String {
@@ -190,20 +224,40 @@ fn headline(task: &Task, report: &Report) -> String {
         (false, true) => "loss and dC",
         (false, false) => "loss",
     };
+    let inputs = match task.input_gradients.as_slice() {
+        [] => String::new(),
+        names => format!(", gradients of {}", names.join(", ")),
+    };
     format!(
-        "{}, {} x {} x {} {}, {wanted}, filter {}, on {}",
+        "{}, {} x {} x {} {}, {wanted}{inputs}, filter {}, on {}",
         task.program.name(),
         problem.tokens,
         problem.hidden,
         problem.vocab,
         problem.dtype.name(),
-        filter_text(problem.filter),
+        problem.filter,
         report.device.name()
     )
 }
 
-fn text(args: &TuneArgs, task: &Task, report: &Report, checked: Option<&Checked>, seconds: f64) -> String {
-    let mut text = format!("{}\n\n", headline(task, report));
+fn text(
+    args: &TuneArgs,
+    task: &Task,
+    report: &Report,
+    scalars: &[(String, f32)],
+    checked: Option<&Checked>,
+    seconds: f64,
+) -> String {
+    let mut text = format!("{}\n", headline(task, report));
+    let unstated: Vec<String> = scalars
+        .iter()
+        .filter(|(name, _)| !args.scalar.iter().any(|(stated, _)| stated == name))
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
+    if !unstated.is_empty() {
+        text += &format!("with {} (--scalar NAME=VALUE states another)\n", unstated.join(", "));
+    }
+    text.push('\n');
     let entries = &report.ranking.entries;
     let shown = if args.all { entries.len() } else { SHOWN.min(entries.len()) };
     let rows: Vec<Vec<String>> =
@@ -217,11 +271,17 @@ fn text(args: &TuneArgs, task: &Task, report: &Report, checked: Option<&Checked>
         report.ranking.counts().iter().map(|(name, count)| format!("{count} {name}")).collect();
     let measured = entries.iter().filter(|entry| entry.trial.is_some()).count();
     text += &format!(
-        "\n{}: {}; {} of {} stored before; {seconds:.1} s\n",
+        "\n{}: {}; {} of {} stored before{}; {seconds:.1} s\n",
         counted(entries.len() as u64, "candidate"),
         counts.join(", "),
         report.reused.min(measured),
-        counted(measured as u64, "trial")
+        counted(measured as u64, "trial"),
+        match (report.reused, args.states_inputs()) {
+            (0, _) => "",
+            (_, false) => " (--again measures anew)",
+            (_, true) =>
+                ", perhaps on other data or scalars than are given now (--again measures anew, on these)",
+        }
     );
     text += &match (report.ended, report.ranking.winner()) {
         (Ended::Stopped, _) => "stopped; what is done is kept, run again to go on\n".to_owned(),
@@ -246,7 +306,12 @@ fn row(at: usize, entry: &Ranked) -> Vec<String> {
     vec![
         (at + 1).to_string(),
         time.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
-        spread.map_or(String::new(), |(spread, ms)| format!("{:.1} %", 100.0 * spread / ms)),
+        match spread {
+            None => String::new(),
+            // One run has none.
+            Some(_) if trial.is_some_and(|trial| trial.samples.len() < 2) => "-".to_owned(),
+            Some((spread, ms)) => format!("{:.1} %", 100.0 * spread / ms),
+        },
         trial.and_then(|trial| trial.gradient_error).map_or(String::new(), |error| format!("{error:.1e}")),
         entry.description.clone(),
         match trial.filter(|trial| trial.status != cce_tuning_db::Status::Ok) {
@@ -271,8 +336,15 @@ fn candidate_value(entry: &Ranked) -> Value {
     })
 }
 
-fn value(task: &Task, report: &Report, checked: Option<&Checked>, seconds: f64) -> Value {
+fn value(
+    task: &Task,
+    report: &Report,
+    scalars: &[(String, f32)],
+    checked: Option<&Checked>,
+    seconds: f64,
+) -> Value {
     json!({
+        "scalars": scalars.iter().cloned().collect::<std::collections::BTreeMap<String, f32>>(),
         "loss": task.program.name(),
         "key": report.key,
         "problem": report.problem,

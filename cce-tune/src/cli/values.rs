@@ -64,20 +64,6 @@ fn threshold(text: &str) -> Option<f32> {
     (value > 0.0 && value < 1.0).then_some(value)
 }
 
-/// The filter as it is written on the command line. (A database may hold winners under `blocks`, of
-/// another version.)
-pub fn filter_text(filter: Filter) -> String {
-    let power = |eps: f32| match eps.log2() {
-        log if log.fract() == 0.0 => format!("2^{log}"),
-        _ => eps.to_string(),
-    };
-    match filter {
-        Filter::Exact => "exact".to_owned(),
-        Filter::Blocks { eps } => format!("blocks:{}", power(eps)),
-        Filter::Sampled { eps, max_entries } => format!("sampled:{},{max_entries}", power(eps)),
-    }
-}
-
 /// What is minimised: the time of the loss, or of the loss and these gradients.
 pub fn objective(text: &str) -> Result<Gradients, String> {
     match text {
@@ -92,12 +78,13 @@ pub fn objective(text: &str) -> Result<Gradients, String> {
     }
 }
 
-/// `NAME=VALUE`.
+/// `NAME=VALUE`, the value a finite f32.
 pub fn scalar(text: &str) -> Result<(String, f32), String> {
-    let parsed = text
-        .split_once('=')
-        .and_then(|(name, value)| Some((name.trim().to_owned(), value.trim().parse().ok()?)));
-    parsed.ok_or_else(|| format!("expected NAME=NUMBER such as cap=30, found {text}"))
+    let parsed = text.split_once('=').and_then(|(name, value)| {
+        let value = value.trim().parse::<f32>().ok().filter(|value| value.is_finite())?;
+        Some((name.trim().to_owned(), value))
+    });
+    parsed.ok_or_else(|| format!("expected NAME=NUMBER such as cap=30, a finite number, found {text}"))
 }
 
 /// A count of at least one.
@@ -154,7 +141,7 @@ mod tests {
     #[test]
     fn filters_are_read_as_they_are_written() {
         for text in ["exact", "sampled:2^-10,384", "sampled:2^-8,100"] {
-            assert_eq!(filter_text(filter(text).unwrap()), text);
+            assert_eq!(filter(text).unwrap().to_string(), text);
         }
         assert_eq!(filter("sampled"), Ok(Filter::SAMPLED));
         assert_eq!(filter("sampled:2^-10"), Ok(Filter::SAMPLED));
@@ -171,7 +158,9 @@ mod tests {
         assert_eq!("3".parse(), Ok(Gpu::Index(3)));
         assert!("gpu".parse::<Gpu>().is_err());
         assert_eq!(scalar("cap=30"), Ok(("cap".to_owned(), 30.0)));
-        assert!(scalar("cap").is_err() && scalar("cap=x").is_err());
+        for wrong in ["cap", "cap=x", "cap=nan", "cap=inf", "cap=1e39"] {
+            assert!(scalar(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(objective("loss"), Ok(Gradients::none()));
         assert!(objective("speed").is_err());
         assert!(count("0").is_err() && count("7").is_ok());

@@ -43,7 +43,8 @@ pub struct Head {
     pub references: References,
 }
 
-/// Reference values that came with a file, for plain cross entropy; gradients are of the mean loss.
+/// Reference values that came with a file, for plain cross entropy; gradients are of the mean loss over the
+/// tokens that count. What stands for a token that is ignored is not looked at.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct References {
     /// log sum_j exp(E_i . C_j), \[N\].
@@ -62,10 +63,22 @@ impl References {
         *self == References::default()
     }
 
-    /// The mean loss of the first `tokens` tokens, none of them ignored.
+    /// The mean loss of all tokens, none of them ignored.
     pub fn mean_loss(&self) -> Option<f64> {
+        let tokens: Vec<usize> = (0..self.loss.as_ref()?.len()).collect();
+        self.mean_loss_of(&tokens)
+    }
+
+    /// The mean loss of these tokens.
+    pub fn mean_loss_of(&self, tokens: &[usize]) -> Option<f64> {
         let loss = self.loss.as_ref()?;
-        (!loss.is_empty()).then(|| loss.iter().sum::<f64>() / loss.len() as f64)
+        let sum: f64 = tokens.iter().map(|&token| loss[token]).sum();
+        (!tokens.is_empty()).then(|| sum / tokens.len() as f64)
+    }
+
+    /// Whether there is a gradient among them.
+    pub fn has_gradients(&self) -> bool {
+        self.hidden_gradient.is_some() || self.classifier_gradient.is_some()
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Store {
     generation: Generation,
     provenance: Provenance,
     trials: HashMap<ConfigHash, Trial>,
+    /// When the trials that are measured again were measured.
+    earlier: HashMap<ConfigHash, u64>,
     reused: usize,
 }
 
@@ -42,7 +44,15 @@ impl Store {
             }
         }
         let reused = trials.len();
-        Ok(Store { database, key, shape, generation, provenance, trials, reused })
+        Ok(Store { database, key, shape, generation, provenance, trials, earlier: HashMap::new(), reused })
+    }
+
+    /// Takes what is stored for nothing, so that everything is measured again. What is kept from now on is
+    /// newer, and counts instead.
+    pub fn measure_again(&mut self) {
+        let times = self.trials.drain().map(|(hash, trial)| (hash, trial.provenance.unix_ms));
+        self.earlier.extend(times);
+        self.reused = 0;
     }
 
     /// The key.
@@ -71,8 +81,9 @@ impl Store {
     /// This moment; later than what is known of the configuration in any case, so that a correction is one.
     fn now(&self, config: &Config) -> Provenance {
         let mut now = Provenance::now(self.provenance.host.clone());
-        if let Some(known) = self.known(config) {
-            now.unix_ms = now.unix_ms.max(known.provenance.unix_ms + 1);
+        let known = self.known(config).map(|known| known.provenance.unix_ms);
+        if let Some(known) = known.max(self.earlier.get(&config.hash()).copied()) {
+            now.unix_ms = now.unix_ms.max(known + 1);
         }
         now.driver.clone_from(&self.provenance.driver);
         now.nvrtc.clone_from(&self.provenance.nvrtc);

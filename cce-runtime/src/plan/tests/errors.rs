@@ -104,6 +104,16 @@ fn sizes_types_alignment_and_places_are_checked() {
     let device = unsafe { View::device(4096, 24, Element::F32, 1) };
     let error = forward(&plan, &of(device, c), &new);
     assert!(matches!(&error, Error::DeviceMismatch { found, .. } if found == "CUDA device 1"), "{error}");
+    let error = plan.run(&of(device, c), &new).unwrap_err();
+    assert!(matches!(&error, Error::DeviceMismatch { found, .. } if found == "CUDA device 1"), "{error}");
+    let mut elsewhere = of(e, c);
+    // SAFETY: as above.
+    elsewhere.targets = Some(unsafe { View::device(4096, 6, Element::I32, 1) });
+    assert!(matches!(plan.run(&elsewhere, &new), Err(Error::DeviceMismatch { .. })));
+    let mut elsewhere = of(e, c);
+    // SAFETY: as above.
+    elsewhere.rows[0].1 = unsafe { View::device(4096, 6, Element::F32, 1) };
+    assert!(matches!(plan.run(&elsewhere, &new), Err(Error::DeviceMismatch { .. })));
     let mut inputs = of(e, c);
     // SAFETY: as above.
     inputs.scalars[0].1 = unsafe { Arg::device(4096, 0) };
@@ -112,6 +122,43 @@ fn sizes_types_alignment_and_places_are_checked() {
     let seed = new.clone().seed(unsafe { Arg::device(4096, 0) });
     assert!(matches!(forward(&plan, &of(e, c), &seed), Error::DeviceMismatch { .. }));
     assert!(matches!(forward(&plan, &of(e, c), &new.clone().stream(1)), Error::DeviceMismatch { .. }));
+}
+
+#[test]
+fn messages_speak_of_the_thing_and_say_what_would_do() {
+    let data = data();
+    let plan = plan(&data);
+    let program = plan.program();
+    let all = data.inputs(program);
+    let said = |inputs: &Inputs<'_>| forward(&plan, inputs, &Call::new()).to_string();
+
+    let short = data.inputs_of(program, View::host(&data.e[1..]), View::host(&data.c));
+    assert_eq!(said(&short), "the hidden states hold 23 elements, expected [6, 4]: 24 elements");
+    let half = vec![half::bf16::ZERO; data.c.len()];
+    let typed = data.inputs_of(program, View::host(&data.e), View::host(&half));
+    assert_eq!(
+        said(&typed),
+        "the classifier is bf16, expected f32: convert it, or build the plan with `.dtype(DType::Bf16)`"
+    );
+    let wide: Vec<i64> = data.targets.iter().map(|&y| i64::from(y)).collect();
+    let mut inputs = all.clone();
+    inputs.targets = Some(View::host(&wide));
+    assert_eq!(
+        said(&inputs),
+        "the targets are i64, expected i32: convert them, or build the plan with `.index(IndexType::I64)`"
+    );
+    inputs.targets = None;
+    assert_eq!(said(&inputs), "the targets are missing: the call needs them");
+    let mut inputs = all.clone();
+    inputs.scalars.clear();
+    let values = vec![0.0f32; data.n];
+    let as_row = said(&inputs.row("cap", View::host(&values)));
+    assert!(as_row.ends_with("`cap` is a Scalar: give it with `.scalar`"), "{as_row}");
+    let plain = cross_entropy();
+    let plan =
+        Plan::builder(&plain, data.n, data.d, data.v).filter(Filter::Exact).build(&Device::cpu()).unwrap();
+    let none = forward(&plan, &data.inputs(&plain).row("w", View::host(&values)), &Call::new()).to_string();
+    assert!(none.starts_with("there is no Row input `w`, expected none: "), "{none}");
 }
 
 #[test]

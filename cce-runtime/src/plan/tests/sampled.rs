@@ -151,14 +151,58 @@ fn the_default_is_sampled_where_the_program_allows_it_and_says_so_where_not() {
         let built = Plan::builder(program, data.n, data.d, data.v).filter(filter).build(&Device::cpu());
         let error = built.unwrap_err();
         assert!(matches!(&error, Error::FilterNotAllowed { reason, .. } if reason.contains(word)), "{error}");
+        error.to_string()
     };
-    refused(Filter::SAMPLED, &squares(), "mean");
+    let said = refused(Filter::SAMPLED, &squares(), "mean");
+    assert!(said.starts_with("the filter sampled:2^-10,384 is not allowed here"), "{said}");
+    assert!(said.ends_with("use `Filter::Exact`"), "{said}");
+    assert!(!exact.notes()[0].contains("use"), "{:?}", exact.notes());
     let by_class = Plan::builder(&smoothed(), data.n, data.d, data.v).input_gradient("class");
     assert_eq!(by_class.build(&Device::cpu()).unwrap().problem().filter, Filter::Exact);
     refused(Filter::Blocks { eps: 0.01 }, &cross_entropy(), "Sampled");
     refused(Filter::Sampled { eps: 0.0, max_entries: 384 }, &cross_entropy(), "eps");
     refused(Filter::Sampled { eps: f32::NAN, max_entries: 384 }, &cross_entropy(), "eps");
     refused(Filter::Sampled { eps: 0.1, max_entries: 1 }, &cross_entropy(), "max_entries");
+}
+
+#[test]
+fn a_target_out_of_range_spoils_its_own_rows_under_every_filter_in_a_step_and_apart() {
+    let mut data = data(12, true);
+    (data.targets[4], data.targets[7]) = (data.v as i32, -1);
+    for program in [cross_entropy(), gemma()] {
+        for filter in [Filter::Exact, Filter::SAMPLED] {
+            let plan = plan(&program, &data, filter);
+            let inputs = data.inputs(&program);
+            let step = plan.run(&inputs, &summed()).unwrap();
+            let mut apart = vec![0.0f32; data.n * data.d];
+            let mut classifier = vec![f32::NAN; data.v * data.d];
+            let mut others: Vec<(&str, Vec<f32>)> = step
+                .input_gradients
+                .iter()
+                .map(|(name, values)| (name.as_str(), vec![0.0; values.len()]))
+                .collect();
+            let mut gradients = GradientViews::new()
+                .hidden(ViewMut::host(&mut apart))
+                .classifier(ViewMut::host(&mut classifier));
+            for (name, values) in &mut others {
+                gradients = gradients.input(name, ViewMut::host(values));
+            }
+            let mut workspace = plan.allocate().unwrap();
+            let saved = plan.forward(&inputs, &summed(), &mut workspace, Outputs::new()).unwrap();
+            let upstream = Upstream::new().scalar("loss", 1.0);
+            plan.backward(saved, &inputs, &upstream, &summed(), &mut workspace, gradients).unwrap();
+            for token in 0..data.n {
+                let bad = token == 4 || token == 7;
+                assert_eq!(step.outputs["loss"][token].is_nan(), bad, "{filter} token {token}");
+                for hidden in [&step.hidden_gradient, &apart] {
+                    let row = &hidden[token * data.d..(token + 1) * data.d];
+                    assert!(row.iter().all(|x| x.is_nan() == bad), "{filter} token {token}: {row:?}");
+                }
+            }
+            assert!(step.loss.is_nan());
+            assert!(step.classifier_gradient.iter().chain(&classifier).all(|x| x.is_finite()), "{filter}");
+        }
+    }
 }
 
 #[test]
