@@ -275,8 +275,8 @@ fn matrix_kernels_use_tensor_cores_where_the_family_says_so() {
                 Family::Wgmma => {
                     let lines: Vec<&str> = sass.lines().collect();
                     let multiplies = |line: &&str| line.contains("HGMMA");
-                    let first = lines.iter().position(|line| multiplies(&line)).expect("HGMMA in the SASS");
-                    let last = lines.iter().rposition(|line| multiplies(&line)).expect("HGMMA in the SASS");
+                    let first = lines.iter().position(multiplies).expect("HGMMA in the SASS");
+                    let last = lines.iter().rposition(multiplies).expect("HGMMA in the SASS");
                     let fenced = lines[first..=last].iter().any(|line| line.contains("MEMBAR"));
                     let copies = sass.matches("UTMALDG").count();
                     assert!(

@@ -81,6 +81,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -173,9 +176,9 @@ extern "C" __global__ void __launch_bounds__(1024) pack(const Index* __restrict_
 }
 
 // partials, as the forward pass wrote them, -> saved [SAVED][tokens] and the outputs' rows. A thread a token, in the order of the partials' rows.
-// walkers: parts of every row, or clusters that walked (WALK_TILES).
+// clusters_or_splits: clusters that walked (WALK_TILES), or parts of every row.
 extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict__ partials, const Index* __restrict__ targets, const int* __restrict__ order,
-        const int* __restrict__ count, const Values values, const Rows outputs, float* __restrict__ saved, int tokens, int walkers, int group) {
+        const int* __restrict__ count, const Values values, const Rows outputs, float* __restrict__ saved, int tokens, int clusters_or_splits, int group) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= tokens) return;
     int rows = PACKED ? *count : tokens, token = PACKED ? order[at] : at;
@@ -192,10 +195,10 @@ extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict_
     int target = 0;
 #endif
 #ifdef WALK_TILES
-    const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, walkers);
+    const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, clusters_or_splits);
     int parts = PARTS_BEFORE + walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
 #else
-    int parts = walkers, pitch = tokens;
+    int parts = clusters_or_splits, pitch = tokens;
 #endif
     float stats[STATS], other[STATS];
     for (int k = 0; k < STATS; k++) stats[k] = partials[(u64)k * pitch + at];

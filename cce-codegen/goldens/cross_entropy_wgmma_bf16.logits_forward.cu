@@ -5,14 +5,14 @@
 #define HIDDEN 2304
 #define VOCAB 256000
 #define PACKED 0
-#define HIDDEN_STRIDE 2304
-#define HIDDEN_ALIGN 16
-#define CLASSIFIER_STRIDE 2304
-#define CLASSIFIER_ALIGN 16
 #define TILE_M 128
 #define TILE_N 256
 #define TILE_K 64
 #define STAGES 4
+#define CLUSTER 2
+#define WARPGROUP_ROWS 64
+#define BARRIER_BYTES 128
+#define STAGING_BYTES 16384
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -89,6 +89,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -112,7 +115,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define THREADS 384
 #define CONSUMERS 256
 #define WARPGROUPS 2                 // that consume
-#define CLUSTER 2
 #define CLUSTER_M (CLUSTER * TILE_M)
 #define ACC_ROWS 2                   // rows of the tile that one thread holds sums of
 #define ACC_COLS (TILE_N / 4)        // and columns
@@ -121,18 +123,18 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define B_BYTES (TILE_N * 128)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define RING_BYTES (STAGES * STAGE_BYTES)
-#define BARRIER_BYTES 128
-static_assert(TILE_M == 128 && TILE_K == 64, "two consumers of 64 rows, one swizzled row of k");
+static_assert(TILE_M == WARPGROUPS * WARPGROUP_ROWS && TILE_K == 64, "the consumers' rows, one swizzled row of k");
+static_assert(16 * STAGES <= BARRIER_BYTES, "two barriers of 8 bytes a stage");
 
 DEVICE int warpgroup() { return threadIdx.x >> 7; }
 DEVICE int consumer() { return warpgroup() - 1; }
-DEVICE int acc_row(int r) { return consumer() * 64 + (warp_id() & 3) * 16 + r * 8 + (lane_id() >> 2); }
+DEVICE int acc_row(int r) { return consumer() * WARPGROUP_ROWS + (warp_id() & 3) * 16 + r * 8 + (lane_id() >> 2); }
 DEVICE int acc_col(int c) { return (c >> 1) * 8 + (lane_id() & 3) * 2 + (c & 1); }
 DEVICE u32 cluster_rank() { u32 r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"); }
-
-DEVICE u32 shared_address(const void* p) {
-    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+// All threads of the cluster, of which one of the producer's warp may have gone through a loop alone.
+DEVICE void cluster_sync() {
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
 // --- barriers ------------------------------------------------------------------------------------------------------
@@ -169,13 +171,16 @@ DEVICE void load_box_of_block(u32 to, const TensorMap& map, int block, int y, u3
         ::"r"(to), "l"(&map), "r"(0), "r"(y), "r"(block), "r"(barrier) : "memory");
 }
 
+// The ring begins at the first multiple of 1024 bytes: descriptors and swizzle count from there.
+DEVICE unsigned char* ring_of(unsigned char* shared) { return shared + (-shared_address(shared) & 1023); }
+
 // Where producers and consumers stand in the ring.
 struct Ring {
     u32 stages, barriers, stage = 0, phase = 0;
 
-    // Opens the ring at the first multiple of 1024 bytes, for all threads of the cluster.
+    // Opens the ring, for all threads of the cluster.
     DEVICE explicit Ring(unsigned char* shared) {
-        stages = (shared_address(shared) + 1023) & ~1023u;
+        stages = shared_address(ring_of(shared));
         barriers = stages + RING_BYTES;
         if (threadIdx.x == 0) {
             for (int s = 0; s < STAGES; s++) { barrier_init(full(s), 1); barrier_init(empty(s), CLUSTER * WARPGROUPS); }
@@ -254,7 +259,21 @@ template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void multiply(float (&acc)[ACC_
         ring.advance();
     }
     wgmma_wait<0>();
+    // The sums are no operands of the wait: nothing else keeps their uses behind it.
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++)
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) asm volatile("" : "+f"(acc[r][c]) :: "memory");
     ring.release_previous();
+}
+
+// --- tiles ---------------------------------------------------------------------------------------------------------
+// The tiles of row_blocks x columns that this cluster takes, one after the other: visit(first row of this block's half, first column).
+template <class Visit> DEVICE void each_tile(int row_blocks, int columns, int group, Visit visit) {
+    for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+        Place place = place_of(i, row_blocks, columns, group);
+        visit(place.row_block * CLUSTER_M + cluster_rank() * TILE_M, place.column * TILE_N);
+    }
 }
 
 // --- roles ---------------------------------------------------------------------------------------------------------
@@ -302,6 +321,9 @@ DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
     float reference = fmaxf(s[0], o[0]), mine = rescale(s[0], reference), its = rescale(o[0], reference);
     s[0] = reference; s[1] = s[1] * mine + o[1] * its;
 }
+
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
 
 // The target of a token; -1: none, or out of range.
 DEVICE int target_in_range(const Index* targets, int token) {
@@ -362,8 +384,9 @@ DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) 
 }
 
 // The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
-// sums: a few columns at a time.
-#define SLICE (ACC_COLS < 16 ? ACC_COLS : 16)
+// sums: a few columns at a time, fewer where more is kept.
+#define MOST_COLUMNS (STATS > 4 ? 8 : 16)
+#define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
 template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
         const Rows& targets, const Values& values, const Uniform& uniform) {
     #pragma unroll
@@ -467,9 +490,9 @@ DEVICE int piece_of(int n, int pieces, int thing) {
 struct Walk {
     int row_blocks, tiles, clusters, groups;
 
-    DEVICE Walk(int rows, int block, int most_together, int tile_count, int cluster_count) {
+    DEVICE Walk(int rows, int block, int most_of_a_group, int tile_count, int cluster_count) {
         row_blocks = ceil_div(rows, block); tiles = tile_count; clusters = cluster_count;
-        groups = ceil_div(row_blocks, most_together);
+        groups = ceil_div(row_blocks, most_of_a_group);
     }
     DEVICE int begin_of(int group) const { return begin_of_piece(row_blocks, groups, group); }
     // Tiles that the walkers of a group of `size` row blocks take; the rest is left over.
@@ -541,7 +564,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             float stats[ACC_ROWS][STATS];
             #pragma unroll
             for (int r = 0; r < ACC_ROWS; r++) {
-                int at = row0 + acc_row(r), token = at < rows ? (PACKED ? order[at] : at) : -1;
+                int at = row0 + acc_row(r), token = token_at(order, at, rows);
                 tokens_of.of[r] = max(token, 0);
                 targets_of.of[r] = target_in_range(targets, token);
                 stats_init(stats[r]);

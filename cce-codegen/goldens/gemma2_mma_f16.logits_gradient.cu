@@ -9,6 +9,7 @@
 #define HIDDEN_ALIGN 2
 #define CLASSIFIER_STRIDE 123
 #define CLASSIFIER_ALIGN 2
+#define TILE_BYTES 131072
 #define TILE_M 128
 #define TILE_N 128
 #define TILE_K 64
@@ -94,6 +95,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -123,8 +127,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define B_BYTES (TILE_N * TILE_K * 2)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define RING_BYTES (STAGES * STAGE_BYTES)
-// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
-#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 4                  // neighbouring lanes that share a row
 #define ROW_WARPS WARPS_N            // warps that share a row
 #define COL_WARPS WARPS_M
@@ -134,9 +136,6 @@ DEVICE int col_warp() { return warp_id() / WARPS_N; }
 DEVICE int acc_row(int r) { return col_warp() * WARP_M + (r >> 1) * 16 + (r & 1) * 8 + (lane_id() >> 2); }
 DEVICE int acc_col(int c) { return row_warp() * WARP_N + (c >> 1) * 8 + (lane_id() & 3) * 2 + (c & 1); }
 
-DEVICE u32 shared_address(const void* p) {
-    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
-}
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
@@ -403,6 +402,9 @@ DEVICE void col_gradients(float (&parts)[COL_GRADIENTS], float x, float p, bool 
     parts[0] = (at_target ? row.target1 : p * t83);
 }
 
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+
 // The target of a token; -1: none, or out of range.
 DEVICE int target_in_range(const Index* targets, int token) {
 #ifdef HAS_TARGET
@@ -455,7 +457,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     if (row0 >= rows) return;
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
-        int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
+        int at = row0 + i, token = token_at(order, at, rows);
         token_of[i] = token;
         target_of[i] = target_in_range(targets, token);
     }

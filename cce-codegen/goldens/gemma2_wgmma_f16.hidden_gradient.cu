@@ -5,14 +5,14 @@
 #define HIDDEN 136
 #define VOCAB 507
 #define PACKED 1
-#define HIDDEN_STRIDE 136
-#define HIDDEN_ALIGN 16
-#define CLASSIFIER_STRIDE 136
-#define CLASSIFIER_ALIGN 16
 #define TILE_M 128
 #define TILE_N 64
 #define TILE_K 64
 #define STAGES 7
+#define CLUSTER 2
+#define WARPGROUP_ROWS 64
+#define BARRIER_BYTES 128
+#define STAGING_BYTES 16384
 #define SCALED 1
 #define ACCUMULATE 0
 #define OUT_IS_SUM 0
@@ -93,6 +93,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -116,7 +119,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define THREADS 384
 #define CONSUMERS 256
 #define WARPGROUPS 2                 // that consume
-#define CLUSTER 2
 #define CLUSTER_M (CLUSTER * TILE_M)
 #define ACC_ROWS 2                   // rows of the tile that one thread holds sums of
 #define ACC_COLS (TILE_N / 4)        // and columns
@@ -125,18 +127,18 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define B_BYTES (TILE_N * 128)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define RING_BYTES (STAGES * STAGE_BYTES)
-#define BARRIER_BYTES 128
-static_assert(TILE_M == 128 && TILE_K == 64, "two consumers of 64 rows, one swizzled row of k");
+static_assert(TILE_M == WARPGROUPS * WARPGROUP_ROWS && TILE_K == 64, "the consumers' rows, one swizzled row of k");
+static_assert(16 * STAGES <= BARRIER_BYTES, "two barriers of 8 bytes a stage");
 
 DEVICE int warpgroup() { return threadIdx.x >> 7; }
 DEVICE int consumer() { return warpgroup() - 1; }
-DEVICE int acc_row(int r) { return consumer() * 64 + (warp_id() & 3) * 16 + r * 8 + (lane_id() >> 2); }
+DEVICE int acc_row(int r) { return consumer() * WARPGROUP_ROWS + (warp_id() & 3) * 16 + r * 8 + (lane_id() >> 2); }
 DEVICE int acc_col(int c) { return (c >> 1) * 8 + (lane_id() & 3) * 2 + (c & 1); }
 DEVICE u32 cluster_rank() { u32 r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"); }
-
-DEVICE u32 shared_address(const void* p) {
-    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+// All threads of the cluster, of which one of the producer's warp may have gone through a loop alone.
+DEVICE void cluster_sync() {
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
 // --- barriers ------------------------------------------------------------------------------------------------------
@@ -173,13 +175,16 @@ DEVICE void load_box_of_block(u32 to, const TensorMap& map, int block, int y, u3
         ::"r"(to), "l"(&map), "r"(0), "r"(y), "r"(block), "r"(barrier) : "memory");
 }
 
+// The ring begins at the first multiple of 1024 bytes: descriptors and swizzle count from there.
+DEVICE unsigned char* ring_of(unsigned char* shared) { return shared + (-shared_address(shared) & 1023); }
+
 // Where producers and consumers stand in the ring.
 struct Ring {
     u32 stages, barriers, stage = 0, phase = 0;
 
-    // Opens the ring at the first multiple of 1024 bytes, for all threads of the cluster.
+    // Opens the ring, for all threads of the cluster.
     DEVICE explicit Ring(unsigned char* shared) {
-        stages = (shared_address(shared) + 1023) & ~1023u;
+        stages = shared_address(ring_of(shared));
         barriers = stages + RING_BYTES;
         if (threadIdx.x == 0) {
             for (int s = 0; s < STAGES; s++) { barrier_init(full(s), 1); barrier_init(empty(s), CLUSTER * WARPGROUPS); }
@@ -249,7 +254,21 @@ template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void multiply(float (&acc)[ACC_
         ring.advance();
     }
     wgmma_wait<0>();
+    // The sums are no operands of the wait: nothing else keeps their uses behind it.
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++)
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) asm volatile("" : "+f"(acc[r][c]) :: "memory");
     ring.release_previous();
+}
+
+// --- tiles ---------------------------------------------------------------------------------------------------------
+// The tiles of row_blocks x columns that this cluster takes, one after the other: visit(first row of this block's half, first column).
+template <class Visit> DEVICE void each_tile(int row_blocks, int columns, int group, Visit visit) {
+    for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+        Place place = place_of(i, row_blocks, columns, group);
+        visit(place.row_block * CLUSTER_M + cluster_rank() * TILE_M, place.column * TILE_N);
+    }
 }
 
 // --- roles ---------------------------------------------------------------------------------------------------------
@@ -261,9 +280,8 @@ DEVICE void consumer_sync() { asm volatile("bar.sync %0, 128;" ::"r"(consumer() 
 // A finished tile passes through shared memory 64 columns at a time, so that global memory is read and written row by row. Beside the ring, for the next
 // tile's copies are under way; a consumer warpgroup has its own part and waits for itself alone.
 
-#define STAGING_BYTES (64 * 64 * 4)                           // of one consumer warpgroup
 DEVICE unsigned char* staging(unsigned char* shared) {
-    return shared + (((shared_address(shared) + 1023) & ~1023u) - shared_address(shared)) + RING_BYTES + BARRIER_BYTES + consumer() * STAGING_BYTES;
+    return ring_of(shared) + RING_BYTES + BARRIER_BYTES + consumer() * STAGING_BYTES;
 }
 
 // visit(row of the tile, column, two sums, what was there) gets each pair of the tile once; held(row, column) is what memory has there, which is read for
@@ -364,14 +382,16 @@ DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
 typedef float Sum;
 #endif
 
+// The output's row of a row of the tokens that count.
+template <class T> DEVICE T* output_row(T* out, const int* order, int row) { return out + (u64)(PACKED ? order[row] : row) * HIDDEN; }
+
 // What memory holds of two sums: of the chunks before this one, or of the caller's where that is what the output sums up to.
 DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
-    const Out* from = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
     float2 held = make_float2(0.0f, 0.0f);
 #if SPLIT_SUMS
-    if (!is_first) add_halves2(from, sums + (u64)row * HIDDEN, col, held.x, held.y);
+    if (!is_first) add_halves2(output_row(out, order, row), sums + (u64)row * HIDDEN, col, held.x, held.y);
 #elif OUT_IS_SUM
-    if (ACCUMULATE || !is_first) held = load2(from, col);
+    if (ACCUMULATE || !is_first) held = load2(output_row(out, order, row), col);
 #else
     if (!is_first) held = load2(sums + (u64)row * HIDDEN, col);
 #endif
@@ -379,7 +399,7 @@ DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int
 }
 
 DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
-    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    Out* to = output_row(out, order, row);
 #if OUT_IS_SUM
     store2(to, col, x * factor + held.x, y * factor + held.y);
 #else
@@ -413,17 +433,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     if (warpgroup() == 0) {
         give_registers();
         if (threadIdx.x == 0)
-            for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
-                Place place = place_of(i, row_blocks, columns, group);
-                ring.produce<true, false, true>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, place.column * TILE_N, first, steps);
-            }
+            each_tile(row_blocks, columns, group, [&](int row0, int col0) { ring.produce<true, false, true>(gradient, row0, classifier, col0, first, steps); });
     } else {
         take_registers();
         const float factor = SCALED ? scale[1] : 1.0f;
         float acc[ACC_ROWS][ACC_COLS];
-        for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
-            Place place = place_of(i, row_blocks, columns, group);
-            int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
+        each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<true, false>(acc, ring, steps);
             auto held = [&](int r, int c) {
                 return row0 + r < rows ? held_hidden(out, sums, order, row0 + r, col0 + c, is_first) : make_float2(0.0f, 0.0f);
@@ -431,7 +446,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
                 if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, held, factor, is_last);
             });
-        }
+        });
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage
 }

@@ -81,6 +81,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -252,12 +255,12 @@ extern "C" __global__ void __launch_bounds__(1024) sum_rows(const float* __restr
     if (threadIdx.x == 0) *out = (float)sum;
 }
 
-// out[first + v] = sum over row blocks of partials [blocks][width], in their order. A thread a column.
+// out[first + v] = sum over partials [blocks of `each` rows][width], in their order. A thread a column.
 extern "C" __global__ void __launch_bounds__(256) column_sums(const float* __restrict__ partials, const int* __restrict__ count, float* __restrict__ out,
-        int tokens, int tile, int width, int first) {
+        int tokens, int each, int width, int first) {
     int v = blockIdx.x * blockDim.x + threadIdx.x;
     if (v >= width) return;
-    int blocks = ceil_div(PACKED ? *count : tokens, tile);
+    int blocks = ceil_div(PACKED ? *count : tokens, each);
     double sum = 0.0;
     for (int b = 0; b < blocks; b++) sum += partials[(u64)b * width + v];
     out[first + v] = (float)sum;

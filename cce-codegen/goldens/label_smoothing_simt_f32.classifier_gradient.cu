@@ -9,6 +9,7 @@
 #define HIDDEN_ALIGN 4
 #define CLASSIFIER_STRIDE 123
 #define CLASSIFIER_ALIGN 4
+#define TILE_BYTES 69632
 #define TILE_M 128
 #define TILE_N 128
 #define TILE_K 16
@@ -92,6 +93,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -112,9 +116,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define ACC_COLS (TILE_N / 16)
 #define A_PITCH (TILE_M + 4)
 #define B_PITCH (TILE_N + 4)
-#define RING_BYTES (2 * TILE_K * (A_PITCH + B_PITCH) * 4)
-// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
-#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 16
 #define ROW_WARPS 1
 #define COL_WARPS 8

@@ -9,6 +9,7 @@
 #define HIDDEN_ALIGN 4
 #define CLASSIFIER_STRIDE 123
 #define CLASSIFIER_ALIGN 4
+#define TILE_BYTES 69632
 #define TILE_M 128
 #define TILE_N 128
 #define TILE_K 16
@@ -94,6 +95,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -114,9 +118,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define ACC_COLS (TILE_N / 16)
 #define A_PITCH (TILE_M + 4)
 #define B_PITCH (TILE_N + 4)
-#define RING_BYTES (2 * TILE_K * (A_PITCH + B_PITCH) * 4)
-// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
-#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 16
 #define ROW_WARPS 1
 #define COL_WARPS 8
@@ -301,14 +302,16 @@ DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
 typedef float Sum;
 #endif
 
+// The output's row of a row of the tokens that count.
+template <class T> DEVICE T* output_row(T* out, const int* order, int row) { return out + (u64)(PACKED ? order[row] : row) * HIDDEN; }
+
 // What memory holds of two sums: of the chunks before this one, or of the caller's where that is what the output sums up to.
 DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
-    const Out* from = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
     float2 held = make_float2(0.0f, 0.0f);
 #if SPLIT_SUMS
-    if (!is_first) add_halves2(from, sums + (u64)row * HIDDEN, col, held.x, held.y);
+    if (!is_first) add_halves2(output_row(out, order, row), sums + (u64)row * HIDDEN, col, held.x, held.y);
 #elif OUT_IS_SUM
-    if (ACCUMULATE || !is_first) held = load2(from, col);
+    if (ACCUMULATE || !is_first) held = load2(output_row(out, order, row), col);
 #else
     if (!is_first) held = load2(sums + (u64)row * HIDDEN, col);
 #endif
@@ -316,7 +319,7 @@ DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int
 }
 
 DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
-    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    Out* to = output_row(out, order, row);
 #if OUT_IS_SUM
     store2(to, col, x * factor + held.x, y * factor + held.y);
 #else

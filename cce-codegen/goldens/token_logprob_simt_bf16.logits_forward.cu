@@ -9,6 +9,7 @@
 #define HIDDEN_ALIGN 16
 #define CLASSIFIER_STRIDE 64
 #define CLASSIFIER_ALIGN 16
+#define TILE_BYTES 34816
 #define TILE_M 64
 #define TILE_N 128
 #define TILE_K 16
@@ -88,6 +89,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }
@@ -108,9 +112,6 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define ACC_COLS (TILE_N / 16)
 #define A_PITCH (TILE_M + 4)
 #define B_PITCH (TILE_N + 4)
-#define RING_BYTES (2 * TILE_K * (A_PITCH + B_PITCH) * 4)
-// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
-#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 16
 #define ROW_WARPS 1
 #define COL_WARPS 8
@@ -249,6 +250,9 @@ DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
     s[2] = s[2] * mine + o[2] * its;
 }
 
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+
 // The target of a token; -1: none, or out of range.
 DEVICE int target_in_range(const Index* targets, int token) {
 #ifdef HAS_TARGET
@@ -308,8 +312,9 @@ DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) 
 }
 
 // The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
-// sums: a few columns at a time.
-#define SLICE (ACC_COLS < 16 ? ACC_COLS : 16)
+// sums: a few columns at a time, fewer where more is kept.
+#define MOST_COLUMNS (STATS > 4 ? 8 : 16)
+#define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
 template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
         const Rows& targets, const Values& values, const Uniform& uniform) {
     #pragma unroll
@@ -396,7 +401,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     if (row0 >= rows) return;
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
-        int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
+        int at = row0 + i, token = token_at(order, at, rows);
         token_of[i] = max(token, 0);
         target_of[i] = target_in_range(targets, token);
     }

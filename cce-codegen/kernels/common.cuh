@@ -73,6 +73,9 @@ DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a
 // 2^x for a difference of two references that may both be -inf.
 DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
 
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE int lane_id() { return threadIdx.x & 31; }
 DEVICE int warp_id() { return threadIdx.x >> 5; }

@@ -30,14 +30,16 @@ DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
 typedef float Sum;
 #endif
 
+// The output's row of a row of the tokens that count.
+template <class T> DEVICE T* output_row(T* out, const int* order, int row) { return out + (u64)(PACKED ? order[row] : row) * HIDDEN; }
+
 // What memory holds of two sums: of the chunks before this one, or of the caller's where that is what the output sums up to.
 DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
-    const Out* from = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
     float2 held = make_float2(0.0f, 0.0f);
 #if SPLIT_SUMS
-    if (!is_first) add_halves2(from, sums + (u64)row * HIDDEN, col, held.x, held.y);
+    if (!is_first) add_halves2(output_row(out, order, row), sums + (u64)row * HIDDEN, col, held.x, held.y);
 #elif OUT_IS_SUM
-    if (ACCUMULATE || !is_first) held = load2(from, col);
+    if (ACCUMULATE || !is_first) held = load2(output_row(out, order, row), col);
 #else
     if (!is_first) held = load2(sums + (u64)row * HIDDEN, col);
 #endif
@@ -45,7 +47,7 @@ DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int
 }
 
 DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
-    Out* to = out + (u64)(PACKED ? order[row] : row) * HIDDEN;
+    Out* to = output_row(out, order, row);
 #if OUT_IS_SUM
     store2(to, col, x * factor + held.x, y * factor + held.y);
 #else

@@ -62,12 +62,12 @@ extern "C" __global__ void __launch_bounds__(1024) sum_rows(const float* __restr
     if (threadIdx.x == 0) *out = (float)sum;
 }
 
-// out[first + v] = sum over row blocks of partials [blocks][width], in their order. A thread a column.
+// out[first + v] = sum over partials [blocks of `each` rows][width], in their order. A thread a column.
 extern "C" __global__ void __launch_bounds__(256) column_sums(const float* __restrict__ partials, const int* __restrict__ count, float* __restrict__ out,
-        int tokens, int tile, int width, int first) {
+        int tokens, int each, int width, int first) {
     int v = blockIdx.x * blockDim.x + threadIdx.x;
     if (v >= width) return;
-    int blocks = ceil_div(PACKED ? *count : tokens, tile);
+    int blocks = ceil_div(PACKED ? *count : tokens, each);
     double sum = 0.0;
     for (int b = 0; b < blocks; b++) sum += partials[(u64)b * width + v];
     out[first + v] = (float)sum;

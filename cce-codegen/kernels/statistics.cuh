@@ -47,8 +47,9 @@ DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) 
 }
 
 // The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
-// sums: a few columns at a time.
-#define SLICE (ACC_COLS < 16 ? ACC_COLS : 16)
+// sums: a few columns at a time, fewer where more is kept.
+#define MOST_COLUMNS (STATS > 4 ? 8 : 16)
+#define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
 template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
         const Rows& targets, const Values& values, const Uniform& uniform) {
     #pragma unroll

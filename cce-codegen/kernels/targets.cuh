@@ -1,3 +1,6 @@
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+
 // The target of a token; -1: none, or out of range.
 DEVICE int target_in_range(const Index* targets, int token) {
 #ifdef HAS_TARGET

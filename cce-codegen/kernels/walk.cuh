@@ -15,9 +15,9 @@ DEVICE int piece_of(int n, int pieces, int thing) {
 struct Walk {
     int row_blocks, tiles, clusters, groups;
 
-    DEVICE Walk(int rows, int block, int most_together, int tile_count, int cluster_count) {
+    DEVICE Walk(int rows, int block, int most_of_a_group, int tile_count, int cluster_count) {
         row_blocks = ceil_div(rows, block); tiles = tile_count; clusters = cluster_count;
-        groups = ceil_div(row_blocks, most_together);
+        groups = ceil_div(row_blocks, most_of_a_group);
     }
     DEVICE int begin_of(int group) const { return begin_of_piece(row_blocks, groups, group); }
     // Tiles that the walkers of a group of `size` row blocks take; the rest is left over.

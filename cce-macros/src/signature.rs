@@ -61,7 +61,7 @@ pub fn declare(function: &ItemFn, sites: &mut Sites, builder: &mut ProgramBuilde
                 quote::quote!(#argument).to_string().split_once(": ").map_or("this", |(_, ty)| ty)
             );
             builder.error(site, &message, Some("the kinds are `Logit`, `Target`, `Row`, `Col` and `Scalar`"));
-            builder.unread_input(&plain(&name.ident));
+            builder.mistaken_input(&plain(&name.ident));
             continue;
         };
         let site = sites.of(&name.ident);

@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     ("losses::every_loss_in_every_type_and_shape", every_loss_in_every_type_and_shape),
     ("losses::every_option_of_a_caller", every_option_of_a_caller),
     ("losses::every_subset_of_gradients", every_subset_of_gradients),
+    ("losses::walks_that_leave_clusters_over", walks_that_leave_clusters_over),
     ("losses::schedules_of_the_search_space", schedules_of_the_search_space),
     ("losses::gradients_of_the_inputs", gradients_of_the_inputs),
     ("losses::sure_targets", sure_targets),
@@ -229,18 +230,39 @@ fn every_subset_of_gradients(bench: &Bench) -> Report {
     collect(cases.par_iter().enumerate().map(one).collect())
 }
 
+/// Numbers of row blocks (5 and 17 of 256 rows, fewer where tokens are ignored) that no GPU's clusters are a
+/// multiple of: those that are left over share the last tiles.
+fn walks_that_leave_clusters_over(bench: &Bench) -> Report {
+    let mut cases = Vec::new();
+    for (name, dtype) in [("cross_entropy", DType::Bf16), ("gemma2", DType::F16)] {
+        for (tokens, ignored) in [(1200, None), (1200, Some(0.2)), (4300, Some(0.0)), (4300, Some(0.3))] {
+            let case = Case::new(&programs::named(name), [tokens, 64, 4099], dtype);
+            cases.push(case.with(|case| case.ignored = ignored));
+        }
+    }
+    check_all(bench, &cases)
+}
+
 /// Some candidates of the tuner, others in each run.
 fn schedules_of_the_search_space(bench: &Bench) -> Report {
     const EACH: usize = 10;
     let mut work = Vec::new();
-    for (name, dtype) in
-        [("cross_entropy", DType::Bf16), ("gemma2", DType::F16), ("cross_entropy", DType::F32)]
-    {
-        let case =
-            Case::new(&programs::named(name), [300, 123, 1000], dtype).with(|case| case.ignored = Some(0.2));
+    for (name, hidden, dtype) in [
+        ("cross_entropy", 123, DType::Bf16),
+        ("cross_entropy", 136, DType::Bf16),
+        ("gemma2", 123, DType::F16),
+        ("gemma2", 136, DType::F16),
+        ("cross_entropy", 123, DType::F32),
+    ] {
+        let case = Case::new(&programs::named(name), [300, hidden, 1000], dtype)
+            .with(|case| case.ignored = Some(0.2));
         let space = GpuSchedule::space(&case.program, &case.problem(), &gpu(bench).facts);
         let possible: Vec<GpuSchedule> =
             space.into_iter().filter(|(_, fits)| fits.is_ok()).map(|(schedule, _)| schedule).collect();
+        // TMA copies rows of 136 elements, but not of 123.
+        let expected = hidden == 136 && gpu(bench).facts.has_wgmma();
+        let found = possible.iter().any(|schedule| schedule.family == Family::Wgmma);
+        assert_eq!(found, expected, "family wgmma in the space of {case}");
         let mut numbers = Numbers::new(run_seed(), "schedules");
         for _ in 0..EACH {
             let chosen = possible[numbers.below(possible.len())];
@@ -312,9 +334,15 @@ fn host_data_and_the_selected_schedule(bench: &Bench) -> Report {
 }
 
 fn one_plan_on_several_streams(bench: &Bench) -> Report {
-    let cases: Vec<Case> = ["cross_entropy", "gemma2"]
-        .map(|name| named(name, [300, 123, 1000]).with(|case| case.ignored = Some(0.2)))
+    // Family wgmma runs where rows are multiples of 16 bytes.
+    let cases: Vec<Case> = [("cross_entropy", 123), ("cross_entropy", 136), ("gemma2", 136)]
+        .map(|(name, hidden)| named(name, [300, hidden, 1000]).with(|case| case.ignored = Some(0.2)))
         .into();
+    let on_wgmma = |case: &Case| {
+        let case = case.clone().with(|case| case.dtype = DType::Bf16);
+        gpu(bench).families(&case.problem()).contains(&Family::Wgmma)
+    };
+    assert_eq!(cases.iter().any(on_wgmma), gpu(bench).facts.has_wgmma());
     in_every_type(bench, &cases, |bench, case, choice| scenarios::callers_at_once(bench, case, choice, 4, 10))
 }
 

@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     if (row0 >= rows) return;
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
-        int at = row0 + i, token = at < rows ? (PACKED ? order[at] : at) : -1;
+        int at = row0 + i, token = token_at(order, at, rows);
         token_of[i] = token;
         target_of[i] = target_in_range(targets, token);
     }

@@ -15,8 +15,6 @@
 #define B_BYTES (TILE_N * TILE_K * 2)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define RING_BYTES (STAGES * STAGE_BYTES)
-// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
-#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 4                  // neighbouring lanes that share a row
 #define ROW_WARPS WARPS_N            // warps that share a row
 #define COL_WARPS WARPS_M
@@ -26,9 +24,6 @@ DEVICE int col_warp() { return warp_id() / WARPS_N; }
 DEVICE int acc_row(int r) { return col_warp() * WARP_M + (r >> 1) * 16 + (r & 1) * 8 + (lane_id() >> 2); }
 DEVICE int acc_col(int c) { return row_warp() * WARP_N + (c >> 1) * 8 + (lane_id() & 3) * 2 + (c & 1); }
 
-DEVICE u32 shared_address(const void* p) {
-    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
-}
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 

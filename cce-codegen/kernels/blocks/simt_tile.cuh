@@ -6,9 +6,6 @@
 #define ACC_COLS (TILE_N / 16)
 #define A_PITCH (TILE_M + 4)
 #define B_PITCH (TILE_N + 4)
-#define RING_BYTES (2 * TILE_K * (A_PITCH + B_PITCH) * 4)
-// The ring, or a finished tile's sums with 8 floats between rows: what shared memory holds at different times.
-#define TILE_BYTES (RING_BYTES > TILE_M * (TILE_N + 8) * 4 ? RING_BYTES : TILE_M * (TILE_N + 8) * 4)
 #define ROW_LANES 16
 #define ROW_WARPS 1
 #define COL_WARPS 8

@@ -12,24 +12,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     if (warpgroup() == 0) {
         give_registers();
         if (threadIdx.x == 0)
-            for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
-                Place place = place_of(i, row_blocks, columns, group);
-                ring.produce<false, false, true>(gradient, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, hidden, place.column * TILE_N, 0, steps);
-            }
+            each_tile(row_blocks, columns, group, [&](int row0, int col0) { ring.produce<false, false, true>(gradient, row0, hidden, col0, 0, steps); });
     } else {
         take_registers();
         const float factor = SCALED ? scale[1] : 1.0f;
         float acc[ACC_ROWS][ACC_COLS];
-        for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
-            Place place = place_of(i, row_blocks, columns, group);
-            int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
+        each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<false, false>(acc, ring, steps);
             auto held = [&](int r, int c) { return held_classifier(out, first, width, row0 + r, col0 + c); };
             each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
                 if (rows == 0) x = y = 0.0f;
                 put_classifier(out, first, width, row0 + r, col0 + c, x, y, held, factor);
             });
-        }
+        });
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage
 }

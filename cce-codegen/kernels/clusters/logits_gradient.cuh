@@ -1,5 +1,5 @@
 // Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
-// Persistent clusters take tile after tile. Column sums for Col inputs are taken on the way, one partial every 64 rows: no atomics.
+// Persistent clusters take tile after tile. Column sums for Col inputs are taken on the way, one partial for a warpgroup's rows: no atomics.
 
 // 8 columns of G, of which those from `width` on become zeros: products read whole blocks of 64.
 DEVICE uint4 up_to(uint4 g, int width) {
@@ -10,7 +10,7 @@ DEVICE uint4 up_to(uint4 g, int width) {
 }
 
 // G [blocks of 64 columns][tokens][64] of columns first .. first + width, zero in rows that do not count and in columns behind those; partials
-// [COL_GRADIENTS][blocks of 64 rows][width].
+// [COL_GRADIENTS][blocks of WARPGROUP_ROWS rows][width].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_gradient(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
         const Values values, const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
@@ -24,24 +24,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     if (warpgroup() == 0) {
         give_registers();
         if (threadIdx.x == 0)
-            for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
-                Place place = place_of(i, row_blocks, columns, group);
-                ring.produce<true, true>(hidden, place.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, first + place.column * TILE_N, 0, STEPS);
-            }
+            each_tile(row_blocks, columns, group, [&](int row0, int col0) { ring.produce<true, true>(hidden, row0, classifier, first + col0, 0, STEPS); });
     } else {
         take_registers();
         const Uniform uniform = uniform_of(values);
         const float factor = SCALED ? *scale : 1.0f;
         float acc[ACC_ROWS][ACC_COLS];
-        for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
-            Place place = place_of(i, row_blocks, columns, group);
-            int row0 = place.row_block * CLUSTER_M + cluster_rank() * TILE_M, col0 = place.column * TILE_N;
+        each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<true, true>(acc, ring, STEPS);
             Coefs row[ACC_ROWS];
             int counts[ACC_ROWS], target[ACC_ROWS];
             #pragma unroll
             for (int r = 0; r < ACC_ROWS; r++) {
-                int at = row0 + acc_row(r), token = at < rows ? (PACKED ? order[at] : at) : -1;
+                int at = row0 + acc_row(r), token = token_at(order, at, rows);
                 counts[r] = token >= 0;
                 target[r] = target_in_range(targets, token);
                 row[r] = coefs_of(coefs, max(token, 0), tokens);
@@ -85,7 +80,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 }
 #if COL_GRADIENTS > 0
                 float* exchange = (float*)(staging(shared) + 64 * 64 * sizeof(Elem));  // [warps][64]
-                int row_block = row0 / 64 + consumer(), thread = threadIdx.x & 127;
+                int row_block = row0 / WARPGROUP_ROWS + consumer(), thread = threadIdx.x & 127;
                 #pragma unroll
                 for (int k = 0; k < COL_GRADIENTS; k++) {
                     #pragma unroll
@@ -97,15 +92,15 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                     }
                     consumer_sync();
                     int col = col0 + block * 64 + thread;
-                    if (thread < 64 && col < width && row_block * 64 < tokens) {
+                    if (thread < 64 && col < width && row_block * WARPGROUP_ROWS < tokens) {
                         float sum = exchange[thread] + exchange[64 + thread] + exchange[128 + thread] + exchange[192 + thread];
-                        partials[((u64)k * ceil_div(tokens, 64) + row_block) * width + col] = sum;
+                        partials[((u64)k * ceil_div(tokens, WARPGROUP_ROWS) + row_block) * width + col] = sum;
                     }
                     consumer_sync();
                 }
 #endif
             }
-        }
+        });
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage
 }

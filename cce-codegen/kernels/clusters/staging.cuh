@@ -1,9 +1,8 @@
 // A finished tile passes through shared memory 64 columns at a time, so that global memory is read and written row by row. Beside the ring, for the next
 // tile's copies are under way; a consumer warpgroup has its own part and waits for itself alone.
 
-#define STAGING_BYTES (64 * 64 * 4)                           // of one consumer warpgroup
 DEVICE unsigned char* staging(unsigned char* shared) {
-    return shared + (((shared_address(shared) + 1023) & ~1023u) - shared_address(shared)) + RING_BYTES + BARRIER_BYTES + consumer() * STAGING_BYTES;
+    return ring_of(shared) + RING_BYTES + BARRIER_BYTES + consumer() * STAGING_BYTES;
 }
 
 // visit(row of the tile, column, two sums, what was there) gets each pair of the tile once; held(row, column) is what memory has there, which is read for

@@ -9,7 +9,6 @@
 #define THREADS 384
 #define CONSUMERS 256
 #define WARPGROUPS 2                 // that consume
-#define CLUSTER 2
 #define CLUSTER_M (CLUSTER * TILE_M)
 #define ACC_ROWS 2                   // rows of the tile that one thread holds sums of
 #define ACC_COLS (TILE_N / 4)        // and columns
@@ -18,18 +17,18 @@
 #define B_BYTES (TILE_N * 128)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
 #define RING_BYTES (STAGES * STAGE_BYTES)
-#define BARRIER_BYTES 128
-static_assert(TILE_M == 128 && TILE_K == 64, "two consumers of 64 rows, one swizzled row of k");
+static_assert(TILE_M == WARPGROUPS * WARPGROUP_ROWS && TILE_K == 64, "the consumers' rows, one swizzled row of k");
+static_assert(16 * STAGES <= BARRIER_BYTES, "two barriers of 8 bytes a stage");
 
 DEVICE int warpgroup() { return threadIdx.x >> 7; }
 DEVICE int consumer() { return warpgroup() - 1; }
-DEVICE int acc_row(int r) { return consumer() * 64 + (warp_id() & 3) * 16 + r * 8 + (lane_id() >> 2); }
+DEVICE int acc_row(int r) { return consumer() * WARPGROUP_ROWS + (warp_id() & 3) * 16 + r * 8 + (lane_id() >> 2); }
 DEVICE int acc_col(int c) { return (c >> 1) * 8 + (lane_id() & 3) * 2 + (c & 1); }
 DEVICE u32 cluster_rank() { u32 r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"); }
-
-DEVICE u32 shared_address(const void* p) {
-    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+// All threads of the cluster, of which one of the producer's warp may have gone through a loop alone.
+DEVICE void cluster_sync() {
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
 // --- barriers ------------------------------------------------------------------------------------------------------
@@ -66,13 +65,16 @@ DEVICE void load_box_of_block(u32 to, const TensorMap& map, int block, int y, u3
         ::"r"(to), "l"(&map), "r"(0), "r"(y), "r"(block), "r"(barrier) : "memory");
 }
 
+// The ring begins at the first multiple of 1024 bytes: descriptors and swizzle count from there.
+DEVICE unsigned char* ring_of(unsigned char* shared) { return shared + (-shared_address(shared) & 1023); }
+
 // Where producers and consumers stand in the ring.
 struct Ring {
     u32 stages, barriers, stage = 0, phase = 0;
 
-    // Opens the ring at the first multiple of 1024 bytes, for all threads of the cluster.
+    // Opens the ring, for all threads of the cluster.
     DEVICE explicit Ring(unsigned char* shared) {
-        stages = (shared_address(shared) + 1023) & ~1023u;
+        stages = shared_address(ring_of(shared));
         barriers = stages + RING_BYTES;
         if (threadIdx.x == 0) {
             for (int s = 0; s < STAGES; s++) { barrier_init(full(s), 1); barrier_init(empty(s), CLUSTER * WARPGROUPS); }
@@ -135,7 +137,21 @@ template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void multiply(float (&acc)[ACC_
         ring.advance();
     }
     wgmma_wait<0>();
+    // The sums are no operands of the wait: nothing else keeps their uses behind it.
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++)
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) asm volatile("" : "+f"(acc[r][c]) :: "memory");
     ring.release_previous();
+}
+
+// --- tiles ---------------------------------------------------------------------------------------------------------
+// The tiles of row_blocks x columns that this cluster takes, one after the other: visit(first row of this block's half, first column).
+template <class Visit> DEVICE void each_tile(int row_blocks, int columns, int group, Visit visit) {
+    for (int i = blockIdx.x / CLUSTER; i < row_blocks * columns; i += gridDim.x / CLUSTER) {
+        Place place = place_of(i, row_blocks, columns, group);
+        visit(place.row_block * CLUSTER_M + cluster_rank() * TILE_M, place.column * TILE_N);
+    }
 }
 
 // --- roles ---------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ impl<'a> Backward<'a> {
         1 + self.parts.len() + self.coefs.len()
     }
 
-    /// Holes of `logits_gradient.cuh`.
+    /// Holes of `gradient.cuh`, which every `logits_gradient.cuh` calls.
     pub(crate) fn loop_functions(&self) -> String {
         let mut text = values_struct(self.graph.inputs());
         let _ = writeln!(text, "#define COL_GRADIENTS {}", self.parts.len() - 1);

@@ -67,7 +67,7 @@ impl<'a> Forward<'a> {
         self.stats
     }
 
-    /// Holes of `forward.cuh`.
+    /// Holes of `statistics.cuh` and the forward pass over the logits.
     pub(crate) fn loop_functions(&self) -> String {
         let mut graph = self.lowered.graph.clone();
         let mut roots: Vec<ExprId> = self.keeps.iter().map(|(_, keep, _)| keep.expr()).collect();

@@ -2,8 +2,10 @@
 //!
 //! A kernel's source is header-free CUDA C++ in this order: what it was made from, constants, `common.cuh`,
 //! the family's tile (for matrix kernels), the program's device functions, the skeleton. The skeletons are
-//! files under `kernels/`, readable on their own; the names that they leave open are constants (`TILE_M`,
-//! `HIDDEN` ...) and the functions of [`forward`] and [`backward`].
+//! files under `kernels/`, readable on their own: matrix kernels of families `mma` and `simt` under
+//! `kernels/blocks/`, those of family `wgmma` under `kernels/clusters/`, what samples under
+//! `kernels/sampled/`. The names that they leave open are constants (`TILE_M`, `HIDDEN` ...) and the functions
+//! of [`forward`] and [`backward`].
 
 mod backward;
 mod expr;
@@ -17,7 +19,7 @@ pub(crate) use forward::Forward;
 pub(crate) use sampled::{GATHERED_COLUMNS, STREAM_ROWS, Sampling, gather_threads};
 
 use crate::problem::{DType, GradientOutput, IndexType, Problem};
-use crate::schedule::{Family, Tile};
+use crate::schedule::{BARRIER_BYTES, CLUSTER, Family, STAGING_BYTES, Tile, WARPGROUP_ROWS};
 use std::fmt::Write;
 
 const COMMON: &str = include_str!("../../kernels/common.cuh");
@@ -29,7 +31,7 @@ const CLASSIFIER_ROWS: &str = include_str!("../../kernels/classifier_rows.cuh");
 const HIDDEN_ROWS: &str = include_str!("../../kernels/hidden_rows.cuh");
 const WALK: &str = include_str!("../../kernels/walk.cuh");
 const PARTIAL: &str = include_str!("../../kernels/clusters/partial.cuh");
-const PACK_HIDDEN: &str = include_str!("../../kernels/pack_hidden.cuh");
+const CLUSTERS_STAGING: &str = include_str!("../../kernels/clusters/staging.cuh");
 const TOKEN_SUMS: &str = include_str!("../../kernels/token_sums.cuh");
 const ROWS_FORWARD: &str = include_str!("../../kernels/rows_forward.cuh");
 const ROWS_BACKWARD: &str = include_str!("../../kernels/rows_backward.cuh");
@@ -38,16 +40,31 @@ const ROWS_BACKWARD: &str = include_str!("../../kernels/rows_backward.cuh");
 struct Skeletons {
     tile: &'static str,
     staging: &'static str,
+    /// Staging of G, where it is that of the sums.
+    gradient_staging: &'static str,
+    /// How the statistics' kernel divides its work and what it leaves, where not a block a tile.
+    walk: Option<Walk>,
+    /// What copies the rows that count, where matrix kernels cannot gather them.
+    pack_hidden: &'static str,
     forward: &'static str,
     logits_gradient: &'static str,
     classifier_gradient: &'static str,
     hidden_gradient: &'static str,
 }
 
+/// A persistent walk, and the partials that its segments leave.
+struct Walk {
+    division: &'static str,
+    partial: &'static str,
+}
+
 /// One block a tile: families `mma` and `simt`.
 const BLOCKS: Skeletons = Skeletons {
     tile: "",
     staging: include_str!("../../kernels/blocks/staging.cuh"),
+    gradient_staging: "",
+    walk: None,
+    pack_hidden: "",
     forward: include_str!("../../kernels/blocks/forward.cuh"),
     logits_gradient: include_str!("../../kernels/blocks/logits_gradient.cuh"),
     classifier_gradient: include_str!("../../kernels/blocks/classifier_gradient.cuh"),
@@ -58,7 +75,10 @@ fn skeletons(family: Family) -> Skeletons {
     match family {
         Family::Wgmma => Skeletons {
             tile: include_str!("../../kernels/clusters/wgmma_tile.cuh"),
-            staging: include_str!("../../kernels/clusters/staging.cuh"),
+            staging: CLUSTERS_STAGING,
+            gradient_staging: CLUSTERS_STAGING,
+            walk: Some(Walk { division: WALK, partial: PARTIAL }),
+            pack_hidden: include_str!("../../kernels/pack_hidden.cuh"),
             forward: include_str!("../../kernels/clusters/forward.cuh"),
             logits_gradient: include_str!("../../kernels/clusters/logits_gradient.cuh"),
             classifier_gradient: include_str!("../../kernels/clusters/classifier_gradient.cuh"),
@@ -108,27 +128,39 @@ impl Emitter<'_> {
     fn matrix_constants(&self, tile: &Tile) -> String {
         let p = self.problem;
         let bytes = p.dtype.bytes();
-        let mut text = String::new();
-        let _ = writeln!(text, "#define HIDDEN_STRIDE {}", p.hidden_layout.row_stride);
-        let _ = writeln!(text, "#define HIDDEN_ALIGN {}", alignment(p.hidden_layout, bytes));
-        let _ = writeln!(text, "#define CLASSIFIER_STRIDE {}", p.classifier_layout.row_stride);
-        let _ = writeln!(text, "#define CLASSIFIER_ALIGN {}", alignment(p.classifier_layout, bytes));
-        let _ =
-            writeln!(text, "#define TILE_M {}\n#define TILE_N {}\n#define TILE_K {}", tile.m, tile.n, tile.k);
+        let mut constants = Vec::new();
+        if self.family != Family::Wgmma {
+            constants.extend([
+                ("HIDDEN_STRIDE", p.hidden_layout.row_stride),
+                ("HIDDEN_ALIGN", alignment(p.hidden_layout, bytes)),
+                ("CLASSIFIER_STRIDE", p.classifier_layout.row_stride),
+                ("CLASSIFIER_ALIGN", alignment(p.classifier_layout, bytes)),
+                ("TILE_BYTES", tile.tile_bytes(self.family) as usize),
+            ]);
+        }
+        let mut add = |name, value: u32| constants.push((name, value as usize));
+        add("TILE_M", tile.m);
+        add("TILE_N", tile.n);
+        add("TILE_K", tile.k);
         match self.family {
             Family::Wgmma => {
-                let _ = writeln!(text, "#define STAGES {}", tile.stages);
+                add("STAGES", tile.stages);
+                add("CLUSTER", CLUSTER);
+                add("WARPGROUP_ROWS", WARPGROUP_ROWS);
+                add("BARRIER_BYTES", BARRIER_BYTES);
+                add("STAGING_BYTES", STAGING_BYTES);
             }
             Family::Mma => {
-                let _ = writeln!(
-                    text,
-                    "#define STAGES {}\n#define WARPS_M {}\n#define WARPS_N {}",
-                    tile.stages, tile.warps_m, tile.warps_n
-                );
+                add("STAGES", tile.stages);
+                add("WARPS_M", tile.warps_m);
+                add("WARPS_N", tile.warps_n);
             }
             Family::Simt => {}
         }
-        text
+        constants.iter().fold(String::new(), |mut text, (name, value)| {
+            let _ = writeln!(text, "#define {name} {value}");
+            text
+        })
     }
 
     /// How a tile is multiplied.
@@ -158,12 +190,10 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn logits_forward(&self, tile: &Tile, holes: &Forward<'_>) -> String {
-        let walk = match self.family {
-            Family::Wgmma => {
-                format!("{PARTIAL}\n#define WALK_TILES {}\n\n{WALK}\n", self.walk_tiles(tile))
-            }
-            Family::Mma | Family::Simt => String::new(),
-        };
+        let kernels = skeletons(self.family);
+        let walk = kernels.walk.map_or_else(String::new, |Walk { division, partial }| {
+            format!("{partial}\n#define WALK_TILES {}\n\n{division}\n", self.walk_tiles(tile))
+        });
         self.assemble(&[
             &self.opening("Forward pass over the logits."),
             &self.matrix_constants(tile),
@@ -179,26 +209,28 @@ impl Emitter<'_> {
             STATISTICS,
             "\n",
             &walk,
-            skeletons(self.family).forward,
+            kernels.forward,
         ])
     }
 
     pub(crate) fn rows_forward(&self, tile: &Tile, outputs: usize, holes: &Forward<'_>) -> String {
-        let (walk, pack) = match self.family {
-            Family::Wgmma => {
-                let tiles = match self.sampling {
-                    Some(sampling) => sampling.cold_tiles(tile, self.problem.vocab),
-                    None => self.walk_tiles(tile),
-                };
-                let walk = format!(
-                    "#define WALK_BLOCK {}\n#define WALK_TILES {tiles}\n#define PARTS_BEFORE {}\n\n{WALK}\n",
-                    2 * tile.m,
-                    i32::from(self.sampling.is_some())
-                );
-                let stride = format!("\n#define HIDDEN_STRIDE {}\n", self.problem.hidden_layout.row_stride);
-                (walk, if self.packed { [&stride, PACK_HIDDEN].concat() } else { String::new() })
+        let kernels = skeletons(self.family);
+        let walk = kernels.walk.map_or_else(String::new, |Walk { division, .. }| {
+            let tiles = match self.sampling {
+                Some(sampling) => sampling.cold_tiles(tile, self.problem.vocab),
+                None => self.walk_tiles(tile),
+            };
+            format!(
+                "#define WALK_BLOCK {}\n#define WALK_TILES {tiles}\n#define PARTS_BEFORE {}\n\n{division}\n",
+                tile.cluster_rows(),
+                i32::from(self.sampling.is_some())
+            )
+        });
+        let pack = match kernels.pack_hidden {
+            pack if self.packed && !pack.is_empty() => {
+                format!("\n#define HIDDEN_STRIDE {}\n{pack}", self.problem.hidden_layout.row_stride)
             }
-            Family::Mma | Family::Simt => (String::new(), String::new()),
+            _ => String::new(),
         };
         self.assemble(&[
             &self.opening("Kernels over tokens around the forward pass."),
@@ -237,6 +269,7 @@ impl Emitter<'_> {
     }
 
     pub(crate) fn logits_gradient(&self, tile: &Tile, store: bool, holes: &Backward<'_>) -> String {
+        let kernels = skeletons(self.family);
         self.assemble(&[
             &self.opening("Backward pass: the gradient of a chunk's logits."),
             &self.matrix_constants(tile),
@@ -250,7 +283,7 @@ impl Emitter<'_> {
             "\n",
             &self.multiplication(tile),
             "\n",
-            if self.family == Family::Wgmma { skeletons(self.family).staging } else { "" },
+            kernels.gradient_staging,
             "\n// --- from the program ---\n",
             &holes.loop_functions(),
             "\n",
@@ -258,7 +291,7 @@ impl Emitter<'_> {
             "\n",
             GRADIENT,
             "\n",
-            skeletons(self.family).logits_gradient,
+            kernels.logits_gradient,
         ])
     }
 

@@ -8,7 +8,7 @@ use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
 use crate::problem::{DType, Problem};
-use crate::schedule::{Family, GpuSchedule, Tile};
+use crate::schedule::{Family, GpuSchedule, Tile, WARPGROUP_ROWS};
 
 #[derive(Default)]
 pub(super) struct Backward {
@@ -284,7 +284,7 @@ impl Backward {
 /// Rows that one partial of a Col input's gradient sums.
 fn rows_of_a_partial(schedule: &GpuSchedule) -> usize {
     match schedule.family {
-        Family::Wgmma => 64,
+        Family::Wgmma => WARPGROUP_ROWS as usize,
         Family::Mma | Family::Simt => schedule.logits_gradient.m as usize,
     }
 }

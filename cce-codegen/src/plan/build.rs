@@ -9,7 +9,7 @@ use crate::cuda::{self, Sampling};
 use crate::diff::{Lowered, Wanted, lower};
 use crate::ir::{ExprId, InputId, InputKind, Node, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
-use crate::schedule::{Family, Gpu, GpuSchedule, ScheduleError};
+use crate::schedule::{CLUSTER, Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use thiserror::Error;
 
 /// Why there is no plan.
@@ -343,7 +343,7 @@ impl<'a> Common<'a> {
 
     /// Rows of a block of the clusters' walk.
     pub(super) fn rows_of_a_walk(&self) -> u64 {
-        2 * u64::from(self.schedule.logits.m)
+        u64::from(self.schedule.logits.cluster_rows())
     }
 
     /// The clusters' walk over some tiles.
@@ -351,7 +351,7 @@ impl<'a> Common<'a> {
         super::walk::Walk {
             row_blocks: (self.problem.tokens as u64).div_ceil(self.rows_of_a_walk()),
             any_fewer: self.packing.is_some(),
-            together: u64::from(self.schedule.group),
+            group: u64::from(self.schedule.group),
             tiles: tiles as u64,
             clusters: u64::from(self.clusters),
         }
@@ -363,6 +363,12 @@ impl<'a> Common<'a> {
 
     pub(super) fn group(&self) -> super::Arg {
         super::Arg::Int(self.schedule.group as i32)
+    }
+
+    /// Blocks of a matrix kernel over m x n: one a tile, or persistent clusters.
+    pub(super) fn matrix_blocks(&self, tile: &Tile, m: usize, n: usize) -> u32 {
+        let tiles = blocks(m, tile.m as usize) * blocks(n, tile.n as usize);
+        if self.schedule.family == Family::Wgmma && tiles > 0 { CLUSTER * self.clusters } else { tiles }
     }
 }
 

@@ -103,7 +103,7 @@ impl Tail {
         uses_the_classifier_gradient(problem, schedule.family).then(|| Tail {
             row: (problem.hidden * out.dtype.bytes()) as u64,
             column: (problem.tokens * problem.dtype.bytes()) as u64 + partials,
-            rows: 2 * u64::from(tile.m),
+            rows: u64::from(tile.cluster_rows()),
             columns: problem.hidden.div_ceil(tile.n as usize) as u64,
             clusters: u64::from(clusters),
         })

@@ -70,7 +70,8 @@ impl Forward {
             family: None,
         });
 
-        let walkers = if schedule.family == Family::Wgmma { common.clusters } else { schedule.splits };
+        let clusters_or_splits =
+            if schedule.family == Family::Wgmma { common.clusters } else { schedule.splits };
         let check_targets = common.program.has_target().then(|| Launch {
             module: rows,
             entry: "check_targets",
@@ -154,7 +155,7 @@ impl Forward {
                 Arg::OutputRows,
                 Arg::Workspace(common.saved),
                 common.tokens(),
-                Arg::Int(walkers as i32),
+                Arg::Int(clusters_or_splits as i32),
                 common.group(),
             ],
         });

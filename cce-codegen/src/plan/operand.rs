@@ -3,7 +3,7 @@
 use super::build::Common;
 use super::chunks::{BLOCK, Chunk, Place};
 use super::{Arg, Buffer, Matrix, MatrixForm, TensorMap};
-use crate::schedule::{Family, Tile};
+use crate::schedule::{CLUSTER, Family, Tile};
 
 /// The operand of a product: which matrix, and along what it is consecutive.
 #[derive(Clone, Copy)]
@@ -20,12 +20,12 @@ pub(super) enum Operand {
 
 impl Operand {
     /// Rows of the boxes that one copy takes, as `clusters/wgmma_tile.cuh` lays a tile out: a block's whole
-    /// left tile or half of the cluster's right one; transposed, all k of a stage.
+    /// left tile or its share of the cluster's right one; transposed, all k of a stage.
     fn box_rows(self, tile: &Tile) -> u32 {
         match self {
             Operand::LeftByK => tile.m,
             Operand::LeftByRow | Operand::RightByColumn => tile.k,
-            Operand::RightByK => tile.n / 2,
+            Operand::RightByK => tile.n / CLUSTER,
         }
     }
 }
@@ -84,11 +84,5 @@ impl Common<'_> {
             form: MatrixForm::Blocks { blocks: chunk.width.div_ceil(BLOCK) as u64 },
             box_rows: operand.box_rows(tile),
         })
-    }
-
-    /// Blocks of a matrix kernel over m x n: one a tile, or persistent clusters of two.
-    pub(super) fn matrix_blocks(&self, tile: &Tile, m: usize, n: usize) -> u32 {
-        let tiles = super::build::blocks(m, tile.m as usize) * super::build::blocks(n, tile.n as usize);
-        if self.schedule.family == Family::Wgmma && tiles > 0 { 2 * self.clusters } else { tiles }
     }
 }

@@ -1,5 +1,6 @@
 //! What a schedule must know of a GPU.
 
+use super::CLUSTER;
 use serde::{Deserialize, Serialize};
 
 /// The properties of a GPU that schedules depend on.
@@ -54,9 +55,9 @@ impl Gpu {
         self.capability == (9, 0)
     }
 
-    /// Clusters of two blocks, one block a multiprocessor, that run at once.
+    /// Clusters of family `wgmma`, one block a multiprocessor, that run at once.
     pub fn clusters(&self) -> u32 {
-        (self.multiprocessors / 2).max(1)
+        (self.multiprocessors / CLUSTER).max(1)
     }
 
     /// Whether it has mma.sync with bf16.

@@ -6,6 +6,7 @@ mod space;
 
 pub use gpu::Gpu;
 pub use resources::ScheduleError;
+pub(crate) use resources::{BARRIER_BYTES, CLUSTER, STAGING_BYTES, WARPGROUP_ROWS};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,20 @@ pub enum Family {
     Mma,
     /// FFMA: every GPU, every type, true fp32.
     Simt,
+}
+
+impl Family {
+    /// Every family, the fastest first.
+    pub const ALL: [Family; 3] = [Family::Wgmma, Family::Mma, Family::Simt];
+
+    /// `wgmma`, `mma`, `simt`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::Wgmma => "wgmma",
+            Family::Mma => "mma",
+            Family::Simt => "simt",
+        }
+    }
 }
 
 /// A tile of a matrix product, and how a thread block computes it.

@@ -9,12 +9,14 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ScheduleError {
     /// The family cannot run this problem here.
-    #[error("family {family:?} {reason}; family Simt runs everything")]
+    #[error("family `{}` {reason}; the best family that can run this is `{}`", family.name(), best.name())]
     Family {
         /// The family.
         family: Family,
-        /// What it lacks.
-        reason: &'static str,
+        /// What it needs and what was found.
+        reason: String,
+        /// The fastest that can run the problem on this GPU.
+        best: Family,
     },
     /// A tile's numbers do not go together.
     #[error("the {which} tile {m} x {n} x {k} {reason}")]
@@ -31,7 +33,10 @@ pub enum ScheduleError {
         reason: String,
     },
     /// A tile's ring is larger than a block's shared memory.
-    #[error("the {which} tile needs {needed} bytes of shared memory a block, {available} available on {gpu}")]
+    #[error(
+        "the {which} tile needs {needed} bytes of shared memory a block, but {gpu} has {available}; take fewer \
+         stages or a smaller tile"
+    )]
     Shared {
         /// Which of the schedule's tiles.
         which: &'static str,
@@ -54,6 +59,18 @@ pub enum ScheduleError {
     },
 }
 
+/// Blocks of a cluster of family `wgmma`, one tile each.
+pub(crate) const CLUSTER: u32 = 2;
+
+/// Rows of a tile that a consumer warpgroup of family `wgmma` multiplies.
+pub(crate) const WARPGROUP_ROWS: u32 = 64;
+
+/// Room of a ring's barriers in family `wgmma`: two of 8 bytes a stage.
+pub(crate) const BARRIER_BYTES: u32 = 128;
+
+/// Room in which a consumer warpgroup of family `wgmma` turns 64 columns of its sums into whole rows.
+pub(crate) const STAGING_BYTES: u32 = WARPGROUP_ROWS * 64 * 4;
+
 impl Tile {
     /// Threads of a block.
     pub fn threads(&self, family: Family) -> u32 {
@@ -74,13 +91,27 @@ impl Tile {
         }
     }
 
-    /// Bytes of shared memory of a block: the ring or a finished tile's sums (8 floats between rows), then
-    /// two ints a row. Family `wgmma`: the ring, aligned to 1024 bytes, its barriers, and two warpgroups'
-    /// staging of 64 x 64 sums, beside the ring because the next tile's copies are under way.
+    /// Rows that a cluster of family `wgmma` takes: a tile a block.
+    pub(crate) fn cluster_rows(&self) -> u32 {
+        CLUSTER * self.m
+    }
+
+    /// Bytes of what the shared memory of families `mma` and `simt` holds at different times: the ring, or a
+    /// finished tile's sums with 8 floats between rows.
+    pub(crate) fn tile_bytes(&self, family: Family) -> u32 {
+        self.ring_bytes(family).max(self.m * (self.n + 8) * 4)
+    }
+
+    /// Bytes of shared memory of a block: the ring or a finished tile's sums, then two ints a row. Family
+    /// `wgmma`: the ring, aligned to 1024 bytes, its barriers, and each consumer warpgroup's staging, beside
+    /// the ring because the next tile's copies are under way.
     pub fn shared_bytes(&self, family: Family) -> u32 {
         match family {
-            Family::Wgmma => 1024 + self.ring_bytes(family) + 128 + 2 * 64 * 64 * 4,
-            Family::Mma | Family::Simt => self.ring_bytes(family).max(self.m * (self.n + 8) * 4) + 8 * self.m,
+            Family::Wgmma => {
+                let staging = self.m / WARPGROUP_ROWS * STAGING_BYTES;
+                1024 + self.ring_bytes(family) + BARRIER_BYTES + staging
+            }
+            Family::Mma | Family::Simt => self.tile_bytes(family) + 8 * self.m,
         }
     }
 
@@ -104,7 +135,7 @@ impl Tile {
     }
 
     fn exchanged(&self, family: Family, each: u32) -> usize {
-        ((self.shared_bytes(family) - 8 * self.m) / (4 * each)) as usize
+        (self.tile_bytes(family) / (4 * each)) as usize
     }
 
     fn check(&self, family: Family, which: &'static str, gpu: &Gpu) -> Result<(), ScheduleError> {
@@ -117,13 +148,16 @@ impl Tile {
         match family {
             Family::Wgmma => {
                 if self.m != 128 || self.k != 64 || (self.warps_m, self.warps_n) != (8, 1) {
-                    return fail("must have 128 rows, 8 x 1 warps and stages 64 deep".to_owned());
+                    return fail(format!(
+                        "of {} x {} warps must have 128 rows, 8 x 1 warps and stages 64 deep",
+                        self.warps_m, self.warps_n
+                    ));
                 }
                 if ![64, 128, 192, 256].contains(&self.n) {
                     return fail("must have 64, 128, 192 or 256 columns".to_owned());
                 }
-                if !(2..=12).contains(&self.stages) {
-                    return fail(format!("has {} stages; 2 to 12 are possible", self.stages));
+                if !(2..=8).contains(&self.stages) {
+                    return fail(format!("has {} stages; 2 to 8 are possible", self.stages));
                 }
             }
             Family::Simt => {
@@ -199,25 +233,37 @@ impl Tile {
 }
 
 impl Family {
-    /// Why the family cannot run a problem on a GPU, if it cannot.
-    pub fn refuses(self, problem: &Problem, gpu: &Gpu) -> Option<&'static str> {
+    /// Why the family cannot run a problem on a GPU, if it cannot: what it needs and what was found.
+    pub fn refuses(self, problem: &Problem, gpu: &Gpu) -> Option<String> {
         if self == Family::Simt {
             return None;
         }
         if problem.dtype == DType::F32 {
-            return Some("multiplies bf16 and f16 only, and the problem is f32");
+            return Some("multiplies bf16 and f16 only, and the problem is f32".to_owned());
         }
+        let (major, minor) = gpu.capability;
+        let here = format!("and {} has {major}.{minor}", gpu.name);
         match self {
-            Family::Mma if !gpu.has_mma() => Some("needs compute capability 8.0 or newer"),
-            Family::Wgmma if !gpu.has_wgmma() => Some("needs compute capability 9.0"),
-            Family::Wgmma if problem.tokens == 0 => Some("needs at least one token"),
-            Family::Wgmma if !problem.hidden.is_multiple_of(8) => {
-                Some("needs a hidden size that is a multiple of 8")
+            Family::Mma if !gpu.has_mma() => Some(format!("needs compute capability 8.0 or newer, {here}")),
+            Family::Wgmma if !gpu.has_wgmma() => Some(format!("needs compute capability 9.0, {here}")),
+            Family::Wgmma if problem.tokens == 0 => {
+                Some("needs at least one token, and there is none".to_owned())
             }
-            Family::Wgmma
-                if ![problem.hidden_layout, problem.classifier_layout].iter().all(copies_by_tma) =>
-            {
-                Some("needs rows of hidden states and classifier that are aligned to 16 bytes")
+            Family::Wgmma if !problem.hidden.is_multiple_of(8) => {
+                Some(format!("needs a hidden size that is a multiple of 8, and it is {}", problem.hidden))
+            }
+            Family::Wgmma => {
+                let of = [
+                    ("hidden states", &problem.hidden_layout),
+                    ("the classifier", &problem.classifier_layout),
+                ];
+                let (what, layout) = of.into_iter().find(|(_, layout)| !copies_by_tma(layout))?;
+                Some(format!(
+                    "needs rows that are aligned to 16 bytes, and those of {what} begin at a multiple of {} and \
+                     are {} bytes apart",
+                    layout.align,
+                    layout.row_stride * 2
+                ))
             }
             _ => None,
         }
@@ -237,7 +283,9 @@ impl GpuSchedule {
     /// The first constraint that is broken.
     pub fn check(&self, problem: &Problem, gpu: &Gpu) -> Result<(), ScheduleError> {
         if let Some(reason) = self.family.refuses(problem, gpu) {
-            return Err(ScheduleError::Family { family: self.family, reason });
+            let can = |family: &Family| family.refuses(problem, gpu).is_none();
+            let best = Family::ALL.into_iter().find(can).unwrap_or(Family::Simt);
+            return Err(ScheduleError::Family { family: self.family, reason, best });
         }
         for (which, tile) in [
             ("logits", &self.logits),
@@ -264,5 +312,63 @@ impl GpuSchedule {
             return number("chunk", self.chunk, "a multiple of 64, at least 64");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{InputKind, Program};
+    use crate::valid::{ProgramBuilder, Site};
+
+    fn program() -> Program {
+        let here = Site(0);
+        let mut b = ProgramBuilder::new(here, "normaliser");
+        let x = b.input(here, "x", InputKind::Logit);
+        let loss = b.lse(here, x);
+        b.output(here, "loss", loss);
+        b.finish().unwrap()
+    }
+
+    #[test]
+    fn errors_say_what_was_found_and_what_can_be_done() {
+        let said = |family, problem: &Problem, gpu: &Gpu| {
+            let schedule = GpuSchedule::of_family(family, &program(), problem, gpu);
+            schedule.check(problem, gpu).unwrap_err().to_string()
+        };
+        let problem = |hidden, dtype| Problem::new(300, hidden, 1000, dtype);
+        assert_eq!(
+            said(Family::Wgmma, &problem(123, DType::F16), &Gpu::h100()),
+            "family `wgmma` needs a hidden size that is a multiple of 8, and it is 123; the best family that can \
+             run this is `mma`"
+        );
+        assert_eq!(
+            said(Family::Wgmma, &problem(64, DType::F16), &Gpu::of_capability(8, 0)),
+            "family `wgmma` needs compute capability 9.0, and sm_80 has 8.0; the best family that can run this \
+             is `mma`"
+        );
+        assert_eq!(
+            said(Family::Mma, &problem(64, DType::F32), &Gpu::h100()),
+            "family `mma` multiplies bf16 and f16 only, and the problem is f32; the best family that can run \
+             this is `simt`"
+        );
+        let apart = Layout { row_stride: 65, align: 16 };
+        assert_eq!(
+            Family::Wgmma
+                .refuses(&Problem { classifier_layout: apart, ..problem(64, DType::Bf16) }, &Gpu::h100()),
+            Some(
+                "needs rows that are aligned to 16 bytes, and those of the classifier begin at a multiple of 16 \
+                 and are 130 bytes apart"
+                    .to_owned()
+            )
+        );
+        let wide = GpuSchedule::of_family(Family::Wgmma, &program(), &problem(64, DType::F16), &Gpu::h100());
+        let eight = Tile { stages: 8, ..wide.logits };
+        let schedule = GpuSchedule { logits: eight, ..wide };
+        let error = schedule.check(&problem(64, DType::F16), &Gpu::h100()).unwrap_err().to_string();
+        assert!(error.ends_with("but NVIDIA H100 80GB HBM3 has 232448; take fewer stages or a smaller tile"));
+        let four = GpuSchedule { logits: Tile { warps_m: 4, ..wide.logits }, ..wide };
+        let error = four.check(&problem(64, DType::F16), &Gpu::h100()).unwrap_err().to_string();
+        assert!(error.contains("of 4 x 1 warps must have 128 rows, 8 x 1 warps"), "{error}");
     }
 }

@@ -20,6 +20,30 @@ const SMALL_WORKSPACE: u64 = 64 << 20;
 /// Columns of a chunk that a default schedule keeps all the same: narrower ones leave most of the GPU idle.
 const NARROWEST: u32 = 1024;
 
+/// Columns of a chunk for which the tile of dC is chosen: about what chunks of a large head have.
+const COMMON_CHUNK: usize = 16_384;
+
+/// Rows of a group of the walk over the vocabulary, from where their hidden states still stay in L2 beside the
+/// classifier's tiles that they share: measured on an H100, where 2048 to 4096 rows are best and 1024 cost a
+/// tenth more ([`FEW_ROWS_COST`]).
+const FEWEST_ROWS: u32 = 2048;
+const MOST_ROWS: u32 = 4096;
+const FEW_ROWS_COST: f64 = 1.1;
+
+/// What a tile of a product costs besides its columns, in columns: its start and end. Measured on an H100 in
+/// family `wgmma`.
+const COLUMNS_OF_A_START: f64 = 8.0;
+
+/// The most columns that a default schedule of a sampled plan treats densely: on a real head (49152 columns in
+/// order of frequency) the first 4096 hold 65 % of what a sampled filter keeps.
+const MOST_HOT: usize = 4096;
+
+/// The hidden size from which products are deep in family `mma`, and what the large tile may then waste on the
+/// last columns, in hundredths. Deep products take it: 3 % of a step on an H100 at D 2304. In shallow ones two
+/// blocks of a smaller ring share a multiprocessor and hide each other's epilogues: 3 % at D 576.
+const DEEP: usize = 1024;
+const DEEP_WASTE: usize = 5;
+
 const fn tile(m: u32, n: u32, k: u32, stages: u32, warps_m: u32, warps_n: u32) -> Tile {
     Tile { m, n, k, stages, warps_m, warps_n }
 }
@@ -55,8 +79,7 @@ impl GpuSchedule {
     pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         let can = |family: &Family| family.refuses(problem, gpu).is_none();
         let offers = |family: &Family| refuses(program, problem, *family).is_none();
-        let mut families: Vec<Family> =
-            [Family::Wgmma, Family::Mma, Family::Simt].into_iter().filter(can).collect();
+        let mut families: Vec<Family> = Family::ALL.into_iter().filter(can).collect();
         // Where none offers the filter, the plan of the fastest says why.
         match families.iter().any(offers) {
             true => families.retain(offers),
@@ -89,14 +112,14 @@ impl GpuSchedule {
 
     fn wgmma(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         let clusters = |tile: &Tile, rows: usize, columns: usize| {
-            (rows.div_ceil(2 * tile.m as usize) * columns.div_ceil(tile.n as usize)) as f64
+            (rows.div_ceil(tile.cluster_rows() as usize) * columns.div_ceil(tile.n as usize)) as f64
         };
         // The widest tile moves the fewest bytes for a product; a narrower one may divide the columns, and
         // the tiles among the clusters, with less left over.
         let for_product = |rows: usize| {
             let time = |tile: &&Tile| {
                 let rounds = (clusters(tile, rows, problem.hidden) / f64::from(gpu.clusters())).ceil();
-                rounds * f64::from(tile.n) * (1.0 + 8.0 / f64::from(tile.n))
+                rounds * (f64::from(tile.n) + COLUMNS_OF_A_START)
             };
             let best = WGMMA.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
             best.copied().unwrap_or(WGMMA[0])
@@ -104,7 +127,7 @@ impl GpuSchedule {
         // Beside 128 sums a thread there are registers for one more reduction and its constants, if the logits
         // need no transform.
         let logits = if keeps_one_sum(program, problem) { WGMMA[0] } else { WGMMA_HALF };
-        let classifier_gradient = for_product(problem.vocab.min(16_384));
+        let classifier_gradient = for_product(problem.vocab.min(COMMON_CHUNK));
         let schedule = GpuSchedule {
             family: Family::Wgmma,
             logits,
@@ -114,7 +137,7 @@ impl GpuSchedule {
             hidden_gradient: for_product(problem.tokens),
             chunk: chunk(problem, gpu, &classifier_gradient, Family::Wgmma),
             hot: hot_columns(problem.vocab, logits.n),
-            group: together(problem, gpu),
+            group: group(problem, gpu, &logits),
         };
         match small_chunk(program, problem, gpu, &schedule) {
             Some(chunk) => GpuSchedule { chunk, ..schedule },
@@ -135,10 +158,8 @@ impl GpuSchedule {
         let light = !is_heavy(program, problem);
         let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
         let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
-        // Deep products take the large tile where it divides the hidden size well: 3 % of a step on an H100
-        // at D 2304. In shallow ones two blocks of a smaller ring share a multiprocessor and hide each
-        // other's epilogues: 3 % at D 576.
-        let deep = problem.hidden >= 1024 && problem.hidden.div_ceil(256) * 256 * 20 <= problem.hidden * 21;
+        let most = problem.hidden * (100 + DEEP_WASTE);
+        let deep = problem.hidden >= DEEP && problem.hidden.next_multiple_of(256) * 100 <= most;
         let widest = if deep { 256 } else { 128 };
         let product = |t: &Tile| t.n <= widest && (!deep || t.stages < 4 || t.m * t.n < 128 * 256);
         let few_rows = |t: &Tile| t.m <= rounded(problem.tokens);
@@ -236,20 +257,19 @@ impl GpuSchedule {
     }
 }
 
-/// How many of the first columns are hot: an eighth of a small vocabulary; all of a tiny one. On a real head
-/// (49152 columns in order of frequency) the first 4096 hold 65 % of what a sampled filter keeps.
+/// How many of the first columns are hot: an eighth of a small vocabulary; all of a tiny one.
 fn hot_columns(vocab: usize, tile: u32) -> u32 {
     let tile = tile as usize;
-    let hot = if vocab <= 2 * tile { vocab } else { (vocab / 8).clamp(tile, 4096) };
-    u32::try_from(hot.next_multiple_of(tile)).unwrap_or(4096)
+    let hot = if vocab <= 2 * tile { vocab } else { (vocab / 8).clamp(tile, MOST_HOT) };
+    u32::try_from(hot.next_multiple_of(tile)).unwrap_or(u32::MAX)
 }
 
-/// Row blocks of a cluster (256 rows) that walk together: 2048 to 4096 rows are best on an H100, in groups of
-/// about equal size; fewer where sets of that many leave more clusters over for the tails than a fifth.
-fn together(problem: &Problem, gpu: &Gpu) -> u32 {
-    let row_blocks = u32::try_from(problem.tokens.div_ceil(256).max(1)).unwrap_or(u32::MAX);
-    let clusters = gpu.clusters();
-    let groups = row_blocks.div_ceil(16.min(clusters));
+/// Row blocks of a cluster (two tiles) that form a group of the walk: [`MOST_ROWS`] together, in groups of about
+/// equal size, and no more row blocks than clusters.
+fn group(problem: &Problem, gpu: &Gpu, tile: &Tile) -> u32 {
+    let rows = tile.cluster_rows();
+    let row_blocks = u32::try_from(problem.tokens.div_ceil(rows as usize).max(1)).unwrap_or(u32::MAX);
+    let groups = row_blocks.div_ceil((MOST_ROWS / rows).min(gpu.clusters()));
     row_blocks.div_ceil(groups)
 }
 
@@ -284,8 +304,7 @@ fn fitting(gpu: &Gpu, condition: impl Fn(&Tile) -> bool) -> Tile {
 /// How the forward pass walks: row blocks that walk together, and parts of the vocabulary, so that one group
 /// with all its parts fills the GPU once.
 ///
-/// Rows that walk together share the classifier's tiles in L2 while their own hidden states stay there: 2048
-/// to 4096 rows are best on an H100, and 1024 cost a tenth more. Time is counted in tiles: groups one after
+/// Rows that walk together share the classifier's tiles in L2 while their own hidden states stay there. Time is counted in tiles: groups one after
 /// the other, each as long as its longest part and one tile's worth of start and end.
 fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32) {
     let blocks = u32::try_from(problem.tokens.div_ceil(tile.m as usize).max(1)).unwrap_or(u32::MAX);
@@ -293,7 +312,7 @@ fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32)
     let resident = (gpu.shared_per_block / tile.shared_bytes(family)).clamp(1, 2);
     let places = gpu.multiprocessors * resident;
     let mut best = (1, 1, f64::MAX);
-    for group in 1..=blocks.min(4096 / tile.m).min(places) {
+    for group in 1..=blocks.min(MOST_ROWS / tile.m).min(places) {
         let splits = (places / group).clamp(1, tiles.min(1024));
         let full = f64::from(blocks / group);
         let rest = blocks % group;
@@ -301,7 +320,7 @@ fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32)
         // A narrower last group leaves places empty unless the next launch fills them; it costs a whole round
         // all the same.
         let rounds = full + if rest > 0 { 1.0 } else { 0.0 };
-        let narrow = if group * tile.m < 2048 && blocks > group { 1.1 } else { 1.0 };
+        let narrow = if group * tile.m < FEWEST_ROWS && blocks > group { FEW_ROWS_COST } else { 1.0 };
         let time = rounds * part * narrow;
         if time < best.2 * 0.999 {
             best = (group, splits, time);
@@ -324,7 +343,7 @@ fn small_chunk(program: &Program, problem: &Problem, gpu: &Gpu, schedule: &GpuSc
     }
     let tile = &schedule.classifier_gradient;
     let columns = problem.hidden.div_ceil(tile.n as usize) as u64;
-    let rows = 2 * tile.m;
+    let rows = tile.cluster_rows();
     let blocks = GpuSchedule::whole_rounds(u64::from(chunk / rows), columns, u64::from(gpu.clusters()));
     Some((blocks as u32 * rows).max(NARROWEST).min(whole))
 }

@@ -73,7 +73,7 @@ pub struct ProgramBuilder {
     pub(super) graph: Graph,
     pub(super) input_sites: Vec<Site>,
     /// Whether there is an input of which no kind is known.
-    pub(super) has_unread_input: bool,
+    pub(super) has_mistaken_input: bool,
     values: Vec<Known>,
     scopes: Vec<Vec<(String, Value)>>,
     /// The name of an expression, as long as that name still means it.
@@ -97,7 +97,7 @@ impl ProgramBuilder {
             doc: String::new(),
             graph: Graph::default(),
             input_sites: Vec::new(),
-            has_unread_input: false,
+            has_mistaken_input: false,
             values: Vec::new(),
             scopes: vec![Vec::new()],
             named: HashMap::new(),
@@ -157,8 +157,8 @@ impl ProgramBuilder {
 
     /// Notes an input whose declaration is a mistake that has been reported: nothing that uses it is
     /// reported, nor that there is no Logit, since it may be it.
-    pub fn unread_input(&mut self, name: &str) {
-        self.has_unread_input = true;
+    pub fn mistaken_input(&mut self, name: &str) {
+        self.has_mistaken_input = true;
         let poison = self.poison();
         self.bind(name, poison);
     }

@@ -67,7 +67,7 @@ impl ProgramBuilder {
     /// There is a Logit, and there is an output, or a mistake that may stand for it.
     fn check_presence(&mut self) {
         let is_clean = self.diagnostics.is_empty();
-        if self.graph.input_of_kind(InputKind::Logit).is_none() && !self.has_unread_input {
+        if self.graph.input_of_kind(InputKind::Logit).is_none() && !self.has_mistaken_input {
             let error = Diagnostic::new(self.site, format!("`{}` has no Logit among its inputs", self.name));
             self.report(error.help("add the product of hidden states and classifier: `x: Logit`"));
         }
@@ -97,7 +97,8 @@ impl ProgramBuilder {
             let message = format!("no output depends on the input `{}`", input.name);
             let help = match input.kind {
                 InputKind::Logit => {
-                    "a loss reads its Logit through `lse`, `at`, `mean` or `expect`".to_owned()
+                    "a loss reads its Logit through `lse`, `at`, `mean`, `expect`, `max` or `argmax`"
+                        .to_owned()
                 }
                 InputKind::Target => {
                     format!("read a value at it, as in `at(z, {})`, or remove it", input.name)

@@ -404,7 +404,7 @@ fn an_input_that_a_mistake_may_stand_for_is_not_called_unused() {
 fn a_logit_of_a_wrong_kind_is_not_called_missing() {
     let mut b = ProgramBuilder::new(HERE, "test");
     b.error(HERE, "`Logits` is not a kind of input", None);
-    b.unread_input("x");
+    b.mistaken_input("x");
     let x = b.lookup(HERE, "x");
     let l = b.lse(HERE, x);
     b.output(HERE, "loss", l);

@@ -37,7 +37,7 @@ impl Context {
     /// 256) times 64 elements, 128-byte swizzle, zeros where a box lies outside.
     ///
     /// # Errors
-    /// The driver's, where an argument is not as said.
+    /// The driver's, where an argument is not as said; with the matrix's shape and place.
     pub fn tensor_map(&self, base: DevicePtr, shape: &MatrixShape, box_rows: u32) -> Result<[u8; 128]> {
         let _bound = self.bind()?;
         // Sizes from the innermost dimension outwards, and bytes between elements of all but that one.
@@ -67,7 +67,11 @@ impl Context {
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
         };
-        check("cuTensorMapEncodeTiled", result)?;
+        check("cuTensorMapEncodeTiled", result).map_err(|mut error| {
+            error.description +=
+                &format!(" (boxes of {box_rows} x {BOX_COLUMNS} of {shape:?} at {:#x})", base.0);
+            error
+        })?;
         let mut bytes = [0; 128];
         for (to, word) in bytes.chunks_exact_mut(8).zip(map.opaque) {
             to.copy_from_slice(&word.to_ne_bytes());

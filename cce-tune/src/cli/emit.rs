@@ -22,6 +22,11 @@ pub(super) fn arch(text: &str) -> Result<Arch, String> {
     text.parse::<Arch>().map_err(|error| error.to_string())
 }
 
+/// The family of this name; `None`: the one that suits the problem.
+fn family(name: &str) -> Option<Family> {
+    Family::ALL.into_iter().find(|family| family.name() == name)
+}
+
 pub(super) fn run(args: &EmitArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let program = programs.find(&args.problem.loss)?;
     let text = match args.dump {
@@ -47,11 +52,9 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
         arch => Gpu::of_capability(arch.major, arch.minor),
     };
     let problem = problem(args, program)?;
-    let schedule = match args.family.as_str() {
-        "wgmma" => GpuSchedule::of_family(Family::Wgmma, program, &problem, &gpu),
-        "mma" => GpuSchedule::of_family(Family::Mma, program, &problem, &gpu),
-        "simt" => GpuSchedule::of_family(Family::Simt, program, &problem, &gpu),
-        _ => GpuSchedule::default_for(program, &problem, &gpu),
+    let schedule = match family(&args.family) {
+        Some(family) => GpuSchedule::of_family(family, program, &problem, &gpu),
+        None => GpuSchedule::default_for(program, &problem, &gpu),
     };
     let plan = GpuPlan::build(program, &problem, &schedule, &gpu)
         .map_err(|error| Error::Emit { reason: error.to_string() })?;
