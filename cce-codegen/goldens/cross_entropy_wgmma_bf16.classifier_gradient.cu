@@ -292,9 +292,9 @@ DEVICE unsigned char* staging(unsigned char* shared) {
 }
 
 // visit(row of the tile, column, two sums, what was there) gets each pair of the tile once; held(row, column) is what memory has there, which is read for
-// many pairs before the first one is written, or each would wait for memory by itself. A warp's rows go through its own part of shared memory, permuted
+// BATCH pairs before the first of them is written, or each would wait for memory by itself. A warp's rows go through its own part of shared memory, permuted
 // in units of 8 floats against bank conflicts.
-template <class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Held held, Visit visit) {
+template <int BATCH, class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Held held, Visit visit) {
     float* sums = (float*)staging(shared) + (warp_id() & 3) * 16 * 64;
     const int row0 = acc_row(0) - (lane_id() >> 2), pair_col = lane_id() * 2;
     #pragma unroll
@@ -308,19 +308,24 @@ template <class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][
                 *(float2*)&sums[row * 64 + (acc_col(c) ^ (row & 7) << 3)] = make_float2(acc[r][block * 16 + c], acc[r][block * 16 + c + 1]);
             }
         __syncwarp();
-        float2 before[16];
-        #pragma unroll
-        for (int row = 0; row < 16; row++) before[row] = held(row0 + row, block * 64 + pair_col);
-        #pragma unroll
-        for (int row = 0; row < 16; row++) {
-            float2 pair = *(const float2*)&sums[row * 64 + (pair_col ^ (row & 7) << 3)];
-            visit(row0 + row, block * 64 + pair_col, pair.x, pair.y, before[row]);
+        #pragma unroll 1
+        for (int first = 0; first < 16; first += BATCH) {
+            float2 before[BATCH];
+            #pragma unroll
+            for (int i = 0; i < BATCH; i++) before[i] = held(row0 + first + i, block * 64 + pair_col);
+            #pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                int row = first + i;
+                float2 pair = *(const float2*)&sums[row * 64 + (pair_col ^ (row & 7) << 3)];
+                visit(row0 + row, block * 64 + pair_col, pair.x, pair.y, before[i]);
+            }
         }
     }
 }
 
 // Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
-// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs.
+// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs. WIDE: that is known of all rows, so that no branch keeps many loads from
+// being under way together.
 
 template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
 #ifdef OUT_F32
@@ -329,45 +334,62 @@ typedef float Out;
 typedef Elem Out;
 #endif
 
-DEVICE void add2(const float* row, int col, float& a, float& b) {
+template <bool WIDE = false> DEVICE void add2(const float* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
+    if (WIDE || paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
     a += row[col];
     if (col + 1 < HIDDEN) b += row[col + 1];
 }
-DEVICE void store2(float* row, int col, float a, float b) {
+template <bool WIDE = false> DEVICE void store2(float* row, int col, float a, float b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
+    if (WIDE || paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
     row[col] = a;
     if (col + 1 < HIDDEN) row[col + 1] = b;
 }
 #ifndef DTYPE_F32
-DEVICE void add2(const u16* row, int col, float& a, float& b) {
+template <bool WIDE = false> DEVICE void add2(const u16* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
+    if (WIDE || paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
     a += widen(row[col]);
     if (col + 1 < HIDDEN) b += widen(row[col + 1]);
 }
-DEVICE void store2(u16* row, int col, float a, float b) {
+template <bool WIDE = false> DEVICE void store2(u16* row, int col, float a, float b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
+    if (WIDE || paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
     narrow(row[col], a);
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
-template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }
+template <bool WIDE = false, class T> DEVICE float2 load2(const T* row, int col) {
+    float2 pair = make_float2(0.0f, 0.0f);
+    add2<WIDE>(row, col, pair.x, pair.y);
+    return pair;
+}
 
 // What memory holds of two elements of dC that a product adds to: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out
 // [VOCAB, HIDDEN].
-DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
-    return ACCUMULATE && local < width ? load2(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
+template <bool WIDE = false> DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
+    return ACCUMULATE && local < width ? load2<WIDE>(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
 }
 
-DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
-    if (local < width) store2(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
+template <bool WIDE = false> DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
+    if (local < width) store2<WIDE>(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
 }
 
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type. Persistent clusters take tile after tile.
+
+// Where a tile's sums go. WIDE: every pair of dC lies at a multiple of its size.
+struct Sink {
+    Out* out; int first, width, row0, col0, rows; float factor;
+
+    template <bool WIDE> DEVICE void take(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared) const {
+        auto held = [&](int r, int c) { return held_classifier<WIDE>(out, first, width, row0 + r, col0 + c); };
+        each_pair<WIDE ? 8 : 1>(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
+            if (rows == 0) x = y = 0.0f;                      // no stage was multiplied
+            put_classifier<WIDE>(out, first, width, row0 + r, col0 + c, x, y, held, factor);
+        });
+    }
+};
 
 // gradient: G [blocks of 64 columns][tokens][64]; hidden: E [tokens that count, HIDDEN]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) classifier_gradient(const __grid_constant__ TensorMap gradient,
@@ -388,11 +410,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<false, false>(acc, ring, steps);
-            auto held = [&](int r, int c) { return held_classifier(out, first, width, row0 + r, col0 + c); };
-            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
-                if (rows == 0) x = y = 0.0f;
-                put_classifier(out, first, width, row0 + r, col0 + c, x, y, held, factor);
-            });
+            const Sink sink{out, first, width, row0, col0, rows, factor};
+            if (paired(out)) sink.take<true>(acc, shared); else sink.take<false>(acc, shared);
         });
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage

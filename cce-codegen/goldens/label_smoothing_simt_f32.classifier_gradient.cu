@@ -231,7 +231,8 @@ template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], u
 }
 
 // Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
-// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs.
+// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs. WIDE: that is known of all rows, so that no branch keeps many loads from
+// being under way together.
 
 template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
 #ifdef OUT_F32
@@ -240,42 +241,46 @@ typedef float Out;
 typedef Elem Out;
 #endif
 
-DEVICE void add2(const float* row, int col, float& a, float& b) {
+template <bool WIDE = false> DEVICE void add2(const float* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
+    if (WIDE || paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
     a += row[col];
     if (col + 1 < HIDDEN) b += row[col + 1];
 }
-DEVICE void store2(float* row, int col, float a, float b) {
+template <bool WIDE = false> DEVICE void store2(float* row, int col, float a, float b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
+    if (WIDE || paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
     row[col] = a;
     if (col + 1 < HIDDEN) row[col + 1] = b;
 }
 #ifndef DTYPE_F32
-DEVICE void add2(const u16* row, int col, float& a, float& b) {
+template <bool WIDE = false> DEVICE void add2(const u16* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
+    if (WIDE || paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
     a += widen(row[col]);
     if (col + 1 < HIDDEN) b += widen(row[col + 1]);
 }
-DEVICE void store2(u16* row, int col, float a, float b) {
+template <bool WIDE = false> DEVICE void store2(u16* row, int col, float a, float b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
+    if (WIDE || paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
     narrow(row[col], a);
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
-template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }
+template <bool WIDE = false, class T> DEVICE float2 load2(const T* row, int col) {
+    float2 pair = make_float2(0.0f, 0.0f);
+    add2<WIDE>(row, col, pair.x, pair.y);
+    return pair;
+}
 
 // What memory holds of two elements of dC that a product adds to: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out
 // [VOCAB, HIDDEN].
-DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
-    return ACCUMULATE && local < width ? load2(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
+template <bool WIDE = false> DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
+    return ACCUMULATE && local < width ? load2<WIDE>(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
 }
 
-DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
-    if (local < width) store2(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
+template <bool WIDE = false> DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
+    if (local < width) store2<WIDE>(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
 }
 
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.

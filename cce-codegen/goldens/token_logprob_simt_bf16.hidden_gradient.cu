@@ -233,7 +233,8 @@ template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], u
 }
 
 // Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
-// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs.
+// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs. WIDE: that is known of all rows, so that no branch keeps many loads from
+// being under way together.
 
 template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
 #ifdef OUT_F32
@@ -242,33 +243,37 @@ typedef float Out;
 typedef Elem Out;
 #endif
 
-DEVICE void add2(const float* row, int col, float& a, float& b) {
+template <bool WIDE = false> DEVICE void add2(const float* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
+    if (WIDE || paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
     a += row[col];
     if (col + 1 < HIDDEN) b += row[col + 1];
 }
-DEVICE void store2(float* row, int col, float a, float b) {
+template <bool WIDE = false> DEVICE void store2(float* row, int col, float a, float b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
+    if (WIDE || paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
     row[col] = a;
     if (col + 1 < HIDDEN) row[col + 1] = b;
 }
 #ifndef DTYPE_F32
-DEVICE void add2(const u16* row, int col, float& a, float& b) {
+template <bool WIDE = false> DEVICE void add2(const u16* row, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
+    if (WIDE || paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
     a += widen(row[col]);
     if (col + 1 < HIDDEN) b += widen(row[col + 1]);
 }
-DEVICE void store2(u16* row, int col, float a, float b) {
+template <bool WIDE = false> DEVICE void store2(u16* row, int col, float a, float b) {
     if (col >= HIDDEN) return;
-    if (paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
+    if (WIDE || paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
     narrow(row[col], a);
     if (col + 1 < HIDDEN) narrow(row[col + 1], b);
 }
 #endif
-template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = make_float2(0.0f, 0.0f); add2(row, col, pair.x, pair.y); return pair; }
+template <bool WIDE = false, class T> DEVICE float2 load2(const T* row, int col) {
+    float2 pair = make_float2(0.0f, 0.0f);
+    add2<WIDE>(row, col, pair.x, pair.y);
+    return pair;
+}
 
 // What two sums of a chunk's G C become: columns col, col + 1 of one row of dE, out [tokens, HIDDEN]. Sums between chunks are fp32, and the last chunk rounds
 // once. They are in the output where that is fp32; else, still scaled, in `sums` [tokens that count, HIDDEN]: all 32 bits where the output is accumulated
@@ -277,9 +282,9 @@ template <class T> DEVICE float2 load2(const T* row, int col) { float2 pair = ma
 typedef u16 Sum;
 
 // Two fp32 sums whose upper and lower 16 bits are in different rows: read and added to, or written, nothing rounded.
-DEVICE void add_halves2(const u16* upper, const u16* lower, int col, float& a, float& b) {
+template <bool WIDE> DEVICE void add_halves2(const u16* upper, const u16* lower, int col, float& a, float& b) {
     if (col >= HIDDEN) return;
-    if (paired(upper) && paired(lower)) {
+    if (WIDE || (paired(upper) && paired(lower))) {
         u32 x = *(const u32*)(upper + col), y = *(const u32*)(lower + col);
         a += __uint_as_float(x << 16 | (y & 0xffff)); b += __uint_as_float((x & 0xffff0000) | y >> 16);
         return;
@@ -287,10 +292,10 @@ DEVICE void add_halves2(const u16* upper, const u16* lower, int col, float& a, f
     a += __uint_as_float((u32)upper[col] << 16 | lower[col]);
     if (col + 1 < HIDDEN) b += __uint_as_float((u32)upper[col + 1] << 16 | lower[col + 1]);
 }
-DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
+template <bool WIDE> DEVICE void store_halves2(u16* upper, u16* lower, int col, float a, float b) {
     if (col >= HIDDEN) return;
     u32 x = __float_as_uint(a), y = __float_as_uint(b);
-    if (paired(upper) && paired(lower)) {
+    if (WIDE || (paired(upper) && paired(lower))) {
         *(u32*)(upper + col) = x >> 16 | (y & 0xffff0000); *(u32*)(lower + col) = (x & 0xffff) | y << 16;
         return;
     }
@@ -306,36 +311,36 @@ typedef float Sum;
 template <class T> DEVICE T* output_row(T* out, const int* order, int row) { return out + (u64)(PACKED ? order[row] : row) * HIDDEN; }
 
 // What memory holds of two sums: of the chunks before this one, or of the caller's where that is what the output sums up to.
-DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
+template <bool WIDE = false> DEVICE float2 held_hidden(const Out* out, const Sum* sums, const int* order, int row, int col, bool is_first) {
     float2 held = make_float2(0.0f, 0.0f);
 #if SPLIT_SUMS
-    if (!is_first) add_halves2(output_row(out, order, row), sums + (u64)row * HIDDEN, col, held.x, held.y);
+    if (!is_first) add_halves2<WIDE>(output_row(out, order, row), sums + (u64)row * HIDDEN, col, held.x, held.y);
 #elif OUT_IS_SUM
-    if (ACCUMULATE || !is_first) held = load2(output_row(out, order, row), col);
+    if (ACCUMULATE || !is_first) held = load2<WIDE>(output_row(out, order, row), col);
 #else
-    if (!is_first) held = load2(sums + (u64)row * HIDDEN, col);
+    if (!is_first) held = load2<WIDE>(sums + (u64)row * HIDDEN, col);
 #endif
     return held;
 }
 
-DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
+template <bool WIDE = false> DEVICE void put_hidden(Out* out, Sum* sums, const int* order, int row, int col, float x, float y, float2 held, float factor, bool is_last) {
     Out* to = output_row(out, order, row);
 #if OUT_IS_SUM
-    store2(to, col, x * factor + held.x, y * factor + held.y);
+    store2<WIDE>(to, col, x * factor + held.x, y * factor + held.y);
 #else
     Sum* sum = sums + (u64)row * HIDDEN;
     x += held.x; y += held.y;
     if (!is_last) {
 #if SPLIT_SUMS
-        store_halves2(to, sum, col, x, y);
+        store_halves2<WIDE>(to, sum, col, x, y);
 #else
-        store2(sum, col, x, y);
+        store2<WIDE>(sum, col, x, y);
 #endif
         return;
     }
     x *= factor; y *= factor;
-    if (ACCUMULATE) add2(to, col, x, y);
-    store2(to, col, x, y);
+    if (ACCUMULATE) add2<WIDE>(to, col, x, y);
+    store2<WIDE>(to, col, x, y);
 #endif
 }
 

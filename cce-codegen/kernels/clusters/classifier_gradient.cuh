@@ -1,5 +1,18 @@
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type. Persistent clusters take tile after tile.
 
+// Where a tile's sums go. WIDE: every pair of dC lies at a multiple of its size.
+struct Sink {
+    Out* out; int first, width, row0, col0, rows; float factor;
+
+    template <bool WIDE> DEVICE void take(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared) const {
+        auto held = [&](int r, int c) { return held_classifier<WIDE>(out, first, width, row0 + r, col0 + c); };
+        each_pair<WIDE ? 8 : 1>(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
+            if (rows == 0) x = y = 0.0f;                      // no stage was multiplied
+            put_classifier<WIDE>(out, first, width, row0 + r, col0 + c, x, y, held, factor);
+        });
+    }
+};
+
 // gradient: G [blocks of 64 columns][tokens][64]; hidden: E [tokens that count, HIDDEN]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) classifier_gradient(const __grid_constant__ TensorMap gradient,
         const __grid_constant__ TensorMap hidden, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out, int tokens,
@@ -19,11 +32,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<false, false>(acc, ring, steps);
-            auto held = [&](int r, int c) { return held_classifier(out, first, width, row0 + r, col0 + c); };
-            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
-                if (rows == 0) x = y = 0.0f;
-                put_classifier(out, first, width, row0 + r, col0 + c, x, y, held, factor);
-            });
+            const Sink sink{out, first, width, row0, col0, rows, factor};
+            if (paired(out)) sink.take<true>(acc, shared); else sink.take<false>(acc, shared);
         });
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage

@@ -1,5 +1,19 @@
 // Backward, third product: dE += G C of one chunk. Persistent clusters take tile after tile.
 
+// Where a tile's sums go. WIDE: every pair of dE lies at a multiple of its size.
+struct Sink {
+    Out* out; Sum* sums; const int* order; int row0, col0, rows; float factor; bool is_first, is_last;
+
+    template <bool WIDE> DEVICE void take(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared) const {
+        auto held = [&](int r, int c) {
+            return row0 + r < rows ? held_hidden<WIDE>(out, sums, order, row0 + r, col0 + c, is_first) : make_float2(0.0f, 0.0f);
+        };
+        each_pair<WIDE ? 8 : 1>(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
+            if (row0 + r < rows) put_hidden<WIDE>(out, sums, order, row0 + r, col0 + c, x, y, held, factor, is_last);
+        });
+    }
+};
+
 // gradient: G [blocks of 64 columns][tokens][64]; classifier: C [VOCAB, HIDDEN]; sums [tokens, HIDDEN] in packed order; out: dE [tokens, HIDDEN].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) hidden_gradient(const __grid_constant__ TensorMap gradient,
         const __grid_constant__ TensorMap classifier, const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale,
@@ -19,12 +33,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<true, false>(acc, ring, steps);
-            auto held = [&](int r, int c) {
-                return row0 + r < rows ? held_hidden(out, sums, order, row0 + r, col0 + c, is_first) : make_float2(0.0f, 0.0f);
-            };
-            each_pair(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
-                if (row0 + r < rows) put_hidden(out, sums, order, row0 + r, col0 + c, x, y, held, factor, is_last);
-            });
+            const Sink sink{out, sums, order, row0, col0, rows, factor, is_first, is_last};
+            if (paired(out)) sink.take<true>(acc, shared); else sink.take<false>(acc, shared);
         });
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage

@@ -6,9 +6,9 @@ DEVICE unsigned char* staging(unsigned char* shared) {
 }
 
 // visit(row of the tile, column, two sums, what was there) gets each pair of the tile once; held(row, column) is what memory has there, which is read for
-// many pairs before the first one is written, or each would wait for memory by itself. A warp's rows go through its own part of shared memory, permuted
+// BATCH pairs before the first of them is written, or each would wait for memory by itself. A warp's rows go through its own part of shared memory, permuted
 // in units of 8 floats against bank conflicts.
-template <class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Held held, Visit visit) {
+template <int BATCH, class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Held held, Visit visit) {
     float* sums = (float*)staging(shared) + (warp_id() & 3) * 16 * 64;
     const int row0 = acc_row(0) - (lane_id() >> 2), pair_col = lane_id() * 2;
     #pragma unroll
@@ -22,13 +22,17 @@ template <class Held, class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][
                 *(float2*)&sums[row * 64 + (acc_col(c) ^ (row & 7) << 3)] = make_float2(acc[r][block * 16 + c], acc[r][block * 16 + c + 1]);
             }
         __syncwarp();
-        float2 before[16];
-        #pragma unroll
-        for (int row = 0; row < 16; row++) before[row] = held(row0 + row, block * 64 + pair_col);
-        #pragma unroll
-        for (int row = 0; row < 16; row++) {
-            float2 pair = *(const float2*)&sums[row * 64 + (pair_col ^ (row & 7) << 3)];
-            visit(row0 + row, block * 64 + pair_col, pair.x, pair.y, before[row]);
+        #pragma unroll 1
+        for (int first = 0; first < 16; first += BATCH) {
+            float2 before[BATCH];
+            #pragma unroll
+            for (int i = 0; i < BATCH; i++) before[i] = held(row0 + first + i, block * 64 + pair_col);
+            #pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                int row = first + i;
+                float2 pair = *(const float2*)&sums[row * 64 + (pair_col ^ (row & 7) << 3)];
+                visit(row0 + row, block * 64 + pair_col, pair.x, pair.y, before[i]);
+            }
         }
     }
 }
