@@ -38,10 +38,7 @@ pub enum Error {
     },
 
     /// A tensor's element type is not the one that the plan was built for.
-    #[error(
-        "{what} {} {found}, expected {expected}: {}",
-        number(what, "is", "are"), conversion(what, found)
-    )]
+    #[error("{what} {} {found}, expected {expected}: {}", number(what, "is", "are"), conversion(what, found))]
     WrongDtype {
         /// Which tensor.
         what: String,
@@ -55,7 +52,8 @@ pub enum Error {
     #[error(
         "{what} {} at {address:#x}, which is not a multiple of the {required} bytes that the problem stated: \
          state a smaller alignment when the plan is built, or align {}",
-        number(what, "is", "are"), number(what, "it", "them")
+        number(what, "is", "are"),
+        number(what, "it", "them")
     )]
     Alignment {
         /// Which pointer or stride.
@@ -69,7 +67,9 @@ pub enum Error {
     /// Something lives on another device than the call runs on.
     #[error(
         "{what} {} on {found}, but this call runs on {expected}: move {}, or use a plan of {} device",
-        number(what, "lives", "live"), number(what, "it", "them"), number(what, "its", "their")
+        number(what, "lives", "live"),
+        number(what, "it", "them"),
+        number(what, "its", "their")
     )]
     DeviceMismatch {
         /// Which buffer, stream or plan.

@@ -54,9 +54,8 @@ pub(crate) fn decide_filter(
     wish: Option<Filter>,
     notes: &mut Vec<String>,
 ) -> Result<Filter> {
-    let refused = |filter: Filter, reason: String| {
-        Err(Error::FilterNotAllowed { filter: filter.to_string(), reason })
-    };
+    let refused =
+        |filter: Filter, reason: String| Err(Error::FilterNotAllowed { filter: filter.to_string(), reason });
     match wish {
         Some(Filter::Exact) => Ok(Filter::Exact),
         Some(filter @ Filter::Blocks { .. }) => {

@@ -342,11 +342,7 @@ impl Resolver<'_> {
         let outputs = self.program.outputs();
         outputs.iter().position(|output| output.name == name).ok_or_else(|| {
             let known: Vec<&str> = outputs.iter().map(|output| output.name.as_ref()).collect();
-            Error::UnknownName {
-                what: "output".to_owned(),
-                name: name.to_owned(),
-                known: self.among(&known),
-            }
+            Error::UnknownName { what: "output".to_owned(), name: name.to_owned(), known: self.among(&known) }
         })
     }
 
