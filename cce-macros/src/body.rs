@@ -1,7 +1,7 @@
 //! The body: each piece of syntax becomes one call of the builder.
 
 use crate::refused::{self, Refusal};
-use crate::signature::{last, plain};
+use crate::signature::{last, plain, written};
 use crate::sites::Sites;
 use cce_codegen::ir::{BinaryOp, Cmp, Kind, UnaryOp};
 use cce_codegen::valid::{ProgramBuilder, Site, Value};
@@ -275,7 +275,7 @@ impl Body<'_> {
                 self.builder.ascribe(site, value, kind)
             }
             None => {
-                let message = format!("`{}` is not a kind of value", stated.to_token_stream());
+                let message = format!("`{}` is not a kind of value", written(stated));
                 let help = "the kinds are `Logit`, `Row`, `Col` and `Scalar`; they may be left out";
                 self.builder.error(site, &message, Some(help));
                 value

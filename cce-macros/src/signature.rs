@@ -56,10 +56,7 @@ pub fn declare(function: &ItemFn, sites: &mut Sites, builder: &mut ProgramBuilde
         };
         let (Some(kind), Type::Path(path)) = (kind, &*argument.ty) else {
             let site = sites.of(&argument.ty);
-            let message = format!(
-                "`{}` is not a kind of input",
-                quote::quote!(#argument).to_string().split_once(": ").map_or("this", |(_, ty)| ty)
-            );
+            let message = format!("`{}` is not a kind of input", written(&argument.ty));
             builder.error(site, &message, Some("the kinds are `Logit`, `Target`, `Row`, `Col` and `Scalar`"));
             builder.mistaken_input(&plain(&name.ident));
             continue;
@@ -70,7 +67,14 @@ pub fn declare(function: &ItemFn, sites: &mut Sites, builder: &mut ProgramBuilde
     }
     let returns = match &signature.output {
         ReturnType::Type(_, ty) => match &**ty {
-            Type::Path(path) if path.qself.is_none() => Some(path.path.clone()),
+            Type::Path(path) if path.qself.is_none() && !is_no_output(&path.path) => Some(path.path.clone()),
+            Type::Path(path) if path.qself.is_none() => {
+                let site = sites.of(path);
+                let message =
+                    format!("a loss returns `Loss` or a struct of outputs, and not `{}`", written(path));
+                builder.error(site, &message, Some("write `-> Loss`: what is returned is one value a token"));
+                None
+            }
             other => {
                 let site = sites.of(other);
                 let help = "return `Loss`, or a struct with `#[derive(cce::Outputs)]`";
@@ -85,6 +89,25 @@ pub fn declare(function: &ItemFn, sites: &mut Sites, builder: &mut ProgramBuilde
         }
     };
     Declared { inputs, returns }
+}
+
+/// A type as one writes it, without the spaces that tokens are printed with.
+pub fn written(ty: &impl quote::ToTokens) -> String {
+    let mut text = ty.to_token_stream().to_string();
+    for mark in ["::", "<", ">", ",", ";", "[", "]", "(", ")", "&"] {
+        text = text.replace(&format!(" {mark}"), mark);
+    }
+    for mark in ["::", "<", "[", "(", "&"] {
+        text = text.replace(&format!("{mark} "), mark);
+    }
+    text
+}
+
+/// Whether this can be no struct of outputs: a number, a kind, or a type with arguments.
+fn is_no_output(path: &Path) -> bool {
+    const NUMBERS: [&str; 14] =
+        ["f16", "bf16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "usize", "isize"];
+    last(path).is_none_or(|name| kind(name).is_some() || NUMBERS.iter().any(|number| name == number))
 }
 
 fn kind(name: &Ident) -> Option<InputKind> {

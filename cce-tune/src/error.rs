@@ -164,6 +164,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file that is to be imported holds no trials.
+    #[error("cannot import {path}: {reason}", path = path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead, and what to do.
+        reason: String,
+    },
     /// A loss has no form at the level asked for.
     #[error("cannot print this loss: {reason}")]
     Emit {

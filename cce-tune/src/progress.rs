@@ -1,6 +1,6 @@
 //! How far the work is: a bar with the time left on a terminal, plain lines elsewhere.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,7 +57,12 @@ impl Console {
     pub fn new() -> Console {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}, {eta} left  {wide_msg}");
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}{left}  {wide_msg}").map(|style| {
+                style.with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                    // A line that cannot be formatted is not worth failing for.
+                    let _ = out.write_str(&left(state.eta()));
+                })
+            });
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
@@ -101,7 +106,7 @@ impl Progress for Console {
             lines.last = Instant::now();
             let left = lines.total.saturating_sub(lines.done) as f64 / lines.done as f64;
             let left = lines.started.elapsed().mul_f64(left);
-            eprintln!("{} of {} steps, about {} s left", lines.done, lines.total, left.as_secs());
+            eprintln!("{} of {} steps{}", lines.done, lines.total, self::left(left));
         }
     }
 
@@ -122,5 +127,26 @@ impl Progress for Console {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// The time left, behind a count of steps: nothing below a second, which is no news.
+fn left(time: Duration) -> String {
+    match time.as_secs() {
+        0 => String::new(),
+        seconds @ 1..120 => format!(", about {seconds} s left"),
+        seconds => format!(", about {} min left", seconds.div_ceil(60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_than_a_second_left_is_not_said() {
+        assert_eq!(left(Duration::from_millis(900)), "");
+        assert_eq!(left(Duration::from_secs(7)), ", about 7 s left");
+        assert_eq!(left(Duration::from_secs(601)), ", about 11 min left");
     }
 }

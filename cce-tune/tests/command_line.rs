@@ -132,6 +132,9 @@ fn what_is_stored_is_shown_exported_and_imported() {
     let trials = tuner.run(&["show", "--trials", "--json"]).ok().json();
     let count = trials["trials"].as_array().unwrap().len();
     assert!(count >= 2);
+    let stages: Vec<&str> =
+        trials["trials"].as_array().unwrap().iter().map(|t| t["stage"].as_str().unwrap()).collect();
+    assert!(stages.contains(&"screening") && stages.contains(&"finals"), "{stages:?}");
     let others = tuner.run(&["show", "--trials", "--loss", "focal", "--json"]).ok().json();
     assert_eq!(others["trials"].as_array().unwrap().len(), 0);
 
@@ -147,6 +150,14 @@ fn what_is_stored_is_shown_exported_and_imported() {
         (0.into(), count.into())
     );
     assert_eq!(other.run(&["show"]).ok().stdout, shown.stdout);
+    let profile = tuner.path("profile.json");
+    tuner.run(&["export", "--profile", "p", &profile]).ok();
+    let refused = other.run(&["import", &profile]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("profile.json: it is a profile"), "{}", refused.stderr);
+    std::fs::write(&profile, "{}").unwrap();
+    let refused = other.run(&["import", &profile]).stderr;
+    assert!(refused.contains("profile.json: it is no export of trials"), "{refused}");
     // What was imported is not measured again here.
     let resumed = other.tiny(&["--candidates", "2", "--json"]).ok().json();
     assert_eq!(resumed["devices"][0]["reused"], 2);
@@ -241,6 +252,20 @@ fn ptx_is_printed_with_an_nvrtc_and_without_a_gpu() {
     assert!(without.stderr.contains("CCE_NVRTC_PATH is /nowhere"), "{}", without.stderr);
 }
 
+/// `zeal * (lse(x) - at(x, y))`, which does not ship.
+fn my_own_loss() -> cce::Program {
+    let site = cce::Site::default();
+    let mut builder = cce::ProgramBuilder::new(site, "my_own_loss");
+    let x = builder.input(site, "x", cce::InputKind::Logit);
+    let y = builder.input(site, "y", cce::InputKind::Target);
+    let zeal = builder.input(site, "zeal", cce::InputKind::Scalar);
+    let (lse, at) = (builder.lse(site, x), builder.at(site, x, y));
+    let nll = builder.sub(site, lse, at);
+    let loss = builder.mul(site, zeal, nll);
+    builder.output(site, "loss", loss);
+    builder.finish().unwrap()
+}
+
 #[test]
 fn a_saved_loss_is_tuned_under_its_own_name() {
     let tuner = Tuner::new();
@@ -248,6 +273,13 @@ fn a_saved_loss_is_tuned_under_its_own_name() {
     std::fs::write(&file, cce::losses::named("label_smoothing").unwrap().save()).unwrap();
     let value = tuner.tiny(&["--loss", &file, "--candidates", "1", "--json"]).ok().json();
     assert_eq!(value["devices"][0]["loss"], "label_smoothing");
+    std::fs::write(&file, my_own_loss().save()).unwrap();
+    let ran = tuner.tiny(&["--loss", &file, "--candidates", "1", "--input-gradient", "zeal"]).ok();
+    assert!(ran.stdout.starts_with("my_own_loss, 48 x 16"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("loss and both gradients, gradients of zeal"), "{}", ran.stdout);
+    let shown = tuner.run(&["show", "--loss", &file]).ok().stdout;
+    assert!(shown.contains("my_own_loss") && shown.contains("(of zeal too)"), "{shown}");
+    assert_eq!(tuner.run(&["show"]).ok().stdout.lines().count(), 3);
     std::fs::write(&file, "{\"schema\": 1}").unwrap();
     let broken = tuner.tiny(&["--loss", &file]);
     assert_eq!(broken.code, Some(1));

@@ -16,6 +16,7 @@ const WGMMA: Choice = Choice::Family(Family::Wgmma);
 const ALL: Filter = Filter::Sampled { eps: 1e-12, max_entries: 1 << 14 };
 
 pub const TESTS: &[Test] = &[
+    ("sampled::small_and_ragged", small),
     ("sampled::with_a_step_below_every_probability_nothing_is_lost", nothing_is_lost),
     ("sampled::the_same_seed_gives_the_same_bits_and_another_one_does_not", bits_follow_the_seed),
     ("sampled::the_mean_over_seeds_approaches_the_exact_gradient", no_bias),
@@ -64,6 +65,18 @@ fn nothing_is_lost(bench: &Bench) -> Report {
     }
     let reports: Vec<Report> = cases.par_iter().map(|case| compare::check(bench, case, WGMMA)).collect();
     reports.into_iter().for_each(|report| all.add(report));
+    all
+}
+
+/// One case of every kernel, small and ragged, for tools that run a kernel a thousand times slower.
+fn small(bench: &Bench) -> Report {
+    let mut all = Report::default();
+    if has_wgmma(bench) {
+        for dtype in [DType::Bf16, DType::F16] {
+            let case = named("cross_entropy", [129, 72, 1537], dtype, ALL);
+            all.add(compare::check(bench, &case.with(|case| case.ignored = Some(0.4)), WGMMA));
+        }
+    }
     all
 }
 

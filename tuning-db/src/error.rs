@@ -12,7 +12,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum Error {
     /// A file operation failed; nothing that was flushed before is lost.
-    #[error("could not {action} {}: {source}; {}", path.display(), remedy(source))]
+    #[error("could not {action} {}: {source}{}", path.display(), remedy(action, source))]
     Io {
         /// What was being done, as a verb phrase ("append to the trial log").
         action: &'static str,
@@ -124,15 +124,39 @@ pub(crate) fn unwritable(error: &io::Error) -> bool {
     )
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+/// Whether trials are on their way when this is done.
+fn writes_trials(action: &str) -> bool {
+    ["append", "write the index", "repair", "sync"].iter().any(|verb| action.starts_with(verb))
+}
+
+/// What to do, or what is not lost.
+fn remedy(action: &str, error: &io::Error) -> &'static str {
     use io::ErrorKind as K;
     match error.kind() {
-        K::StorageFull | K::QuotaExceeded => "free some space, or choose another folder",
-        K::FileTooLarge => "raise the file size limit, or choose another folder",
-        K::ReadOnlyFilesystem | K::PermissionDenied => "choose a folder that can be written",
+        K::StorageFull | K::QuotaExceeded => "; free some space, or choose another folder",
+        K::FileTooLarge => "; raise the file size limit, or choose another folder",
+        K::ReadOnlyFilesystem | K::PermissionDenied => "; choose a folder that can be written",
         K::NotADirectory | K::AlreadyExists => {
-            "a folder is needed there: move the file away or choose another one"
+            "; a folder is needed there: move the file away or choose another one"
         }
-        _ => "records flushed earlier are safe in the trial log",
+        _ if writes_trials(action) => "; records flushed earlier are safe in the trial log",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_writes_trials_says_that_earlier_ones_are_safe() {
+        let failed = |action| Error::io(action, "/a")(io::Error::other("it broke")).to_string();
+        assert_eq!(failed("read the profile"), "could not read the profile /a: it broke");
+        assert!(
+            failed("append to the trial log")
+                .ends_with("; records flushed earlier are safe in the trial log")
+        );
+        let full = Error::io("write", "/a")(io::ErrorKind::StorageFull.into()).to_string();
+        assert!(full.ends_with("; free some space, or choose another folder"), "{full}");
     }
 }

@@ -79,9 +79,9 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0,
     }
     float rest = fmaxf(s.quota - s.admitted, 0.0f);
     float allowed = fmaxf(left == 1 ? rest : fminf(rest * 0.5f, fmaxf(rest * PACE * reciprocal((float)left), rest * 0.05f)), FLOOR);
-    // Without the limit of 8 a group the demand is a product of sums, and most tiles are within their pace all the same.
+    // In most tiles no group comes near the limit of 8: the demand is then a product of sums.
     float demand = warp_sum((per_step[0] > 0.0f ? sum[0] * per_step[0] : 0.0f) + (per_step[1] > 0.0f ? sum[1] * per_step[1] : 0.0f));
-    while (!(demand <= allowed)) {
+    while (!(demand <= fminf(allowed, 8.0f))) {
         float limited = 0.0f;
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++)

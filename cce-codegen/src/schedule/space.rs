@@ -13,6 +13,10 @@ const DEFAULT_SCRATCH: u64 = 288 << 20;
 /// of the bytes of dE and dC: what is left to it are the last chunks.
 const DEFAULT_PERCENT: u64 = 6;
 
+/// Workspace that a default schedule asks for all the same: where dE and dC are small, narrow chunks would cost
+/// more time than they save memory.
+const SMALL_WORKSPACE: u64 = 64 << 20;
+
 /// Columns of a chunk that a default schedule keeps all the same: narrower ones leave most of the GPU idle.
 const NARROWEST: u32 = 1024;
 
@@ -332,7 +336,7 @@ fn small_chunk(program: &Program, problem: &Problem, gpu: &Gpu, schedule: &GpuSc
     let outputs = ((hidden + problem.vocab * classifier.dtype.bytes()) * problem.hidden) as u64;
     let whole = u32::try_from(problem.vocab.div_ceil(64).max(1) * 64).unwrap_or(u32::MAX - 63);
     let widest = GpuSchedule { chunk: whole, ..*schedule };
-    let limit = outputs * DEFAULT_PERCENT / 100;
+    let limit = (outputs * DEFAULT_PERCENT / 100).max(SMALL_WORKSPACE);
     let chunk = widest_chunk(program, problem, &widest, gpu, limit).unwrap_or(0);
     if chunk == whole {
         return Some(whole);

@@ -203,13 +203,8 @@ struct EmitArgs {
 /// cce_tune::run([my_loss::program()]) }`.
 pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
     let programs = Programs::new(programs);
-    let mut command = CommandLine::command();
-    if let Some(first) = programs.default_name() {
-        let first: &'static str = first.to_owned().leak();
-        command = command.mut_arg("loss", |arg| arg.default_value(first));
-    }
     // Prints help, version and mistakes itself, and ends with 0 or 2.
-    let matches = command.get_matches();
+    let matches = command(&programs).get_matches();
     let line = match CommandLine::from_arg_matches(&matches) {
         Ok(line) => line,
         Err(error) => error.exit(),
@@ -241,6 +236,36 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
     })
 }
 
+/// The command line, where `--loss` is the user's first loss if there is one.
+fn command(programs: &Programs) -> clap::Command {
+    let mut command = CommandLine::command().mut_subcommand("emit", for_emission);
+    if let Some(first) = programs.default_name() {
+        let first: &'static str = first.to_owned().leak();
+        let own = |command: clap::Command| command.mut_arg("loss", |arg| arg.default_value(first));
+        command = own(command).mut_subcommand("emit", own);
+    }
+    command
+}
+
+/// `emit` takes the flags of a problem too. It measures nothing and runs nothing: what they say is what the
+/// kernels are printed for.
+fn for_emission(emit: clap::Command) -> clap::Command {
+    let helps = [
+        ("tokens", "N, the number of tokens [default: 8192]"),
+        ("hidden", "D, the hidden size [default: 2304]"),
+        ("vocab", "V, the vocabulary's size [default: 256000]"),
+        ("dtype", "Type of hidden states and classifier: f32, f16, bf16 [default: bf16]"),
+        ("filter", "The filter: exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES [default: exact]"),
+        (
+            "objective",
+            "What the kernels compute: the loss alone (loss), or with gradients (gradients, hidden, classifier)",
+        ),
+        ("memory_limit", "The most workspace that the plan may need, such as 512M"),
+        ("no_ignored", "Print kernels for calls in which every token counts: none is ignored"),
+    ];
+    helps.into_iter().fold(emit, |emit, (flag, help)| emit.mut_arg(flag, |arg| arg.help(help)))
+}
+
 /// The first Ctrl-C asks to stop where work can be left, the second ends the process: everything stored is in
 /// the log.
 fn stop_on_ctrl_c(stop: &Stop) -> Result<(), ctrlc::Error> {
@@ -251,4 +276,41 @@ fn stop_on_ctrl_c(stop: &Stop) -> Result<(), ctrlc::Error> {
         }
         eprintln!("\nstopping after the run at hand; what is done is kept (Ctrl-C again: now)");
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Programs {
+        let program = cce::losses::named("focal").unwrap();
+        Programs::new([program])
+    }
+
+    #[test]
+    fn a_users_first_loss_is_the_default_of_tuning_and_of_emit() {
+        let parsed = |programs: &Programs, args: &[&str]| {
+            let matches = command(programs).try_get_matches_from(args).unwrap();
+            CommandLine::from_arg_matches(&matches).unwrap()
+        };
+        let emitted = |line: CommandLine| match line.command {
+            Some(Command::Emit(args)) => args.problem.loss,
+            _ => panic!("no emit"),
+        };
+        assert_eq!(parsed(&own(), &["tuner"]).tune.problem.loss, "focal");
+        assert_eq!(emitted(parsed(&own(), &["tuner", "emit"])), "focal");
+        let none = Programs::new([]);
+        assert_eq!(emitted(parsed(&none, &["tuner", "emit"])), "cross_entropy");
+        assert_eq!(emitted(parsed(&own(), &["tuner", "emit", "--loss", "z_loss"])), "z_loss");
+    }
+
+    #[test]
+    fn the_help_of_emit_speaks_of_emit() {
+        let mut command = command(&own());
+        let help = command.find_subcommand_mut("emit").unwrap().render_long_help().to_string();
+        assert!(help.contains("[default: 8192]") && help.contains("[default: focal]"), "{help}");
+        for foreign in ["minimised", "--data", "CPU device", "schedule may need", "Tune for"] {
+            assert!(!help.contains(foreign), "{foreign}: {help}");
+        }
+    }
 }

@@ -5,11 +5,14 @@ use super::programs::Programs;
 use super::tune::database_folder;
 use super::{EXIT_OK, ShowArgs};
 use crate::Error;
-use crate::search::describe;
+use crate::search::{Effort, describe};
+use cce_codegen::ir::InputKind;
 use cce_codegen::problem::Filter;
 use cce_runtime::selection;
-use cce_tuning_db::{Config, Database, Key, MemoryClass, Objective, ProgramHash, Record, Winner};
+use cce_tuning_db::{Config, Database, Key, MemoryClass, Objective, ProgramHash, Record, Trial, Winner};
 use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::Path;
 
 pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let only = match &args.loss {
@@ -27,6 +30,7 @@ pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Resu
 /// Reads only: works beside a running tuner and in a read-only folder.
 fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -> Result<(), Error> {
     let folder = database_folder()?;
+    let mut names = Names { programs, folder: &folder, known: HashMap::new() };
     let winners = selection::open(&folder, &selection::profiles());
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     for (source, stored) in winners.all().into_iter().filter(|(_, stored)| wanted(&stored.key)) {
@@ -35,7 +39,7 @@ fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) 
         let best = stored.winners.iter().find(current).or_else(|| stored.winners.first());
         if let Some(winner) = best {
             let state = if current(&winner) { "exact" } else { "stale" };
-            let mut row = described(programs, &stored.key);
+            let mut row = names.described(&stored.key);
             row.extend([
                 format!("{:.3}", winner.median),
                 state.to_owned(),
@@ -46,7 +50,8 @@ fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) 
         }
         values.push(json!({
             "source": source.to_string(),
-            "loss": programs.name_of(&stored.key.program),
+            "loss": names.of(&stored.key).name,
+            "input_gradients": names.input_gradients(&stored.key),
             "key": stored.key,
             "winners": stored.winners,
         }));
@@ -70,7 +75,7 @@ fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -
     }
     let mut records: Vec<Record> = Database::open(&folder)?.records()?;
     records.retain(|record| wanted(&record.key));
-    let name = |record: &Record| programs.name_of(&record.key.program);
+    let mut names = Names { programs, folder: &folder, known: HashMap::new() };
     let time = |record: &Record| record.trial.time().unwrap_or(f64::INFINITY);
     let place = |record: &Record| record.key.encode().unwrap_or_default();
     records.sort_by(|a, b| place(a).cmp(&place(b)).then(time(a).total_cmp(&time(b))));
@@ -78,10 +83,11 @@ fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -
         .iter()
         .map(|record| {
             let trial = &record.trial;
-            let mut row = described(programs, &record.key);
+            let mut row = names.described(&record.key);
             row.extend([
                 trial.time().map_or("-".to_owned(), |ms| format!("{ms:.3}")),
                 trial.samples.len().to_string(),
+                stage(trial).to_owned(),
                 trial.status.name().to_owned(),
                 schedule_text(&trial.config),
                 trial.status.reason().to_owned(),
@@ -91,9 +97,17 @@ fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -
         .collect();
     let values: Vec<Value> = records
         .iter()
-        .map(|record| json!({"loss": name(record), "key": record.key, "trial": record.trial}))
+        .map(|record| {
+            json!({
+                "loss": names.of(&record.key).name,
+                "input_gradients": names.input_gradients(&record.key),
+                "key": record.key,
+                "stage": stage(&record.trial),
+                "trial": record.trial,
+            })
+        })
         .collect();
-    let header = ["loss", "device", "problem", "ms", "runs", "status", "schedule", "reason"];
+    let header = ["loss", "device", "problem", "ms", "runs", "stage", "status", "schedule", "reason"];
     let text = || match rows.is_empty() {
         true => "no trial is stored for that\n".to_owned(),
         false => table(&header, &rows, &[3, 4]),
@@ -101,31 +115,95 @@ fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -
     output.either(text, &json!({"schema": 1, "database": folder, "trials": values}))
 }
 
-/// Loss, device and problem of a key.
-fn described(programs: &Programs, key: &Key) -> Vec<String> {
-    let problem = &key.problem;
-    let mut text =
-        format!("{} x {} x {} {:?}", problem.tokens_bucket, problem.hidden, problem.vocab, key.dtype)
-            .to_lowercase();
-    text += match (key.objective, problem.gradients.hidden, problem.gradients.classifier) {
-        (Objective::Loss, ..) => ", loss",
-        (_, true, true) => ", gradients",
-        (_, true, false) => ", dE",
-        (_, false, true) => ", dC",
-        (_, false, false) => ", input gradients",
-    };
-    let filter = match key.filter {
-        cce_tuning_db::Filter::Sampled { eps, max_entries } => {
-            Filter::Sampled { eps: eps.value() as f32, max_entries }
-        }
-        cce_tuning_db::Filter::Blocks { eps } => Filter::Blocks { eps: eps.value() as f32 },
-        _ => Filter::Exact,
-    };
-    text += &format!(", {filter}");
-    if let MemoryClass::AtMost { log2_bytes } = key.memory {
-        text += &format!(", at most 2^{log2_bytes} bytes");
+/// Which part of a search a trial comes from; nothing was timed of one that has none. Only the finals take
+/// more runs than a screening.
+fn stage(trial: &Trial) -> &'static str {
+    match trial.samples.len() {
+        0 => "-",
+        runs if runs > Effort::default().screening => "finals",
+        _ => "screening",
     }
-    vec![programs.name_of(&key.program), key.device.name().to_owned(), text]
+}
+
+/// What is known of a key's loss.
+#[derive(Clone)]
+struct Named {
+    /// Its name, else the first digits of its hash.
+    name: String,
+    /// Its Row, Col and Scalar inputs, if the loss is known.
+    values: Option<Vec<String>>,
+}
+
+/// The losses of keys.
+struct Names<'a> {
+    programs: &'a Programs,
+    folder: &'a Path,
+    known: HashMap<ProgramHash, Named>,
+}
+
+impl Names<'_> {
+    fn of(&mut self, key: &Key) -> Named {
+        let named = self.known.entry(key.program).or_insert_with(|| {
+            match self.programs.with_hash(self.folder, &key.program) {
+                Some(program) => Named {
+                    name: program.name().to_owned(),
+                    values: Some(
+                        program
+                            .inputs()
+                            .iter()
+                            .filter(|input| !matches!(input.kind, InputKind::Logit | InputKind::Target))
+                            .map(|input| input.name.to_string())
+                            .collect(),
+                    ),
+                },
+                None => Named { name: key.program.to_string().chars().take(12).collect(), values: None },
+            }
+        });
+        named.clone()
+    }
+
+    /// The inputs whose gradients are computed; of a loss that is not known, their places among its inputs.
+    fn input_gradients(&mut self, key: &Key) -> Vec<String> {
+        let values = self.of(key).values;
+        (0..64)
+            .filter(|&place| key.problem.gradients.inputs >> place & 1 != 0)
+            .map(|place| {
+                let name = values.as_ref().and_then(|values| values.get(place).cloned());
+                name.unwrap_or_else(|| format!("input {place}"))
+            })
+            .collect()
+    }
+
+    /// Loss, device and problem of a key.
+    fn described(&mut self, key: &Key) -> Vec<String> {
+        let problem = &key.problem;
+        let mut text =
+            format!("{} x {} x {} {:?}", problem.tokens_bucket, problem.hidden, problem.vocab, key.dtype)
+                .to_lowercase();
+        text += match (key.objective, problem.gradients.hidden, problem.gradients.classifier) {
+            (Objective::Loss, ..) => ", loss",
+            (_, true, true) => ", gradients",
+            (_, true, false) => ", dE",
+            (_, false, true) => ", dC",
+            (_, false, false) => ", input gradients",
+        };
+        let inputs = self.input_gradients(key);
+        if !inputs.is_empty() {
+            text += &format!(" (of {} too)", inputs.join(", "));
+        }
+        let filter = match key.filter {
+            cce_tuning_db::Filter::Sampled { eps, max_entries } => {
+                Filter::Sampled { eps: eps.value() as f32, max_entries }
+            }
+            cce_tuning_db::Filter::Blocks { eps } => Filter::Blocks { eps: eps.value() as f32 },
+            _ => Filter::Exact,
+        };
+        text += &format!(", {filter}");
+        if let MemoryClass::AtMost { log2_bytes } = key.memory {
+            text += &format!(", at most 2^{log2_bytes} bytes");
+        }
+        vec![self.of(key).name, key.device.name().to_owned(), text]
+    }
 }
 
 /// The schedule in a few words; as stored, if this version does not know it.

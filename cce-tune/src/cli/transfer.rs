@@ -5,7 +5,7 @@ use super::tune::database_folder;
 use super::{EXIT_OK, ExportArgs, ImportArgs};
 use crate::Error;
 use crate::tuning::host_name;
-use cce_tuning_db::{Database, Merged, Provenance};
+use cce_tuning_db::{Database, Merged, Profile, Provenance};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +72,20 @@ pub(super) fn export(args: &ExportArgs, output: &Output) -> Result<u8, Error> {
     Ok(EXIT_OK)
 }
 
+/// The error of an import, with the file's name. A profile is the likeliest mistake.
+fn not_imported(path: &Path, text: &str, error: cce_tuning_db::Error) -> Error {
+    let reason = match error {
+        cce_tuning_db::Error::Decode { .. } if Profile::parse(text).is_ok() => {
+            "it is a profile, which holds winners and no trials; set CCE_PROFILE to it".to_owned()
+        }
+        cce_tuning_db::Error::Decode { reason, .. } => {
+            format!("it is no export of trials: {reason}; `cce-tune export FILE` makes one")
+        }
+        other => return other.into(),
+    };
+    Error::Import { path: path.into(), reason }
+}
+
 pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<u8, Error> {
     let folder = database_folder()?;
     let mut database = Database::open(&folder)?;
@@ -80,8 +94,9 @@ pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<u8, Error> {
         let merged: Merged = match path.is_dir() {
             true => database.merge(path)?,
             false => {
-                let file = File::open(path).map_err(|source| Error::Read { path: path.clone(), source })?;
-                database.import(file)?
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| Error::Read { path: path.clone(), source })?;
+                database.import(text.as_bytes()).map_err(|error| not_imported(path, &text, error))?
             }
         };
         lines += &format!(

@@ -188,6 +188,7 @@ fn one(
         })
     };
     let report = tuner.tune(task, device, head)?;
+    Programs::remember(tuner.folder, &task.program)?;
     let scalars = Arguments::new(&task.program, 0, 0, &args.scalar)?.scalars;
     for note in &report.notes {
         tuner.progress.note(note);
