@@ -8,12 +8,12 @@
 
 use crate::support::gpu::Test;
 use crate::support::numbers::{Numbers, run_seed};
-use crate::support::run::{Buffers, run, stream};
+use crate::support::run::{Buffers, run, smallest_of, stream};
 use crate::support::{
     Bench, Budget, Case, Choice, Data, Gpu, Mode, Reduction, Report, Upstreams, check, compare, programs,
     scenarios,
 };
-use cce::{DType, Error, GradientOutput, IndexType, Program, Schedule};
+use cce::{DType, Error, GradientOutput, IndexType, Plan, Program, Schedule};
 use cce_codegen::schedule::{Family, GpuSchedule};
 use rayon::prelude::*;
 use std::process::Command;
@@ -34,6 +34,7 @@ pub const TESTS: &[Test] = &[
     ("losses::targets_out_of_range", targets_out_of_range),
     ("losses::nan_and_infinity", nan_and_infinity),
     ("losses::host_data_and_the_selected_schedule", host_data_and_the_selected_schedule),
+    ("losses::the_smallest_workspace_of_all_families", the_smallest_workspace_of_all_families),
     ("losses::one_plan_on_several_streams", one_plan_on_several_streams),
     ("losses::captured_and_replayed_with_other_inputs", captured_and_replayed_with_other_inputs),
     ("losses::calls_that_are_refused", calls_that_are_refused),
@@ -116,7 +117,7 @@ fn every_loss_in_every_type_and_shape(bench: &Bench) -> Report {
             .collect();
         // One after the other: the later ones find what the first has compiled.
         let mut all = Report::default();
-        for family in [Family::Wgmma, Family::Mma, Family::Simt] {
+        for family in Family::ALL {
             let can = |case: &Case| gpu(bench).families(&case.problem()).contains(&family);
             let choice = Choice::Family(family);
             for (case, data, expected) in prepared.iter().filter(|(case, ..)| can(case)) {
@@ -328,6 +329,29 @@ fn host_data_and_the_selected_schedule(bench: &Bench) -> Report {
         for dtype in TYPES {
             let case = case.clone().with(|case| case.dtype = dtype).gradients(dtype, false);
             all.add(check(bench, &case, Choice::Selected));
+        }
+    }
+    all
+}
+
+/// Without a schedule and a filter, the smallest limit that some family meets is met.
+fn the_smallest_workspace_of_all_families(bench: &Bench) -> Report {
+    let mut all = Report::default();
+    for name in ["cross_entropy", "gemma2"] {
+        let case = Case::new(&programs::named(name), [1200, 64, 4099], DType::Bf16)
+            .with(|case| (case.budget, case.ignored) = (Budget::Smallest, Some(0.3)));
+        all.add(check(bench, &case, Choice::Selected));
+        let label = format!("{case}, the default filter");
+        let build = |limit| {
+            Plan::builder(&case.program, case.tokens, case.hidden, case.vocab)
+                .workspace_limit(limit)
+                .build(bench.device())
+        };
+        all.cases += 1;
+        let smallest = build(0).err().as_ref().and_then(smallest_of);
+        match smallest.map(|smallest| (smallest, build(smallest))) {
+            Some((limit, Ok(plan))) if plan.workspace().peak <= limit => {}
+            other => all.fail(&label, format!("{:?}", other.map(|(limit, plan)| (limit, plan.map(drop))))),
         }
     }
     all

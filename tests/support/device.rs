@@ -25,8 +25,7 @@ pub struct Gpu {
 pub enum Choice {
     /// None is given: the plan takes the best it knows.
     Selected,
-    /// The default of the family: `Mma` is whatever `GpuSchedule::default_for` chooses (for f32, that is
-    /// `simt` too).
+    /// The default of the family.
     Family(Family),
     /// This one.
     Given(Schedule),
@@ -42,9 +41,7 @@ impl Choice {
     pub fn name(&self) -> String {
         match self {
             Choice::Selected => "selected".to_owned(),
-            Choice::Family(Family::Wgmma) => "wgmma".to_owned(),
-            Choice::Family(Family::Mma) => "mma".to_owned(),
-            Choice::Family(Family::Simt) => "simt".to_owned(),
+            Choice::Family(family) => family.name().to_owned(),
             Choice::Given(Schedule::Cpu(CpuSchedule { token_block, strip })) => {
                 format!("blocks of {token_block} x {strip}")
             }
@@ -108,6 +105,6 @@ impl Gpu {
     /// The families that can run a problem on this GPU.
     pub fn families(&self, problem: &Problem) -> Vec<Family> {
         let can = |family: &Family| family.refuses(problem, &self.facts).is_none();
-        [Family::Wgmma, Family::Mma, Family::Simt].into_iter().filter(can).collect()
+        Family::ALL.into_iter().filter(can).collect()
     }
 }
