@@ -120,12 +120,13 @@ struct Tolerances {
 impl Tolerances {
     /// Of a gradient delivered in `output`, from operands of `dtype`, over the tokens that count. The CPU
     /// device keeps dL/dx in fp32, a GPU rounds it to the type. In fp32 what remains is the rounding of the
-    /// logits' own sums: an error that grows with the logits, and that is a probability's relative error.
+    /// logits' own sums, D roundings of the size of the largest logits (four standard deviations), which is a
+    /// probability's relative error.
     fn of(case: &Case, output: DType, on_gpu: bool, counted: usize) -> Tolerances {
         let dtype = case.dtype;
-        let logits = (case.spread / 2.5).max(1.0);
+        let logits = (case.hidden as f64).sqrt() * 2f64.powi(-24) * 4.0 * case.spread;
         let (many, row) = match if on_gpu { dtype } else { output } {
-            DType::F32 => (1e-5 * logits, 1e-4 * logits),
+            DType::F32 => (logits.max(1e-5), 10.0 * logits.max(1e-5)),
             DType::F16 => (1e-3, 4e-3),
             DType::Bf16 => (4e-3, 3e-2),
         };

@@ -20,7 +20,7 @@ pub enum PlanError {
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
     /// The filter is not offered.
-    #[error("filter {filter:?} is not possible here: {reason}; use `Filter::Exact`")]
+    #[error("the filter {filter} is not possible here: {reason}; use the filter exact")]
     Filter {
         /// The filter asked for.
         filter: Filter,

@@ -44,7 +44,7 @@ pub(crate) fn decide_filter(
         let problem = with(filter);
         return match refused(&problem, family(&problem)) {
             None => Ok(filter),
-            Some(reason) => Err(Error::FilterNotAllowed { filter: format!("{filter:?}"), reason }),
+            Some(reason) => Err(Error::FilterNotAllowed { filter: filter.to_string(), reason }),
         };
     }
     // What is not computed is not thinned.
