@@ -53,6 +53,12 @@ fn goldens() -> Vec<Golden> {
             family: Family::Wgmma,
         },
         Golden {
+            name: "cross_entropy_sampled_bf16",
+            program: losses::cross_entropy::program(),
+            problem: Problem { filter: Filter::SAMPLED, ..dense.clone() },
+            family: Family::Wgmma,
+        },
+        Golden {
             name: "gemma2_wgmma_f16",
             problem: all_inputs(problem(300, 136, 507, DType::F16), &gemma2),
             program: gemma2.clone(),

@@ -17,7 +17,8 @@ use cce::{
     Call, Device, Element, Filter, GradientOutput, GradientViews, Inputs, Outputs, Plan, Schedule, Upstream,
 };
 use cce::{DType, View, ViewMut};
-use cce_codegen::schedule::{Gpu, GpuSchedule};
+use cce_codegen::problem::Ignored;
+use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
 use cce_runtime::driver::{Buffer, Context, Event, Stream};
 use cce_tune::data::Head;
 use rayon::prelude::*;
@@ -43,6 +44,9 @@ pub struct Arguments {
     /// A safetensors file with `e`, `c` (or `c_q`, `c_scale`) and `targets`, instead of a generated head.
     #[arg(long)]
     data: Option<std::path::PathBuf>,
+    /// The kernel family: wgmma, mma, simt; without it, what a plan takes by itself.
+    #[arg(long, value_parser = family)]
+    family: Option<Family>,
     /// Numbers of tokens to go through.
     #[arg(long, value_delimiter = ',')]
     sweep: Vec<usize>,
@@ -61,6 +65,11 @@ pub struct Arguments {
     /// One JSON object a row instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+fn family(text: &str) -> Result<Family, String> {
+    let named = Family::ALL.into_iter().find(|family| family.name() == text);
+    named.ok_or_else(|| format!("`{text}` is none of wgmma, mma, simt"))
 }
 
 /// A row of the table.
@@ -214,8 +223,11 @@ impl<'a> Bench<'a> {
         if let Some(limit) = self.arguments.workspace.filter(|_| !reference) {
             builder = builder.workspace_limit(limit << 20);
         }
-        if reference {
+        let family = if reference { Some(Family::Simt) } else { self.arguments.family };
+        if let Some(family) = family {
             let mut problem = cce_codegen::problem::Problem::new(tokens, width, vocab, dtype);
+            problem.filter = filter;
+            problem.ignored = Ignored::None;
             problem.hidden_gradient = wanted;
             problem.classifier_gradient = wanted;
             let info = self.context.info();
@@ -226,8 +238,9 @@ impl<'a> Bench<'a> {
                 shared_per_block: info.shared_per_block,
                 l2_bytes: info.l2_bytes,
             };
-            let simt = GpuSchedule::simt(&cce::losses::cross_entropy::program(), &problem, &gpu);
-            builder = builder.schedule(Schedule::Gpu(simt));
+            let program = cce::losses::cross_entropy::program();
+            let schedule = GpuSchedule::of_family(family, &program, &problem, &gpu);
+            builder = builder.schedule(Schedule::Gpu(schedule));
         }
         let plan = builder.build(self.device).unwrap();
         let workspace = plan.allocate().unwrap();

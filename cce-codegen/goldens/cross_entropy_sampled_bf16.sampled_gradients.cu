@@ -1,0 +1,428 @@
+// Backward pass: the sampled softmax part, as lists by row and by column.
+// loss `cross_entropy`, any number of tokens, hidden 2304, vocabulary 256000, bf16
+
+#define DTYPE_BF16
+#define HIDDEN 2304
+#define VOCAB 256000
+#define PACKED 0
+#define ROW_STRIDE 2304
+#define CLASSIFIER_STRIDE 2304
+#define EPS 9.765625e-4f
+#define MAX_ENTRIES 384
+#define QUOTA 1.2487804878048781e1f
+#define TILE_ENTRIES 16
+#define HOT_TILES 16
+#define COLD_TILES 984
+#define HOT 4096
+#define COLD (VOCAB - HOT)
+#define WALK_BLOCK 256
+#define SCALED 0
+#define GATHER_THREADS 288
+#define GATHER_BLOCKS 3
+#define SORTED 1024
+#define COLUMNS 8
+
+// Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
+// Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE __device__ __forceinline__
+#define NEG_INF __int_as_float(0xff800000)
+#define POS_INF __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+#ifdef INDEX_I64
+typedef i64 Index;
+#else
+typedef int Index;
+#endif
+
+// A scalar input: read from device memory where a pointer is given, so that no host has to wait for it.
+struct ScalarArg {
+    const float* pointer;
+    float value;
+};
+DEVICE float scalar(const ScalarArg& s) { return s.pointer ? *s.pointer : s.value; }
+
+DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+
+// --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
+#if defined(DTYPE_F32)
+typedef float Elem;
+DEVICE float widen(float x) { return x; }
+DEVICE void narrow(float& to, float x) { to = x; }
+#else
+typedef u16 Elem;
+#if defined(DTYPE_BF16)
+DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
+DEVICE void narrow(u16& to, float x) {
+    u32 bits = __float_as_uint(x);
+    to = x != x ? (u16)0x7fff : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // round to nearest even
+}
+DEVICE u32 narrow2(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r;
+#else
+    u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16;
+#endif
+}
+#else
+DEVICE float widen(u16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
+DEVICE void narrow(u16& to, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
+DEVICE u32 narrow2(float low, float high) { u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16; }
+#endif
+#endif
+
+// --- what the language's functions mean in fp32 --------------------------------------------------------------------
+// tanh within 5e-7 of the value: the exponential away from 0, the Taylor series near it, where the exponential would cancel.
+DEVICE float tanh_of(float x) {
+    float a = fabsf(x), t = exp2_approx(a * (-2.0f * LOG2E)), far = __fdividef(1.0f - t, 1.0f + t), s = x * x;
+    float near = a * (1.0f + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835)))));
+    return copysignf(a < 0.25f ? near : far, x);
+}
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+DEVICE float softplus(float x) { return x != x ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+DEVICE float log_sigmoid(float x) { return -softplus(-x); }
+// The first argument at ties; a NaN in either propagates.
+DEVICE float min_of(float a, float b) { return b < a || b != b ? b : a; }
+DEVICE float max_of(float a, float b) { return b > a || b != b ? b : a; }
+// a^b of a non-negative base, with the cases that occur most often cheap.
+DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a : b == 0.0f ? 1.0f : powf(a, b); }
+// 2^x for a difference of two references that may both be -inf.
+DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
+
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
+DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Which tile a block takes of `row_blocks` x `columns`: blocks of one group of rows and one column are neighbours, so that they read the same operand
+// at the same time.
+struct Place { int row_block, column; };
+DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
+    int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
+    return Place{first + place % width, place / width};
+}
+
+typedef Elem HiddenOut;
+#define HIDDEN_ACCUMULATE 0
+typedef Elem ClassifierOut;
+#define CLASSIFIER_ACCUMULATE 0
+
+// --- from the program ---
+// The program's inputs besides hidden states, classifier and targets.
+struct Values {
+    int none;
+};
+#define COL_GRADIENTS 0
+#define HAS_TARGET
+struct Uniform { };
+DEVICE Uniform uniform_of(const Values& values) {
+    return Uniform{};
+}
+struct ColIn { };
+DEVICE ColIn col_in(const Values& values, int col) {
+    return ColIn{};
+}
+// What an element reads of its token: log2 of the normaliser, target parts, Row values.
+struct Coefs { float lse2; float target0; float c0; };
+DEVICE Coefs coefs_of(const float* coefs, int token, int tokens) {
+    return Coefs{coefs[(u64)0 * tokens + token], coefs[(u64)1 * tokens + token], coefs[(u64)2 * tokens + token]};
+}
+DEVICE float probability(float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    return exp2_approx(x * LOG2E - row.lse2);
+}
+// p A + [target] T + B / V, the target's share formed without a difference.
+DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    return (at_target ? row.target0 : p * row.c0);
+}
+// p A of a kept column.
+DEVICE float entry_gradient(float p, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    return p * row.c0;
+}
+
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
+// Where the walk over the cold columns leaves what it keeps. The 16 rows of a warp share a stream, of which every segment of the walk has a fixed part:
+// room for the most that its tiles can emit, so that timing changes nothing and nothing is dropped.
+//
+// The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
+// in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
+// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
+// rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up.
+
+#define STREAM_ROWS 16
+#define SEGMENT_ENTRIES 66                                    // of a segment, besides TILE_ENTRIES a tile
+
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+struct Entry { u32 key; float weight; };
+DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
+DEVICE int entry_row(u32 key) { return key >> 28; }
+DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
+
+// A segment's part of a stream: its first cold tile, and how many entries it has.
+struct Part { int first; u32 count; };
+
+// What thinning keeps of an entry: its row is known from where it stands.
+struct Kept { int column; float probability; };
+
+// Entries of one stream: all cold tiles, in as many parts as a walk may have.
+DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
+// Where a segment's part begins; `first` counts cold tiles.
+DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }
+
+// The sampled softmax part of the gradient, as lists: by row for dE, by column for dC. Accumulated in fp32 in a fixed order, rounded once.
+// `entry_gradient` comes from the program: dL/dx of a kept entry, from its probability.
+
+// Where the entries of a row begin.
+DEVICE u64 first_entry(int at, const u32* starts) { return (u64)(at / STREAM_ROWS) * (STREAM_ROWS * MAX_ENTRIES) + starts[at]; }
+
+// A row of E or C, and what it is multiplied with. In a column's list: a row's place among the tokens that count, and dL/dx.
+struct Weighted { int row; float weight; };
+
+extern "C" __global__ void __launch_bounds__(1024) clear_columns(u32* __restrict__ column_counts) {
+    int j = blockIdx.x * 1024 + threadIdx.x;
+    if (j < COLD) column_counts[j] = 0;
+}
+
+// column_counts [COLD]: how many kept entries and targets a cold column has. A warp a row.
+extern "C" __global__ void __launch_bounds__(256) count_columns(const Kept* __restrict__ kept, const u32* __restrict__ starts,
+        const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
+        u32* __restrict__ column_counts, int tokens) {
+    int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
+    if (at >= rows) return;
+    const Kept* entries = kept + first_entry(at, starts);
+    for (u32 i = lane_id(); i < kept_counts[at]; i += 32) atomicAdd(&column_counts[entries[i].column - HOT], 1u);
+    int y = target_in_range(targets, PACKED ? order[at] : at);
+    if (lane_id() == 0 && y >= HOT) atomicAdd(&column_counts[y - HOT], 1u);
+}
+
+DEVICE u32 block_scan(u32 x, u32& total) {                    // inclusive, 1024 threads
+    __shared__ u32 warps[32];
+    u32 sum = x;
+    #pragma unroll
+    for (int d = 1; d < 32; d *= 2) { u32 other = __shfl_up_sync(0xffffffff, sum, d); if (lane_id() >= d) sum += other; }
+    __syncthreads();
+    if (lane_id() == 31) warps[warp_id()] = sum;
+    __syncthreads();
+    u32 w = warps[lane_id()];
+    #pragma unroll
+    for (int d = 1; d < 32; d *= 2) { u32 other = __shfl_up_sync(0xffffffff, w, d); if (lane_id() >= d) w += other; }
+    total = __shfl_sync(0xffffffff, w, 31);
+    u32 before = __shfl_sync(0xffffffff, w, max(warp_id() - 1, 0));
+    return sum + (warp_id() ? before : 0);
+}
+
+// Counts -> where each column's list begins, in two steps: sums of blocks of 1024 columns, then positions. starts_of [COLD + 1]; cursors: a copy.
+extern "C" __global__ void __launch_bounds__(1024) column_blocks(const u32* __restrict__ column_counts, u32* __restrict__ block_sums) {
+    int j = blockIdx.x * 1024 + threadIdx.x;
+    u32 total;
+    block_scan(j < COLD ? column_counts[j] : 0, total);
+    if (threadIdx.x == 0) block_sums[blockIdx.x] = total;
+}
+extern "C" __global__ void __launch_bounds__(1024) column_starts(const u32* __restrict__ column_counts, const u32* __restrict__ block_sums,
+        u32* __restrict__ starts_of, u32* __restrict__ cursors) {
+    u32 before = 0, total;
+    for (int b = threadIdx.x; b < blockIdx.x; b += 1024) before += block_sums[b];
+    block_scan(before, total);
+    u32 base = total;
+    int j = blockIdx.x * 1024 + threadIdx.x;
+    u32 mine = j < COLD ? column_counts[j] : 0, end = base + block_scan(mine, total);
+    if (j < COLD) { cursors[j] = end - mine; starts_of[j + 1] = end; }
+    if (j == 0) starts_of[0] = 0;
+}
+
+// lists: every column's entries, in no order yet. A warp a row.
+extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __restrict__ kept,
+        const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
+        const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Weighted* __restrict__ lists, int tokens) {
+    int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
+    if (at >= rows) return;
+    const int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    const u64 first = first_entry(at, starts);
+    const Coefs row = coefs_of(coefs, token, tokens);
+    const Uniform uniform = uniform_of(values);
+    for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
+        Kept entry = kept[first + i];
+        float g = entry_gradient(entry.probability, row, col_in(values, entry.column), uniform);
+        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{at, g};
+    }
+    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
+}
+
+DEVICE float as_float(float x) { return x; }
+DEVICE float as_float(u16 x) { return widen(x); }
+
+// Eight neighbouring elements of a gradient, in one piece where they are aligned to it.
+template <class T> DEVICE void add8(const T* from, float (&x)[8]) {
+    #pragma unroll
+    for (int i = 0; i < 8; i++) x[i] += as_float(from[i]);
+}
+DEVICE void store8(float* to, const float (&x)[8]) {
+    if (((u64)to & 15) == 0) {
+        *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
+        *(float4*)(to + 4) = make_float4(x[4], x[5], x[6], x[7]);
+        return;
+    }
+    #pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = x[i];
+}
+DEVICE void store8(u16* to, const float (&x)[8]) {
+    if (((u64)to & 15) == 0) {
+        *(uint4*)to = make_uint4(narrow2(x[0], x[1]), narrow2(x[2], x[3]), narrow2(x[4], x[5]), narrow2(x[6], x[7]));
+        return;
+    }
+    #pragma unroll
+    for (int i = 0; i < 8; i++) narrow(to[i], x[i]);
+}
+
+// Sums of rows of 16-bit elements: a thread has 8 columns, in steps of THREADS * 8.
+struct Sums {
+    float of[8];
+    DEVICE void clear() {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) of[i] = 0.0f;
+    }
+    DEVICE void add(float g, uint4 x) {
+        u32 words[4] = {x.x, x.y, x.z, x.w};
+        #pragma unroll
+        for (int i = 0; i < 4; i++) { of[2 * i] += g * widen((u16)words[i]); of[2 * i + 1] += g * widen((u16)(words[i] >> 16)); }
+    }
+};
+
+#define THREADS GATHER_THREADS
+#define BATCH 128
+// sums += weights * rows of `from`, in the order of the batch.
+DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* batch, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint4 x[8];
+        #pragma unroll
+        for (int k = 0; k < 8; k++) x[k] = __ldg(&from[(u64)batch[i + k].row * stride]);
+        #pragma unroll
+        for (int k = 0; k < 8; k++) sums.add(batch[i + k].weight, x[k]);
+    }
+    for (; i < n; i++) sums.add(batch[i].weight, __ldg(&from[(u64)batch[i].row * stride]));
+}
+
+// dE of a token: hot columns (`sums`, fp32, scaled), entries, a cold target. A block a row.
+extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidden(const Kept* __restrict__ kept,
+        const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
+        const int* __restrict__ count, const Values values, const float* __restrict__ coefs, const float* __restrict__ scale,
+        const uint4* __restrict__ classifier, const float* __restrict__ hot, HiddenOut* __restrict__ out, int tokens) {
+    __shared__ Weighted batch[BATCH];
+    const int at = blockIdx.x, rows = PACKED ? *count : tokens;
+    if (at >= rows) return;
+    const int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    const u64 first = first_entry(at, starts);
+    const int n = kept_counts[at] + (y >= HOT);
+    const Coefs row = coefs_of(coefs, token, tokens);
+    const Uniform uniform = uniform_of(values);
+    const float factor = SCALED ? scale[1] : 1.0f;
+    for (int c0 = 0; c0 < HIDDEN; c0 += THREADS * 8) {
+        const int col = c0 + threadIdx.x * 8;
+        Sums sums;
+        sums.clear();
+        for (int done = 0; done < n; done += BATCH) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) {
+                if (y >= HOT && done + i == n - 1) { batch[i] = Weighted{y, row.target0}; continue; }
+                Kept entry = kept[first + done + i];
+                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, row, col_in(values, entry.column), uniform)};
+            }
+            __syncthreads();
+            if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));
+        }
+        if (col >= HIDDEN) continue;
+        #pragma unroll
+        for (int i = 0; i < 8; i++) sums.of[i] += hot[(u64)at * HIDDEN + col + i] * factor;
+        HiddenOut* to = out + (u64)token * HIDDEN + col;
+        if (HIDDEN_ACCUMULATE) add8(to, sums.of);
+        store8(to, sums.of);
+    }
+}
+
+// Orders a list by its rows, each of which it has at most once: a network of comparisons that always moves the smaller one forward, so that what lies
+// behind the end counts as the largest without being there. All threads of the block.
+DEVICE void sort_list(Weighted* list, int n) {
+    int padded = 2;
+    while (padded < n) padded *= 2;
+    auto compare = [&](int a, int b) {
+        if (b < n) { Weighted x = list[a], y = list[b]; if (y.row < x.row) { list[a] = y; list[b] = x; } }
+    };
+    for (int size = 2; size <= padded; size *= 2) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int block = i / (size / 2) * size, at = i % (size / 2); compare(block + at, block + size - 1 - at); }
+        for (int half = size / 4; half > 0; half /= 2) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int a = i / half * (2 * half) + i % half; compare(a, a + half); }
+        }
+    }
+    __syncthreads();
+}
+
+// Orders the list of at most 32 rows that a warp has.
+DEVICE void sort_short_list(Weighted* list, int n) {
+    int lane = lane_id(), rank = 0;
+    Weighted mine = lane < n ? list[lane] : Weighted{0x7fffffff, 0.0f};
+    for (int k = 0; k < n; k++) rank += __shfl_sync(0xffffffff, mine.row, k) < mine.row;
+    __syncwarp();
+    if (lane < n) list[rank] = mine;
+}
+
+// dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, one after the other.
+extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
+        const uint4* __restrict__ hidden, ClassifierOut* __restrict__ out) {
+    __shared__ Weighted sorted[SORTED];
+    __shared__ u32 begins[COLUMNS + 1];
+    const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
+    if (threadIdx.x <= columns) begins[threadIdx.x] = starts_of[first + threadIdx.x];
+    __syncthreads();
+    const int all = begins[columns] - begins[0];
+    Weighted* list = lists + begins[0];
+    if (all <= SORTED) {
+        for (int i = threadIdx.x; i < all; i += THREADS) sorted[i] = list[i];
+        list = sorted;
+        __syncthreads();
+    }
+    for (int c = warp_id(); c < columns; c += THREADS / 32) {
+        int n = begins[c + 1] - begins[c];
+        if (n > 1 && n <= 32) sort_short_list(list + (begins[c] - begins[0]), n);
+    }
+    for (int c = 0; c < columns; c++) {
+        int n = begins[c + 1] - begins[c];
+        if (n > 32) sort_list(list + (begins[c] - begins[0]), n);
+    }
+    __syncthreads();
+    for (int c = 0; c < columns; c++) {
+        const Weighted* of_column = list + (begins[c] - begins[0]);
+        const int n = begins[c + 1] - begins[c];
+        for (int col = threadIdx.x * 8; col < HIDDEN; col += THREADS * 8) {
+            Sums sums;
+            sums.clear();
+            gather(sums, hidden + col / 8, ROW_STRIDE / 8, of_column, n);
+            ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
+            if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
+            store8(to, sums.of);
+        }
+    }
+}
