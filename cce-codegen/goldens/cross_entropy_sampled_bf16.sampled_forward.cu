@@ -785,7 +785,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             Sampler sampler;
             #pragma unroll
             for (int r = 0; r < ACC_ROWS; r++) {
-                int at = row0 + acc_row(r), token = at < rows ? (PACKED ? order[at] : at) : -1;
+                int at = row0 + acc_row(r), token = token_at(order, at, rows);
                 tokens_of.of[r] = max(token, 0);
                 targets_of.of[r] = target_in_range(targets, token);
                 sampler.reference[r] = token >= 0 ? reference[at] : 0.0f;

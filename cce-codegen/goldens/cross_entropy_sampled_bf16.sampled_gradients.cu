@@ -190,7 +190,7 @@ DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (
 // Where a segment's part begins; `first` counts cold tiles.
 DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }
 
-// The sampled softmax part of the gradient, as lists: by row for dE, by column for dC. Accumulated in fp32 in a fixed order, rounded once.
+// What was kept, by column: for each cold column a list of rows and dL/dx, targets among them. Counted, placed, filled: in an order that the gather mends.
 // `entry_gradient` comes from the program: dL/dx of a kept entry, from its probability.
 
 // Where the entries of a row begin.
@@ -212,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(256) count_columns(const Kept* __re
     if (at >= rows) return;
     const Kept* entries = kept + first_entry(at, starts);
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) atomicAdd(&column_counts[entries[i].column - HOT], 1u);
-    int y = target_in_range(targets, PACKED ? order[at] : at);
+    int y = target_in_range(targets, token_at(order, at, rows));
     if (lane_id() == 0 && y >= HOT) atomicAdd(&column_counts[y - HOT], 1u);
 }
 
@@ -257,7 +257,7 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Weighted* __restrict__ lists, int tokens) {
     int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
     if (at >= rows) return;
-    const int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    const int token = token_at(order, at, rows), y = target_in_range(targets, token);
     const u64 first = first_entry(at, starts);
     const Coefs row = coefs_of(coefs, token, tokens);
     const Uniform uniform = uniform_of(values);
@@ -268,6 +268,8 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     }
     if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
 }
+
+// The sampled softmax part of the gradient: dE from the entries of a row, dC from the list of a column. Accumulated in fp32 in a fixed order, rounded once.
 
 DEVICE float as_float(float x) { return x; }
 DEVICE float as_float(u16 x) { return widen(x); }
@@ -332,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
     __shared__ Weighted batch[BATCH];
     const int at = blockIdx.x, rows = PACKED ? *count : tokens;
     if (at >= rows) return;
-    const int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    const int token = token_at(order, at, rows), y = target_in_range(targets, token);
     const u64 first = first_entry(at, starts);
     const int n = kept_counts[at] + (y >= HOT);
     const Coefs row = coefs_of(coefs, token, tokens);

@@ -284,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(256) bounds(const uint4* __restrict
         const float* __restrict__ hot, float* __restrict__ partials, float* __restrict__ reference, int tokens, int clusters, int group) {
     int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
     if (at >= rows) return;
-    int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    int token = token_at(order, at, rows), y = target_in_range(targets, token);
     float dot = 0.0f;
     if (y >= 0) {
         const uint4 *e = hidden + (u64)at * (ROW_STRIDE / 8), *c = classifier + (u64)y * (CLASSIFIER_STRIDE / 8);
@@ -401,13 +401,13 @@ extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restric
     __shared__ u32 row_counts[STREAM_ROWS], row_next[STREAM_ROWS], warp_rows[8][STREAM_ROWS];
     if (thread < STREAM_ROWS) {
         int at = row0 + thread;
-        log_step[thread] = at < rows ? lse[PACKED ? order[at] : at] * LOG2E + log2f(EPS) : POS_INF;
+        log_step[thread] = at < rows ? lse[token_at(order, at, rows)] * LOG2E + log2f(EPS) : POS_INF;
         row_counts[thread] = 0;
     }
     __syncthreads();
     const Stream stream{streams + blockIdx.x * stream_entries(most_parts), segments + blockIdx.x * most_parts, walk.parts_of(row0 / WALK_BLOCK), log_step};
     const float log_factor = stream.log_factor();
-    const u64 phase = philox(seed_of(seed), (u32)(PACKED ? order[row0] : row0), 1).of[0];
+    const u64 phase = philox(seed_of(seed), (u32)token_at(order, row0, rows), 1).of[0];
 
     stream.choose(log_factor, phase, [&](bool chosen, const Entry& entry, float) { if (chosen) atomicAdd(&row_counts[entry_row(entry.key)], 1u); });
     __syncthreads();

@@ -463,7 +463,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
             multiply<true, false>(acc, ring, steps);
-            const Sink sink{out, sums, order, row0, col0, rows, factor, is_first, is_last};
+            const Sink sink{out, sums, order, row0, col0, rows, factor, is_first != 0, is_last != 0};
             if (paired(out)) sink.take<true>(acc, shared); else sink.take<false>(acc, shared);
         });
     }

@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(256) bounds(const uint4* __restrict
         const float* __restrict__ hot, float* __restrict__ partials, float* __restrict__ reference, int tokens, int clusters, int group) {
     int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
     if (at >= rows) return;
-    int token = PACKED ? order[at] : at, y = target_in_range(targets, token);
+    int token = token_at(order, at, rows), y = target_in_range(targets, token);
     float dot = 0.0f;
     if (y >= 0) {
         const uint4 *e = hidden + (u64)at * (ROW_STRIDE / 8), *c = classifier + (u64)y * (CLASSIFIER_STRIDE / 8);

@@ -2,7 +2,7 @@
 
 use super::{Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, WALK};
 use crate::problem::{DType, GradientOutput};
-use crate::schedule::Tile;
+use crate::schedule::{CLUSTER, Tile};
 use std::fmt::Write;
 
 const PHILOX: &str = include_str!("../../kernels/sampled/philox.cuh");
@@ -11,7 +11,8 @@ const SAMPLE: &str = include_str!("../../kernels/sampled/sample.cuh");
 const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
 const BOUNDS: &str = include_str!("../../kernels/sampled/bounds.cuh");
 const THIN: &str = include_str!("../../kernels/sampled/thin.cuh");
-const GRADIENTS: &str = include_str!("../../kernels/sampled/gradients.cuh");
+const LISTS: &str = include_str!("../../kernels/sampled/lists.cuh");
+const GATHER: &str = include_str!("../../kernels/sampled/gather.cuh");
 
 /// Rows that share a stream of entries.
 pub(crate) const STREAM_ROWS: u64 = 16;
@@ -81,7 +82,7 @@ impl Sampling {
             self.quota(cold),
             self.tile_entries(cold),
             self.hot,
-            2 * tile.m,
+            CLUSTER * tile.m,
         )
     }
 }
@@ -184,7 +185,9 @@ impl Emitter<'_> {
             "\n",
             STREAM,
             "\n",
-            GRADIENTS,
+            LISTS,
+            "\n",
+            GATHER,
         ])
     }
 }
