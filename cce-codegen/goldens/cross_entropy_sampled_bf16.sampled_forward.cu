@@ -564,7 +564,7 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 // The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
 // in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
-// rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up.
+// rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
 #define STREAM_ROWS 16
 #define SEGMENT_ENTRIES 66                                    // of a segment, besides TILE_ENTRIES a tile

@@ -61,14 +61,16 @@ impl Sampling {
         EMITTED_PER_KEPT * STREAM_ROWS as f64 * f64::from(self.max_entries) / cold_tiles as f64
     }
 
-    fn tile_entries(&self, cold_tiles: usize) -> u64 {
-        (9.0 / 8.0 * (self.quota(cold_tiles) + FLOOR)).ceil() as u64
+    /// Entries of a tile that a stream has room for: the bound of `sampled/stream.cuh`, or all there are.
+    fn tile_entries(&self, tile: &Tile, cold_tiles: usize) -> u64 {
+        let bound = (9.0 / 8.0 * (self.quota(cold_tiles) + FLOOR)).ceil() as u64;
+        bound.min(STREAM_ROWS * u64::from(tile.n))
     }
 
     /// Entries of one stream, as `stream_entries` in `sampled/stream.cuh`.
     pub(crate) fn stream_entries(&self, tile: &Tile, vocab: usize, parts: u64) -> u64 {
         let tiles = self.cold_tiles(tile, vocab);
-        self.tile_entries(tiles) * tiles as u64 + SEGMENT_ENTRIES * parts
+        self.tile_entries(tile, tiles) * tiles as u64 + SEGMENT_ENTRIES * parts
     }
 
     fn constants(&self, tile: &Tile, vocab: usize) -> String {
@@ -80,7 +82,7 @@ impl Sampling {
             self.eps,
             self.max_entries,
             self.quota(cold),
-            self.tile_entries(cold),
+            self.tile_entries(tile, cold),
             self.hot,
             CLUSTER * tile.m,
         )

@@ -63,7 +63,10 @@ pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&
             }
             let wanted = Wanted { logit: true, inputs: problem.input_gradients.clone() };
             let lowered = lower(program, &wanted);
-            if !sums_raw_logits(&lowered) {
+            let entries = problem.tokens as u64 * (u64::from(max_entries) + 1);
+            if entries > u64::from(u32::MAX) {
+                Some("tokens times max_entries are more than the kernels count in 32 bits: lower max_entries")
+            } else if !sums_raw_logits(&lowered) {
                 Some(
                     "on a GPU a loss is sampled that needs the log-sum-exp of the raw logits and no other reduction",
                 )
@@ -295,8 +298,10 @@ impl<'a> Parts<'a> {
 fn sampling(problem: &Problem, schedule: &GpuSchedule) -> Option<Sampling> {
     let Filter::Sampled { eps, max_entries } = problem.filter else { return None };
     let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
-    let some_cold = (schedule.hot as usize) < problem.vocab;
-    (large && some_cold).then_some(Sampling { eps, max_entries, hot: schedule.hot })
+    let cold = u32::try_from(problem.vocab.saturating_sub(schedule.hot as usize)).unwrap_or(u32::MAX);
+    // No token has more entries than there are columns to sample.
+    let max_entries = max_entries.min(cold);
+    (large && cold > 0).then_some(Sampling { eps, max_entries, hot: schedule.hot })
 }
 
 /// What forward and backward are planned from.

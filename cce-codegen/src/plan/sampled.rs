@@ -309,3 +309,53 @@ impl Sampled {
         launches
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{InputKind, Program};
+    use crate::plan::{GpuPlan, PlanError};
+    use crate::problem::{DType, Filter, Ignored, Problem};
+    use crate::schedule::{Family, Gpu, GpuSchedule};
+    use crate::valid::{ProgramBuilder, Site};
+
+    fn cross_entropy() -> Program {
+        let here = Site(0);
+        let mut b = ProgramBuilder::new(here, "cross_entropy");
+        let (x, y) = (b.input(here, "x", InputKind::Logit), b.input(here, "y", InputKind::Target));
+        let (lse, at) = (b.lse(here, x), b.at(here, x, y));
+        let loss = b.sub(here, lse, at);
+        b.output(here, "loss", loss);
+        b.finish().unwrap()
+    }
+
+    fn plan(shape: [usize; 3], max_entries: u32, ignored: Ignored) -> Result<GpuPlan, PlanError> {
+        let (program, gpu) = (cross_entropy(), Gpu::h100());
+        let filter = Filter::Sampled { eps: 1.0 / 1024.0, max_entries };
+        let problem = Problem { filter, ignored, ..Problem::new(shape[0], shape[1], shape[2], DType::Bf16) };
+        let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &problem, &gpu);
+        GpuPlan::build(&program, &problem, &schedule, &gpu)
+    }
+
+    #[test]
+    fn what_is_held_is_what_thinning_may_keep_and_the_walk_has_room_for_little_more() {
+        for tokens in [4096, 8192, 32_768] {
+            let plan = plan([tokens, 2304, 256_000], 384, Ignored::None).unwrap();
+            let kept = 8.4 * 384.0 * tokens as f64 + 1e6;
+            assert!((plan.workspace.held as f64) < kept, "{tokens}: {} held", plan.workspace.held);
+            assert!((plan.workspace.forward as f64) < 2.6 * kept, "{tokens}: {}", plan.workspace.forward);
+        }
+    }
+
+    #[test]
+    fn room_for_entries_is_bounded_by_the_columns_there_are() {
+        let bytes =
+            |max_entries| plan([300, 64, 4099], max_entries, Ignored::Possible).unwrap().workspace.peak();
+        assert_eq!(bytes(1 << 14), bytes(1 << 13));
+    }
+
+    #[test]
+    fn more_entries_than_32_bits_count_are_refused() {
+        let refused = plan([1 << 20, 64, 100_000], 1 << 14, Ignored::None).unwrap_err();
+        assert!(matches!(refused, PlanError::Filter { .. }), "{refused}");
+    }
+}

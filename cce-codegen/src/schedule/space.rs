@@ -218,7 +218,9 @@ impl GpuSchedule {
             Family::Simt => &[SIMT, SIMT_SMALL],
         };
         if base.family == Family::Wgmma {
-            add(GpuSchedule::mma(program, problem, gpu));
+            if refuses(program, problem, Family::Mma).is_none() {
+                add(GpuSchedule::mma(program, problem, gpu));
+            }
             for &logits in tiles {
                 for group in [base.group, base.group.div_ceil(2), base.group * 2] {
                     add(GpuSchedule { logits, group: group.min(gpu.clusters()), ..base });
