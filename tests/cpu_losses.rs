@@ -8,7 +8,7 @@ mod support;
 
 use cce::{DType, IndexType};
 use rayon::prelude::*;
-use support::{Bench, Budget, Case, Choice, Reduction, Report, Upstreams, check, programs, scenarios};
+use support::{Bench, Budget, Case, Choice, Reduction, Report, Upstreams, check, programs, scenarios, seeds};
 
 const TYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
@@ -194,4 +194,11 @@ fn host_data_go_in_and_come_out() {
             .with(|case| (case.reduction, case.ignored) = (reduction, Some(0.2)));
         scenarios::run_on_host_data(&Bench::cpu(), &case, Choice::Selected).assert();
     }
+}
+
+#[test]
+fn sampled_rows_of_every_kind_are_finite_and_without_bias() {
+    let report = seeds::rows_of_every_kind(&Bench::cpu(), Choice::Selected);
+    println!("{}", report.worst());
+    report.assert();
 }

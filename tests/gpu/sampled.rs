@@ -3,10 +3,10 @@
 //! logits far apart.
 
 use crate::support::compare::distance;
-use crate::support::expected::Expected;
 use crate::support::gpu::Test;
-use crate::support::run::{Buffers, Found, stream};
-use crate::support::{Bench, Case, Choice, Data, Mode, Reduction, Report, compare, programs};
+use crate::support::run::Found;
+use crate::support::seeds::{self, check_mean, under_seeds};
+use crate::support::{Bench, Case, Choice, Reduction, Report, compare, programs};
 use cce::{DType, Filter, IndexType};
 use cce_codegen::schedule::Family;
 use rayon::prelude::*;
@@ -82,22 +82,6 @@ fn small(bench: &Bench) -> Report {
     all
 }
 
-/// The results of one plan under several seeds.
-fn under_seeds(bench: &Bench, case: &Case, data: &Data, seeds: &[u64]) -> Result<Vec<Found>, String> {
-    let plan = case.plan(bench, WGMMA)?;
-    let stream = stream(bench)?;
-    let mut found = Vec::new();
-    for &seed in seeds {
-        let mut buffers = Buffers::new(bench, case, data, &plan)?;
-        buffers.put(stream.as_ref())?;
-        buffers
-            .call(bench, case, &plan, Mode::Step, stream.as_ref(), |call| call.seed(seed))
-            .map_err(|error| error.to_string())?;
-        found.push(buffers.found(stream.as_ref())?);
-    }
-    Ok(found)
-}
-
 /// A vocabulary of which an eighth is hot, and a softmax that a step of 2^-6 thins.
 fn thinned(tokens: usize, filter: Filter) -> Case {
     named("cross_entropy", [tokens, 64, 6000], DType::Bf16, filter)
@@ -113,7 +97,7 @@ fn bits_follow_the_seed(bench: &Bench) -> Report {
     for max_entries in [384, 8] {
         let case = thinned(1300, Filter::Sampled { eps: 1.0 / 64.0, max_entries });
         report.cases += 1;
-        match under_seeds(bench, &case, &case.data(), &[7, 7, 7, 8]) {
+        match under_seeds(bench, WGMMA, &case, &case.data(), &[7, 7, 7, 8]) {
             Err(error) => report.fail(&case.to_string(), error),
             Ok(found) => {
                 for other in &found[1..3] {
@@ -130,73 +114,8 @@ fn bits_follow_the_seed(bench: &Bench) -> Report {
     report
 }
 
-/// A logit, by its column and the size of the vocabulary.
-type LogitOf = fn(usize, usize) -> f64;
-
-/// Logits of every row by column, each a number that bf16 has: shapes that a bound or an estimate could fail on.
-/// The walk goes over tiles of 256 columns, dealt to four lanes in pairs; the first 768 are hot.
-const ROWS: [(&str, LogitOf); 7] = [
-    ("all equal", |_, _| 3.0),
-    ("the mass in the last tile", |column, vocab| if column + 200 > vocab { 6.0 } else { 0.0 }),
-    ("the mass in one lane", |column, _| if column % 8 / 2 == 1 { 5.0 } else { -5.0 }),
-    ("growing by a factor of a million a tile", |column, _| (column / 256 * 14) as f64),
-    ("one entry far above the rest", |column, _| if column == 5000 { 9984.0 } else { (column % 5) as f64 }),
-    ("200 above what is hot", |column, _| if column < 768 { -200.0 } else { (column % 3) as f64 }),
-    ("everything far below zero", |column, _| -9984.0 - (column % 2 * 64) as f64),
-];
-
-/// Rows of such logits: finite, and right in the mean over seeds.
 fn rows_of_every_kind(bench: &Bench) -> Report {
-    const SEEDS: usize = 64;
-    let mut report = Report::default();
-    if !has_wgmma(bench) {
-        return report;
-    }
-    for (kind, logit) in ROWS {
-        for max_entries in [384, 16] {
-            let filter = Filter::Sampled { eps: 1.0 / 64.0, max_entries };
-            let case = named("cross_entropy", [70, 8, 6000], DType::Bf16, filter)
-                .gradients(DType::F32, false)
-                .with(|case| case.spread = 1.0);
-            let mut data = case.data();
-            for (token, row) in data.hidden.chunks_mut(case.hidden).enumerate() {
-                row.fill(0.0);
-                row[0] = 1.0;
-                data.targets[token] = (token * 977 % case.vocab) as i64;
-            }
-            for (column, row) in data.classifier.chunks_mut(case.hidden).enumerate() {
-                row[0] = logit(column, case.vocab);
-            }
-            let expected = Expected::of(&case, &data);
-            let label = format!("{kind}: {case}");
-            report.cases += 1;
-            let seeds: Vec<u64> = (0..SEEDS as u64).map(|seed| case.seed.wrapping_add(seed)).collect();
-            match under_seeds(bench, &case, &data, &seeds) {
-                // Targets far below the largest logit leave nothing but these to dE and dC: rounding of G.
-                Ok(found) => check_mean(&mut report, &label, &expected, &found, 4e-3),
-                Err(error) => report.fail(&label, error),
-            }
-        }
-    }
-    report
-}
-
-/// Whether the mean of what several seeds gave is nearer to the exact gradients than one of them, by the root
-/// of their number; `rounding` of the whole stays.
-fn check_mean(report: &mut Report, label: &str, expected: &Expected, found: &[Found], rounding: f64) {
-    for (what, exact, of) in [
-        ("dE", &expected.hidden, (|found| &found.hidden) as fn(&Found) -> &Option<Vec<f64>>),
-        ("dC", &expected.classifier, |found| &found.classifier),
-    ] {
-        let values: Vec<&Vec<f64>> =
-            found.iter().map(|found| of(found).as_ref().expect("a gradient")).collect();
-        let seeds = values.len() as f64;
-        let one = values.iter().take(8).map(|one| distance(one, exact, 0.0)).sum::<f64>() / 8.0;
-        let mean: Vec<f64> =
-            (0..exact.len()).map(|at| values.iter().map(|one| one[at]).sum::<f64>() / seeds).collect();
-        let many = distance(&mean, exact, 0.0);
-        report.check(what, (many - rounding).max(0.0), 1.3 / seeds.sqrt() * one, label);
-    }
+    if has_wgmma(bench) { seeds::rows_of_every_kind(bench, WGMMA) } else { Report::default() }
 }
 
 /// The distance to the exact gradient of one seed's, and of the mean over many: 1 / sqrt(seeds) of it.
@@ -217,7 +136,7 @@ fn no_bias(bench: &Bench) -> Report {
         let (data, expected) = case.prepare();
         report.cases += 1;
         let seeds: Vec<u64> = (0..SEEDS as u64).map(|seed| case.seed.wrapping_add(seed)).collect();
-        let found = match under_seeds(bench, &case, &data, &seeds) {
+        let found = match under_seeds(bench, WGMMA, &case, &data, &seeds) {
             Ok(found) => found,
             Err(error) => {
                 report.fail(&case.to_string(), error);

@@ -21,6 +21,7 @@ pub mod programs;
 pub mod room;
 pub mod run;
 pub mod scenarios;
+pub mod seeds;
 
 pub use case::{Budget, Case, Reduction, Upstreams};
 pub use compare::{Report, check};
