@@ -13,6 +13,9 @@
 #define WARPGROUP_ROWS 64
 #define BARRIER_BYTES 128
 #define STAGING_BYTES 16384
+#define STREAM_ROWS 16
+#define SEGMENT_ENTRIES 66
+#define FLOOR 1.5e0f
 #define EPS 9.765625e-4f
 #define MAX_ENTRIES 384
 #define QUOTA 1.2487804878048781e1f
@@ -566,9 +569,6 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
 // rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
-#define STREAM_ROWS 16
-#define SEGMENT_ENTRIES 66                                    // of a segment, besides TILE_ENTRIES a tile
-
 // An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
 struct Entry { u32 key; float weight; };
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
@@ -596,7 +596,6 @@ DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first
 // quota. Groups are tested whole and only set a bit; a compact loop serves the bits after the tile.
 
 #define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
-#define FLOOR 1.5f                                            // demand that every tile may have, so that a spent quota still sees what comes
 #define PACE 6.0f                                             // how far ahead of an even distribution the demand may run
 #define ALL 0xffffffffu
 

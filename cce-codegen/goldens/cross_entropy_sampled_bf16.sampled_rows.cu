@@ -7,6 +7,9 @@
 #define PACKED 0
 #define ROW_STRIDE 2304
 #define CLASSIFIER_STRIDE 2304
+#define STREAM_ROWS 16
+#define SEGMENT_ENTRIES 66
+#define FLOOR 1.5e0f
 #define EPS 9.765625e-4f
 #define MAX_ENTRIES 384
 #define QUOTA 1.2487804878048781e1f
@@ -245,9 +248,6 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 // in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
 // rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
-
-#define STREAM_ROWS 16
-#define SEGMENT_ENTRIES 66                                    // of a segment, besides TILE_ENTRIES a tile
 
 // An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
 struct Entry { u32 key; float weight; };

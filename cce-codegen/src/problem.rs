@@ -68,6 +68,16 @@ pub enum Filter {
 impl Filter {
     /// The sampled filter's default: 2^-10, 384 entries a token.
     pub const SAMPLED: Filter = Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 384 };
+
+    /// What is wrong with the filter's numbers, on any device; `None` if nothing is.
+    pub fn mistake(&self) -> Option<&'static str> {
+        match *self {
+            Filter::Sampled { eps, max_entries } if !(eps > 0.0 && eps <= 1.0) || max_entries < 2 => {
+                Some("eps must be above 0 and at most 1, and max_entries at least 2")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// As on the command line: `exact`, `sampled:2^-10,384`.

@@ -8,7 +8,6 @@
 // quota. Groups are tested whole and only set a bit; a compact loop serves the bits after the tile.
 
 #define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
-#define FLOOR 1.5f                                            // demand that every tile may have, so that a spent quota still sees what comes
 #define PACE 6.0f                                             // how far ahead of an even distribution the demand may run
 #define ALL 0xffffffffu
 

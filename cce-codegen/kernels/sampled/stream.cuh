@@ -6,9 +6,6 @@
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
 // rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
-#define STREAM_ROWS 16
-#define SEGMENT_ENTRIES 66                                    // of a segment, besides TILE_ENTRIES a tile
-
 // An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
 struct Entry { u32 key; float weight; };
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }

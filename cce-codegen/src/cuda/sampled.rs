@@ -2,7 +2,7 @@
 
 use super::{Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, WALK};
 use crate::problem::{DType, GradientOutput};
-use crate::schedule::{CLUSTER, Tile};
+use crate::schedule::Tile;
 use std::fmt::Write;
 
 const PHILOX: &str = include_str!("../../kernels/sampled/philox.cuh");
@@ -17,10 +17,10 @@ const GATHER: &str = include_str!("../../kernels/sampled/gather.cuh");
 /// Rows that share a stream of entries.
 pub(crate) const STREAM_ROWS: u64 = 16;
 
-/// Room of a segment besides its tiles', `SEGMENT_ENTRIES` in `sampled/stream.cuh`.
+/// Room of a segment besides its tiles': the lanes' pending thresholds, and two against rounding.
 const SEGMENT_ENTRIES: u64 = 66;
 
-/// Demand that every tile may have, `FLOOR` in `sampled/sample.cuh`.
+/// Demand that every tile may have, so that a spent quota still sees what comes.
 const FLOOR: f64 = 1.5;
 
 /// The walk's quota, in multiples of what thinning may keep: a walk spends its quota unevenly, and thinning
@@ -76,7 +76,8 @@ impl Sampling {
     fn constants(&self, tile: &Tile, vocab: usize) -> String {
         let (hot, cold) = (self.hot_tiles(tile), self.cold_tiles(tile, vocab));
         format!(
-            "#define EPS {:e}f\n#define MAX_ENTRIES {}\n#define QUOTA {:e}f\n#define TILE_ENTRIES {}\n\
+            "#define STREAM_ROWS {STREAM_ROWS}\n#define SEGMENT_ENTRIES {SEGMENT_ENTRIES}\n\
+             #define FLOOR {FLOOR:e}f\n#define EPS {:e}f\n#define MAX_ENTRIES {}\n#define QUOTA {:e}f\n#define TILE_ENTRIES {}\n\
              #define HOT_TILES {hot}\n#define COLD_TILES {cold}\n#define HOT {}\n#define COLD (VOCAB - HOT)\n\
              #define WALK_BLOCK {}\n",
             self.eps,
@@ -84,7 +85,7 @@ impl Sampling {
             self.quota(cold),
             self.tile_entries(tile, cold),
             self.hot,
-            CLUSTER * tile.m,
+            tile.cluster_rows(),
         )
     }
 }

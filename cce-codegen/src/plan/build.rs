@@ -54,9 +54,12 @@ pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&
     match problem.filter {
         Filter::Exact => None,
         Filter::Blocks { .. } => Some("the CUDA kernels do not skip blocks"),
-        Filter::Sampled { eps, max_entries } => {
-            if !(eps > 0.0 && eps < 1.0) || max_entries == 0 || max_entries > 1 << 20 {
-                return Some("eps must lie between 0 and 1, and max_entries between 1 and 1048576");
+        Filter::Sampled { max_entries, .. } => {
+            if let Some(mistake) = problem.filter.mistake() {
+                return Some(mistake);
+            }
+            if max_entries > 1 << 20 {
+                return Some("on a GPU max_entries must be at most 1048576");
             }
             if family != Family::Wgmma {
                 return Some("on a GPU only family `wgmma` samples");
@@ -260,7 +263,7 @@ impl<'a> Parts<'a> {
         };
         let statistics = self.forward.stats();
         let sampled =
-            common.sampling.map(|sampling| Sampled::take(&common, sampling, statistics, &mut workspace));
+            common.sampling.and_then(|sampling| Sampled::take(&common, sampling, statistics, &mut workspace));
         let forward = ForwardScratch::take(&common, &self.forward, sampled.as_ref(), &mut workspace);
         let backward = self.backward.as_ref().map(|holes| Scratch::take(&common, holes, &mut workspace));
         Places { common, forward, backward, sampled, workspace }
@@ -344,6 +347,13 @@ impl<'a> Common<'a> {
 
     pub(super) fn count(&self) -> super::Arg {
         self.packing.map_or(super::Arg::Null, |(_, count)| super::Arg::Workspace(count))
+    }
+
+    /// The log-sum-exp of each token among the saved values, of a program with a softmax.
+    pub(super) fn saved_lse(&self) -> Option<super::Buffer> {
+        let slot = self.slots.slot_of(self.slots.lse()?)? as u64;
+        let bytes = self.problem.tokens as u64 * 4;
+        Some(super::Buffer { offset: self.saved.offset + slot * bytes, bytes, ..self.saved })
     }
 
     /// Rows of a block of the clusters' walk.

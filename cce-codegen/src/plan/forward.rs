@@ -137,9 +137,8 @@ impl Forward {
             shared_bytes: tile.shared_bytes(schedule.family),
             args,
         });
-        if let Some(sampled) = sampled {
-            sampled.walk_launches(common, holes, partials, modules, &mut launches);
-        }
+        let sampled = sampled
+            .map(|sampled| (sampled, sampled.walk_launches(common, holes, partials, modules, &mut launches)));
         launches.push(Launch {
             module: rows,
             entry: "merge",
@@ -159,8 +158,8 @@ impl Forward {
                 common.group(),
             ],
         });
-        if let Some(sampled) = sampled {
-            launches.push(sampled.thinning(common, modules));
+        if let Some((sampled, module)) = sampled {
+            launches.push(sampled.thinning(common, module));
         }
         launches.push(Launch {
             module: rows,

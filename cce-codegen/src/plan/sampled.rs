@@ -13,6 +13,8 @@ pub(super) struct Sampled {
     sampling: Sampling,
     /// The walk over the cold columns.
     pub(super) cold: Walk,
+    /// The log-sum-exp of each token, among the saved values.
+    lse: Buffer,
     /// log2 of what is known of each row's normaliser.
     reference: Buffer,
     /// Partials of the hot columns' walk.
@@ -100,7 +102,8 @@ impl Sampled {
         sampling: Sampling,
         statistics: usize,
         workspace: &mut WorkspaceLayout,
-    ) -> Sampled {
+    ) -> Option<Sampled> {
+        let lse = common.saved_lse()?;
         let tile = &common.schedule.logits;
         let (tokens, vocab) = (common.problem.tokens as u64, common.problem.vocab);
         let cold = common.walk(sampling.cold_tiles(tile, vocab));
@@ -111,8 +114,9 @@ impl Sampled {
         let hot = common.walk(sampling.hot_tiles(tile));
         let hot_partials = hot.most(|blocks, parts| common.rows_of_a_walk() * blocks * parts);
         let kept = tokens.div_ceil(STREAM_ROWS) * STREAM_ROWS * u64::from(sampling.max_entries);
-        Sampled {
+        Some(Sampled {
             sampling,
+            lse,
             cold,
             kept: workspace.take(Region::Held, kept * 8),
             starts: workspace.take(Region::Held, tokens * 4),
@@ -121,10 +125,11 @@ impl Sampled {
             reference: workspace.take(Region::Forward, tokens * 4),
             streams: workspace.take(Region::Forward, entries * 8),
             segments: workspace.take(Region::Forward, segments * 8),
-        }
+        })
     }
 
-    /// Bounds from the hot columns, then the walk over the cold ones.
+    /// Bounds from the hot columns, then the walk over the cold ones. Returns the index of the module whose
+    /// kernels surround the walk.
     pub(super) fn walk_launches(
         &self,
         common: &Common<'_>,
@@ -132,9 +137,10 @@ impl Sampled {
         partials: Buffer,
         modules: &mut Vec<Module>,
         launches: &mut Vec<Launch>,
-    ) {
+    ) -> usize {
         let (schedule, emitter) = (&common.schedule, common.emitter());
         let tile = &schedule.logits;
+        let rows = modules.len();
         modules.push(Module {
             name: "sampled_rows",
             source: emitter.sampled_rows(&self.sampling, tile, holes),
@@ -148,7 +154,7 @@ impl Sampled {
             family: Some(schedule.family),
         });
         launches.push(Launch {
-            module: modules.len() - 2,
+            module: rows,
             entry: "bounds",
             blocks: blocks(common.problem.tokens, 8),
             threads: 256,
@@ -169,7 +175,7 @@ impl Sampled {
             ],
         });
         launches.push(Launch {
-            module: modules.len() - 1,
+            module: rows + 1,
             entry: "sampled_forward",
             blocks: common.matrix_blocks(tile, common.problem.tokens, tile.n as usize),
             threads: tile.threads(schedule.family),
@@ -190,16 +196,14 @@ impl Sampled {
                 common.group(),
             ],
         });
+        rows
     }
 
-    /// Thinning, once the normaliser is known. After [`Sampled::walk_launches`].
-    pub(super) fn thinning(&self, common: &Common<'_>, modules: &[Module]) -> Launch {
+    /// Thinning, once the normaliser is known, by a kernel of the module that surrounds the walk.
+    pub(super) fn thinning(&self, common: &Common<'_>, module: usize) -> Launch {
         let tokens = common.problem.tokens;
-        let mut lse = common.saved;
-        let slot = common.slots.lse().and_then(|lse| common.slots.slot_of(lse)).unwrap_or(0);
-        lse.offset += slot as u64 * tokens as u64 * 4;
         Launch {
-            module: modules.iter().position(|module| module.name == "sampled_rows").unwrap_or(0),
+            module,
             entry: "thin",
             blocks: blocks(tokens, STREAM_ROWS as usize),
             threads: 256,
@@ -207,7 +211,7 @@ impl Sampled {
             args: vec![
                 Arg::Workspace(self.streams),
                 Arg::Workspace(self.segments),
-                Arg::Workspace(lse),
+                Arg::Workspace(self.lse),
                 common.order(),
                 common.count(),
                 Arg::Seed,

@@ -61,13 +61,9 @@ pub(crate) fn decide_filter(
         Some(filter @ Filter::Blocks { .. }) => {
             refused(filter, "the CPU device offers Exact and Sampled".to_owned())
         }
-        Some(filter @ Filter::Sampled { eps, max_entries }) => {
-            if !(eps > 0.0 && eps <= 1.0) || max_entries < 2 {
-                let reason = format!(
-                    "eps is {eps} and max_entries {max_entries}, \
-                     expected eps above 0 and at most 1, max_entries at least 2"
-                );
-                return refused(filter, reason);
+        Some(filter @ Filter::Sampled { .. }) => {
+            if let Some(mistake) = filter.mistake() {
+                return refused(filter, mistake.to_owned());
             }
             match not_sampled(program, problem) {
                 None => Ok(filter),
