@@ -68,8 +68,7 @@ pub struct Arguments {
 }
 
 fn family(text: &str) -> Result<Family, String> {
-    let named = Family::ALL.into_iter().find(|family| family.name() == text);
-    named.ok_or_else(|| format!("`{text}` is none of wgmma, mma, simt"))
+    Family::named(text).ok_or_else(|| format!("`{text}` is none of wgmma, mma, simt"))
 }
 
 /// A row of the table.

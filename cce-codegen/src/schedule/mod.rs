@@ -26,6 +26,11 @@ impl Family {
     /// Every family, the fastest first.
     pub const ALL: [Family; 3] = [Family::Wgmma, Family::Mma, Family::Simt];
 
+    /// The family of this name.
+    pub fn named(name: &str) -> Option<Family> {
+        Family::ALL.into_iter().find(|family| family.name() == name)
+    }
+
     /// `wgmma`, `mma`, `simt`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -22,11 +22,6 @@ pub(super) fn arch(text: &str) -> Result<Arch, String> {
     text.parse::<Arch>().map_err(|error| error.to_string())
 }
 
-/// The family of this name; `None`: the one that suits the problem.
-fn family(name: &str) -> Option<Family> {
-    Family::ALL.into_iter().find(|family| family.name() == name)
-}
-
 pub(super) fn run(args: &EmitArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let program = programs.find(&args.problem.loss)?;
     let text = match args.dump {
@@ -52,7 +47,7 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
         arch => Gpu::of_capability(arch.major, arch.minor),
     };
     let problem = problem(args, program)?;
-    let schedule = match family(&args.family) {
+    let schedule = match Family::named(&args.family) {
         Some(family) => GpuSchedule::of_family(family, program, &problem, &gpu),
         None => GpuSchedule::default_for(program, &problem, &gpu),
     };
