@@ -180,12 +180,15 @@ template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor : Staged<
     }
 };
 
+// DEEP products are summed in pieces of this many steps: beside a sum over a whole vocabulary its small terms would round to nothing.
+#define PIECE (512 / TILE_K)
+
 // Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each.
-template <class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
     float* ring = (float*)shared;
     int steps = ceil_div(depth, TILE_K);
     for (int tile = first; tile < last; tile++) {
-        float acc[ACC_ROWS][ACC_COLS] = {};
+        float acc[ACC_ROWS][ACC_COLS] = {}, pieces[ACC_ROWS][ACC_COLS] = {};
         b.seek(tile * TILE_N);
         if (steps) { a.fetch(0); b.fetch(0); }
         for (int step = 0; step < steps; step++) {
@@ -205,6 +208,12 @@ template <class A, class B, class Done> DEVICE void walk(unsigned char* shared, 
                 for (int r = 0; r < ACC_ROWS; r++)
                     #pragma unroll
                     for (int c = 0; c < ACC_COLS; c++) acc[r][c] = fmaf(x[r], y[c], acc[r][c]);
+            }
+            if (DEEP && (step + 1 == steps || (step + 1) % PIECE == 0)) {
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r++)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c++) { pieces[r][c] += acc[r][c]; acc[r][c] = step + 1 == steps ? pieces[r][c] : 0.0f; }
             }
         }
         __syncthreads();                                      // the ring may be refilled, or used for other things
@@ -360,7 +369,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
     MnMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
     b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, HIDDEN, width, 0);
     float factor = SCALED ? scale[1] : 1.0f;
-    walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+    walk<true>(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
             if (row0 + r >= rows) return;
             float2 held = held_hidden(out, sums, order, row0 + r, tile * TILE_N + c, is_first);

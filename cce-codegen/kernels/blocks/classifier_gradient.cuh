@@ -12,7 +12,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
     MnMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, width, rows, 0);
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
     float factor = SCALED ? scale[1] : 1.0f;
-    walk(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+    walk<true>(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
             float2 held = held_classifier(out, first, width, row0 + r, tile * TILE_N + c);
             put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, held, factor);

@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
 
-    walk(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+    walk<false>(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
         join_tile(acc, stats, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
     });
 

@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hidden_gradient(const E
     MnMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
     b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, HIDDEN, width, 0);
     float factor = SCALED ? scale[1] : 1.0f;
-    walk(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+    walk<true>(shared, a, b, tile, tile + 1, width, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
             if (row0 + r >= rows) return;
             float2 held = held_hidden(out, sums, order, row0 + r, tile * TILE_N + c, is_first);

@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     const Uniform uniform = uniform_of(values);
     float factor = SCALED ? *scale : 1.0f;
     Elem* staged = (Elem*)shared;
-    walk(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+    walk<false>(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         __syncthreads();                                      // the ring has been read to its end
 #if COL_GRADIENTS > 0
         float sums[COL_GRADIENTS][ACC_COLS] = {};

@@ -181,8 +181,9 @@ DEVICE void multiply(float (&acc)[ACC_ROWS][ACC_COLS], const Fragments& f) {
             mma(acc[2 * i][2 * j], acc[2 * i][2 * j + 1], acc[2 * i + 1][2 * j], acc[2 * i + 1][2 * j + 1], f.a[i], f.b[j / 2][j % 2 * 2], f.b[j / 2][j % 2 * 2 + 1]);
 }
 
-// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each while the next one's copies are under way.
-template <class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each while the next one's copies are under way. DEEP or not is one:
+// the operands are rounded more than sums of any depth.
+template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
     static_assert(TILE_K % 32 == 0, "an even number of multiplications a stage, so that fragments alternate between two sets");
     u32 ring = shared_address(shared);
     int steps = ceil_div(depth, TILE_K), total = (last - first) * steps;
