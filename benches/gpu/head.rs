@@ -47,6 +47,12 @@ pub struct Arguments {
     /// The kernel family: wgmma, mma, simt; without it, what a plan takes by itself.
     #[arg(long, value_parser = family)]
     family: Option<Family>,
+    /// The first columns, which a sampled filter treats densely, instead of the schedule's number.
+    #[arg(long)]
+    hot: Option<u32>,
+    /// Row blocks that walk over the vocabulary together, instead of the schedule's number.
+    #[arg(long)]
+    group: Option<u32>,
     /// Numbers of tokens to go through.
     #[arg(long, value_delimiter = ',')]
     sweep: Vec<usize>,
@@ -223,7 +229,8 @@ impl<'a> Bench<'a> {
             builder = builder.workspace_limit(limit << 20);
         }
         let family = if reference { Some(Family::Simt) } else { self.arguments.family };
-        if let Some(family) = family {
+        let varied = !reference && (self.arguments.hot.is_some() || self.arguments.group.is_some());
+        if family.is_some() || varied {
             let mut problem = cce_codegen::problem::Problem::new(tokens, width, vocab, dtype);
             problem.filter = filter;
             problem.ignored = Ignored::None;
@@ -238,7 +245,14 @@ impl<'a> Bench<'a> {
                 l2_bytes: info.l2_bytes,
             };
             let program = cce::losses::cross_entropy::program();
-            let schedule = GpuSchedule::of_family(family, &program, &problem, &gpu);
+            let mut schedule = match family {
+                Some(family) => GpuSchedule::of_family(family, &program, &problem, &gpu),
+                None => GpuSchedule::default_for(&program, &problem, &gpu),
+            };
+            if varied {
+                schedule.hot = self.arguments.hot.unwrap_or(schedule.hot);
+                schedule.group = self.arguments.group.unwrap_or(schedule.group);
+            }
             builder = builder.schedule(Schedule::Gpu(schedule));
         }
         let plan = builder.build(self.device).unwrap();

@@ -18,11 +18,11 @@
 #define FLOOR 1.5e0f
 #define EPS 9.765625e-4f
 #define MAX_ENTRIES 384
-#define QUOTA 1.2487804878048781e1f
-#define TILE_ENTRIES 16
-#define HOT_TILES 16
-#define COLD_TILES 984
-#define HOT 4096
+#define QUOTA 8.051612903225807e0f
+#define TILE_ENTRIES 11
+#define HOT_TILES 8
+#define COLD_TILES 992
+#define HOT 2048
 #define COLD (VOCAB - HOT)
 #define WALK_BLOCK 256
 
@@ -289,8 +289,9 @@ template <class Visit> DEVICE void each_tile(int row_blocks, int columns, int gr
 }
 
 // --- roles ---------------------------------------------------------------------------------------------------------
-DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 40;"); }
-DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 232;"); }
+// A block has 3 x 168 registers for a thread of each warpgroup: PRODUCER for one that produces, the rest for those that consume, in steps of 8.
+template <int PRODUCER = 40> DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER)); }
+template <int PRODUCER = 40> DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"((3 * 168 - PRODUCER) / 16 * 8)); }
 // The threads of one consumer warpgroup wait for each other.
 DEVICE void consumer_sync() { asm volatile("bar.sync %0, 128;" ::"r"(consumer() + 1) : "memory"); }
 
@@ -586,6 +587,154 @@ DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (
 // Where a segment's part begins; `first` counts cold tiles.
 DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }
 
+// Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
+// consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
+// tiles. (Shared memory has hardly room for more: the multiplication takes nearly all of its bandwidth.)
+
+#define ALL 0xffffffffu
+
+DEVICE float log2_approx(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+DEVICE float reciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+
+// A column's weight. Columns behind the vocabulary and targets have logits of -inf by now.
+DEVICE float weight_of(float x, float reference) { return exp2_approx(fmaf(x, LOG2E, -reference)); }
+
+// The first threshold beyond `passed`, of those at `next` and every step behind it. Beyond even where a step is less than the sum's last bit.
+DEVICE float following(float next, float passed, float step, float per_step) {
+    return fmaxf(fmaf(step, floorf((passed - next) * per_step) + 1.0f, next), passed * 1.0000002f);
+}
+
+#define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
+#define QUEUES 8                                              // one for each consumer warp
+#define QUEUE_STAGES 2
+
+// A group of 8 columns of a row: their logits, how far from its beginning the threshold is, step and reference of the row, and the key of an entry of the
+// first column.
+struct alignas(16) Found {
+    float4 low, high;
+    float ahead, step, reference;
+    u32 key;
+};
+// Groups of one segment, where its entries go, and whether it ends here: then its part is written.
+struct alignas(16) Stage {
+    Found found[32];
+    Entry* entries;
+    Part* part;
+    u32 capacity;
+    int count, first;
+};
+static_assert(QUEUE_STAGES * (sizeof(Stage) + 16) <= STAGING_BYTES * WARPGROUPS / QUEUES, "a warp's part of the staging");
+
+DEVICE void barrier_arrive_here(u32 barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+DEVICE bool barrier_test(u32 barrier, u32 phase) {
+    u32 done;
+    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done) : "r"(barrier), "r"(phase) : "memory");
+    return done;
+}
+
+// One end of a consumer warp's queue.
+struct Queue {
+    Stage* stages;
+    u32 stage = 0, phase = 0;                                 // where this end stands
+    int filled = 0;                                           // groups of the stage so far
+    Entry* entries; u32 capacity;                             // of the segment
+
+    DEVICE Queue(unsigned char* shared, int warp) : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
+    DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
+    DEVICE u32 empty(u32 s) const { return full(QUEUE_STAGES + s); }
+    DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 1); }
+    DEVICE void advance() { if (++stage == QUEUE_STAGES) { stage = 0; phase ^= 1; } }
+
+    // The stage is complete. Of the whole warp.
+    DEVICE void publish(Part* part, int first) {
+        __syncwarp();
+        if (lane_id() == 0) {
+            Stage& to = stages[stage];
+            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first;
+            barrier_arrive_here(full(stage));
+        }
+        advance();
+        filled = 0;
+    }
+    DEVICE void make_room() const { if (filled == 0) barrier_wait(empty(stage), phase ^ 1); }
+
+    // The group of each lane that has `found` one, of the whole warp. Returns whether it got a place: if not, there is one next time.
+    DEVICE bool hand_over(bool found, const float (&x)[8], float ahead, float step, float reference, u32 key) {
+        make_room();
+        const u32 lanes = __ballot_sync(ALL, found);
+        const int place = filled + __popc(lanes & ((1u << lane_id()) - 1));
+        const bool placed = found && place < 32;
+        if (placed) {
+            Found& to = stages[stage].found[place];
+            to.low = make_float4(x[0], x[1], x[2], x[3]);
+            to.high = make_float4(x[4], x[5], x[6], x[7]);
+            *(float4*)&to.ahead = make_float4(ahead, step, reference, __uint_as_float(key));
+        }
+        filled = min(filled + __popc(lanes), 32);
+        if (filled == 32) publish(nullptr, 0);
+        return placed;
+    }
+    // The end of a segment, whose first tile is `first`.
+    DEVICE void close(Part* part, int first) { make_room(); publish(part, first); }
+};
+
+// A stage's entries, behind `count` that its segment has already; returns how many there are then. A lane looks at a group.
+DEVICE u32 emit(const Stage& stage, u32 count) {
+    const Found found = stage.found[lane_id()];
+    const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
+    const float per_step = reciprocal(found.step);
+    float passed = 0.0f, next = found.ahead;
+    u32 kept = 0, some = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float weight = weight_of(x[i], found.reference);
+        passed += weight;
+        if (weight > 0.0f) {
+            some |= 1u << i;
+            if (passed >= next) { kept |= 1u << i; next = following(next, passed, found.step, per_step); }
+        }
+    }
+    // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
+    if (kept == 0 && some != 0) kept = 1u << (31 - __clz(some));
+    if (lane_id() >= stage.count) kept = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const bool keep = kept >> i & 1;
+        const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
+        if (keep && at < stage.capacity)
+            stage.entries[at] = Entry{found.key + (acc_col(i) - acc_col(0)), fmaxf(x[i] * LOG2E, found.reference + log2_approx(found.step))};
+        count += __popc(lanes);
+    }
+    return count;
+}
+
+// What a warp that does not multiply does: it serves every `servers`-th queue, until each has brought all its segments. Lane q keeps what is known of queue q.
+DEVICE void serve_queues(unsigned char* shared, int server, int servers, int segments) {
+    u32 turns = 0, count = 0, closed = 0;
+    int open = segments > 0 ? ceil_div(QUEUES - server, servers) : 0;
+    while (open > 0) {
+        bool idle = true;
+        #pragma unroll 1
+        for (int q = server; q < QUEUES; q += servers) {
+            const Queue queue(shared, q);
+            const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
+            const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
+            if (!__any_sync(ALL, ready)) continue;
+            idle = false;
+            const Stage& stage = queue.stages[at];
+            Part* part = stage.part;
+            const u32 now = emit(stage, __shfl_sync(ALL, count, q));
+            if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.capacity)};
+            __syncwarp();
+            if (lane_id() == 0) barrier_arrive_here(queue.empty(at));
+            if (lane_id() == q) { turns++; count = part ? 0 : now; closed += part != nullptr; }
+            if (part && __shfl_sync(ALL, closed, q) == segments) open--;
+        }
+        if (idle) __nanosleep(1000);
+    }
+}
+
 // The sampled filter: systematic sampling along the walk.
 //
 // Within a row, thresholds stand on the running sum of the weights exp(z - reference) at a step c; a column is kept iff a threshold falls inside its
@@ -593,21 +742,14 @@ DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first
 // c that depends on sums and not on draws, the expected weight is the true one. A row has four lanes with a phase each.
 // c = f EPS B: B is what is known of the row's normaliser (hot columns, target, the walk so far with this tile), f a power of two for the 16 rows of the
 // warp: the smallest for which the demand of the tile, the sum over its groups of 8 columns of min(a / c, 8), stays within the pace of the segment's
-// quota. Groups are tested whole and only set a bit; a compact loop serves the bits after the tile.
+// quota. Groups are tested whole: one into which a threshold falls goes to the warps that look for the column (`queue.cuh`).
 
-#define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
 #define PACE 6.0f                                             // how far ahead of an even distribution the demand may run
-#define ALL 0xffffffffu
 
-DEVICE float log2_approx(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DEVICE float reciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float quad_sum(float x) { x += __shfl_xor_sync(ALL, x, 1); return x + __shfl_xor_sync(ALL, x, 2); }
 DEVICE float quad_max(float x) { x = fmaxf(x, __shfl_xor_sync(ALL, x, 1)); return fmaxf(x, __shfl_xor_sync(ALL, x, 2)); }
-DEVICE float warp_sum(float x) {
-    #pragma unroll
-    for (int mask = 16; mask; mask /= 2) x += __shfl_xor_sync(ALL, x, mask);
-    return x;
-}
+// A sum over the warp in whole units, rounded up: one instruction. No addend counts as more than 1024.
+DEVICE float warp_sum_up(float x) { return (float)__reduce_add_sync(ALL, __float2uint_ru(fminf(x, 1024.0f) * 65536.0f)) * (1.0f / 65536.0f); }
 
 // What a thread knows of its two rows during a segment.
 struct Sampler {
@@ -616,32 +758,26 @@ struct Sampler {
     float seen[ACC_ROWS];                                     // this lane's share of the walk's sum
     float phase[ACC_ROWS];                                    // distance to the next threshold, in steps
     float admitted, quota;                                    // demand of the warp's segment
-    u32 count, capacity;                                      // entries of the segment
-    Entry* entries;
 };
 
-// A column's weight. Columns behind the vocabulary and targets have logits of -inf by now.
-DEVICE float weight_of(float x, float reference) { return exp2_approx(fmaf(x, LOG2E, -reference)); }
-
-// Sums of the groups of 8 columns, and of the row.
-DEVICE float group_sums(float (&groups)[GROUPS], const float (&x)[ACC_COLS], float reference) {
+// The sum of a row's weights, and for each of its groups that of all columns up to its end.
+DEVICE float running_sums(float (&sums)[GROUPS], const float (&x)[ACC_COLS], float reference) {
     float sum = 0.0f;
     #pragma unroll
     for (int g = 0; g < GROUPS; g++) {
         float group = 0.0f;
         #pragma unroll
         for (int i = 0; i < 8; i++) group += weight_of(x[g * 8 + i], reference);
-        groups[g] = group;
-        sum += group;
+        sums[g] = sum += group;
     }
     return sum;
 }
 
 // Samples one tile, whose first column is col0; `left` tiles of the segment are left, this one included.
-DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0, int left) {
-    float groups[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
+DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, Queue& queue, int col0, int left) {
+    float sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) sum[r] = group_sums(groups[r], acc[r], s.reference[r]);
+    for (int r = 0; r < ACC_ROWS; r++) sum[r] = running_sums(sums[r], acc[r], s.reference[r]);
     if (__any_sync(ALL, !(sum[0] < FAR) || !(sum[1] < FAR))) {  // the reference is far behind: it moves to the largest logit, for the four lanes of a row
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++) {
@@ -652,7 +788,7 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0,
             if (quad_max(sum[r] < FAR ? 0.0f : 1.0f) == 0.0f) continue;
             float by = rescale(s.reference[r], largest);
             s.known[r] *= by; s.seen[r] *= by; s.reference[r] = largest;
-            sum[r] = group_sums(groups[r], acc[r], largest);
+            sum[r] = running_sums(sums[r], acc[r], largest);
         }
     }
     #pragma unroll
@@ -667,14 +803,14 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0,
     float rest = fmaxf(s.quota - s.admitted, 0.0f);
     float allowed = fmaxf(left == 1 ? rest : fminf(rest * 0.5f, fmaxf(rest * PACE * reciprocal((float)left), rest * 0.05f)), FLOOR);
     // In most tiles no group comes near the limit of 8: the demand is then a product of sums.
-    float demand = warp_sum((per_step[0] > 0.0f ? sum[0] * per_step[0] : 0.0f) + (per_step[1] > 0.0f ? sum[1] * per_step[1] : 0.0f));
+    float demand = warp_sum_up((per_step[0] > 0.0f ? sum[0] * per_step[0] : 0.0f) + (per_step[1] > 0.0f ? sum[1] * per_step[1] : 0.0f));
     while (!(demand <= fminf(allowed, 8.0f))) {
         float limited = 0.0f;
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++)
             #pragma unroll
-            for (int g = 0; g < GROUPS; g++) limited += per_step[r] > 0.0f ? fminf(groups[r][g] * per_step[r], 8.0f) : 0.0f;
-        demand = warp_sum(limited);
+            for (int g = 0; g < GROUPS; g++) limited += per_step[r] > 0.0f ? fminf((sums[r][g] - (g ? sums[r][g - 1] : 0.0f)) * per_step[r], 8.0f) : 0.0f;
+        demand = warp_sum_up(limited);
         if (demand <= allowed) break;
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++) { step[r] *= 2.0f; per_step[r] *= 0.5f; }
@@ -682,73 +818,42 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, int col0,
     s.admitted += demand;
 
     // The next thresholds, and whether one of them falls into the tile: into few tiles of a trained head.
-    float threshold[ACC_ROWS], before[ACC_ROWS];
-    bool any = false;
+    float next[ACC_ROWS];
+    bool found[ACC_ROWS];
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
-        before[r] = s.phase[r];
-        threshold[r] = per_step[r] > 0.0f ? s.phase[r] * step[r] : POS_INF;
-        any |= sum[r] >= threshold[r];
-        if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((threshold[r] - sum[r]) * per_step[r], 0.0f), 1.0f);
-    }
-    if (!__any_sync(ALL, any)) return;
-    u32 hit[ACC_ROWS];
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
-        hit[r] = 0;
-        float passed = 0.0f, next = threshold[r];
-        #pragma unroll
-        for (int g = 0; g < GROUPS; g++) {
-            passed += groups[r][g];
-            if (passed >= next) { hit[r] |= 1u << g; next = fmaf(step[r], floorf((passed - next) * per_step[r]) + 1.0f, next); }
-        }
-        if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((next - passed) * per_step[r], 0.0f), 1.0f);
+        next[r] = per_step[r] > 0.0f ? s.phase[r] * step[r] : POS_INF;
+        found[r] = sum[r] >= next[r];
     }
     #pragma unroll 1
-    while (__any_sync(ALL, hit[0] | hit[1])) {
-        const bool mine = hit[0] | hit[1], second = hit[0] == 0;
-        const int group = mine ? __ffs(second ? hit[1] : hit[0]) - 1 : 0;
-        if (second) hit[1] &= hit[1] - 1; else hit[0] &= hit[0] - 1;
-        const float reference = second ? s.reference[1] : s.reference[0], c = second ? step[1] : step[0], per_c = second ? per_step[1] : per_step[0];
-        // The threshold at the group's beginning, as the test above found it.
-        float passed = 0.0f, next = (second ? before[1] : before[0]) * c, x[8];
+    while (__any_sync(ALL, found[0] || found[1])) {
         #pragma unroll
-        for (int g = 0; g < GROUPS; g++) {
-            if (g < group) {
-                passed += second ? groups[1][g] : groups[0][g];
-                if (passed >= next) next = fmaf(c, floorf((passed - next) * per_c) + 1.0f, next);
-            }
-            if (g == group)
+        for (int r = 0; r < ACC_ROWS; r++) {
+            if (!__any_sync(ALL, found[r])) continue;
+            int group = 0;
+            #pragma unroll
+            for (int g = 0; g < GROUPS - 1; g++) group += sums[r][g] < next[r];
+            float x[8], before = 0.0f, to = sums[r][0];
+            #pragma unroll
+            for (int i = 0; i < 8; i++) x[i] = acc[r][i];
+            #pragma unroll
+            for (int g = 1; g < GROUPS; g++) {
+                const bool here = group == g;
+                before = here ? sums[r][g - 1] : before;
+                to = here ? sums[r][g] : to;
                 #pragma unroll
-                for (int i = 0; i < 8; i++) x[i] = second ? acc[1][g * 8 + i] : acc[0][g * 8 + i];
-        }
-        float weight[8];
-        u32 kept = 0, some = 0;
-        #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            weight[i] = weight_of(x[i], reference);
-            passed += weight[i];
-            if (weight[i] > 0.0f) {
-                some |= 1u << i;
-                if (passed >= next) { kept |= 1u << i; next = fmaf(c, floorf((passed - next) * per_c) + 1.0f, next); }
+                for (int i = 0; i < 8; i++) x[i] = here ? acc[r][g * 8 + i] : x[i];
             }
-        }
-        // Added one by one the weights may come to less than the group's sum: the threshold is then the last one's.
-        if (kept == 0 && some != 0) kept = 1u << (31 - __clz(some));
-        if (!mine) kept = 0;
-        int mine_count = __popc(kept), place = mine_count;
-        #pragma unroll
-        for (int d = 1; d < 32; d *= 2) { int other = __shfl_up_sync(ALL, place, d); if (lane_id() >= d) place += other; }
-        int added = __shfl_sync(ALL, place, 31);
-        u32 at = s.count + place - mine_count;
-        s.count += added;
-        const int in_stream = (lane_id() >> 2) + (second ? 8 : 0);
-        #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if ((kept >> i & 1) && at < s.capacity)
-                s.entries[at++] = Entry{entry_key(in_stream, col0 + acc_col(i) + group * 32), reference + log2_approx(fmaxf(weight[i], c))};
+            const u32 key = entry_key((lane_id() >> 2) + r * 8, col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
+            if (queue.hand_over(found[r], x, next[r] - before, step[r], s.reference[r], key)) {
+                next[r] = following(next[r], to, step[r], per_step[r]);
+                found[r] = sum[r] >= next[r];
+            }
         }
     }
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++)
+        if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((next[r] - sum[r]) * per_step[r], 0.0f), 1.0f);
 }
 
 // Forward over the cold columns: the sum of exponentials of raw logits, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
@@ -761,7 +866,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         Entry* __restrict__ streams, Part* __restrict__ segments_of, int tokens, int group) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
-    Ring ring(shared);
+    if (threadIdx.x < QUEUES) Queue(shared, threadIdx.x).init();
+    Ring ring(shared);                                        // opens the queues, too
     const int rows = PACKED ? *count : tokens;
     const Walk walk(rows, CLUSTER_M, group, COLD_TILES, gridDim.x / CLUSTER);
     const int most_parts = rows > 0 ? walk.most_parts() : 0;
@@ -769,13 +875,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     Segment s;
 
     if (warpgroup() == 0) {
-        give_registers();
+        give_registers<56>();
         if (threadIdx.x == 0)
             while (segments.next(s))
                 for (int tile = s.first; tile < s.last; tile++)
                     ring.produce<true, true>(hidden, s.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, (HOT_TILES + tile) * TILE_N, 0, STEPS);
+        if (warp_id() > 0) {
+            int mine = 0;
+            while (segments.next(s)) mine++;
+            serve_queues(shared, warp_id() - 1, 3, mine);
+        }
     } else {
-        take_registers();
+        take_registers<56>();
+        Queue queue(shared, warp_id() - 4);
         float acc[ACC_ROWS][ACC_COLS];
         while (segments.next(s)) {
             const int row0 = s.row_block * CLUSTER_M + cluster_rank() * TILE_M;
@@ -798,13 +910,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             const int length = s.last - s.first;
             sampler.admitted = 0.0f;
             sampler.quota = QUOTA * length;
-            sampler.count = 0;
-            sampler.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
-            sampler.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
+            queue.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
+            queue.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
                 if (is_rare(HOT_TILES + tile, targets_of)) take_targets(acc, HOT_TILES + tile, tokens_of, targets_of, target_logit);
-                sample(acc, sampler, (HOT_TILES + tile) * TILE_N, s.last - tile);
+                sample(acc, sampler, queue, (HOT_TILES + tile) * TILE_N, s.last - tile);
             }
             const int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll
@@ -812,10 +923,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 float stats[STATS] = {sampler.reference[r], sampler.seen[r]};
                 write_partial(partials, stats, s.part + 1, s.last_part, pitch, row0 + acc_row(r));
             }
-            if (lane_id() == 0) {
-                segments_of[stream * most_parts + s.part] = Part{s.first, min(sampler.count, sampler.capacity)};
-                if (s.last_part) segments_of[stream * most_parts + s.part + 1] = Part{s.last, 0};
-            }
+            Part* part = segments_of + stream * most_parts + s.part;
+            queue.close(part, s.first);
+            if (s.last_part && lane_id() == 0) part[1] = Part{s.last, 0};
         }
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage

@@ -12,11 +12,11 @@
 #define FLOOR 1.5e0f
 #define EPS 9.765625e-4f
 #define MAX_ENTRIES 384
-#define QUOTA 1.2487804878048781e1f
-#define TILE_ENTRIES 16
-#define HOT_TILES 16
-#define COLD_TILES 984
-#define HOT 4096
+#define QUOTA 8.051612903225807e0f
+#define TILE_ENTRIES 11
+#define HOT_TILES 8
+#define COLD_TILES 992
+#define HOT 2048
 #define COLD (VOCAB - HOT)
 #define WALK_BLOCK 256
 

@@ -8,7 +8,8 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         Entry* __restrict__ streams, Part* __restrict__ segments_of, int tokens, int group) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
-    Ring ring(shared);
+    if (threadIdx.x < QUEUES) Queue(shared, threadIdx.x).init();
+    Ring ring(shared);                                        // opens the queues, too
     const int rows = PACKED ? *count : tokens;
     const Walk walk(rows, CLUSTER_M, group, COLD_TILES, gridDim.x / CLUSTER);
     const int most_parts = rows > 0 ? walk.most_parts() : 0;
@@ -16,13 +17,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     Segment s;
 
     if (warpgroup() == 0) {
-        give_registers();
+        give_registers<56>();
         if (threadIdx.x == 0)
             while (segments.next(s))
                 for (int tile = s.first; tile < s.last; tile++)
                     ring.produce<true, true>(hidden, s.row_block * CLUSTER_M + cluster_rank() * TILE_M, classifier, (HOT_TILES + tile) * TILE_N, 0, STEPS);
+        if (warp_id() > 0) {
+            int mine = 0;
+            while (segments.next(s)) mine++;
+            serve_queues(shared, warp_id() - 1, 3, mine);
+        }
     } else {
-        take_registers();
+        take_registers<56>();
+        Queue queue(shared, warp_id() - 4);
         float acc[ACC_ROWS][ACC_COLS];
         while (segments.next(s)) {
             const int row0 = s.row_block * CLUSTER_M + cluster_rank() * TILE_M;
@@ -45,13 +52,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             const int length = s.last - s.first;
             sampler.admitted = 0.0f;
             sampler.quota = QUOTA * length;
-            sampler.count = 0;
-            sampler.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
-            sampler.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
+            queue.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
+            queue.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
                 if (is_rare(HOT_TILES + tile, targets_of)) take_targets(acc, HOT_TILES + tile, tokens_of, targets_of, target_logit);
-                sample(acc, sampler, (HOT_TILES + tile) * TILE_N, s.last - tile);
+                sample(acc, sampler, queue, (HOT_TILES + tile) * TILE_N, s.last - tile);
             }
             const int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll
@@ -59,10 +65,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 float stats[STATS] = {sampler.reference[r], sampler.seen[r]};
                 write_partial(partials, stats, s.part + 1, s.last_part, pitch, row0 + acc_row(r));
             }
-            if (lane_id() == 0) {
-                segments_of[stream * most_parts + s.part] = Part{s.first, min(sampler.count, sampler.capacity)};
-                if (s.last_part) segments_of[stream * most_parts + s.part + 1] = Part{s.last, 0};
-            }
+            Part* part = segments_of + stream * most_parts + s.part;
+            queue.close(part, s.first);
+            if (s.last_part && lane_id() == 0) part[1] = Part{s.last, 0};
         }
     }
     cluster_sync();                                           // no block leaves while the other one still copies into it or tells it of a stage

@@ -111,49 +111,68 @@ DEVICE void sort_list(Weighted* list, int n) {
     __syncthreads();
 }
 
-// Orders the list of at most 32 rows that a warp has.
-DEVICE void sort_short_list(Weighted* list, int n) {
-    int lane = lane_id(), rank = 0;
-    Weighted mine = lane < n ? list[lane] : Weighted{0x7fffffff, 0.0f};
-    for (int k = 0; k < n; k++) rank += __shfl_sync(0xffffffff, mine.row, k) < mine.row;
-    __syncwarp();
-    if (lane < n) list[rank] = mine;
+// The same of several lists, one after the other, from `list` to `to`: every entry finds its place, the number of its list's entries with a smaller row.
+// ends: of the lists, the first of which begins at `from`; both count from the same place. All threads of the block.
+DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, int from, const int* ends, int n) {
+    for (int i = threadIdx.x; i < n; i += THREADS) unsorted[i] = list[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        int at = 0;
+        while (from + i >= ends[at]) at++;
+        const Weighted mine = unsorted[i];
+        const int begin = at ? ends[at - 1] - from : 0, end = ends[at] - from;
+        int place = begin;
+        #pragma unroll 4
+        for (int k = begin; k < end; k++) place += unsorted[k].row < mine.row;
+        to[place] = mine;
+    }
+    __syncthreads();
 }
 
-// dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, one after the other.
+// dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
+// order in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
         const uint4* __restrict__ hidden, ClassifierOut* __restrict__ out) {
-    __shared__ Weighted sorted[SORTED];
-    __shared__ u32 begins[COLUMNS + 1];
+    __shared__ Weighted unsorted[SORTED], sorted[SORTED];
+    __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
     const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
-    if (threadIdx.x <= columns) begins[threadIdx.x] = starts_of[first + threadIdx.x];
+    const u32 begin = starts_of[first];
+    if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
     __syncthreads();
-    const int all = begins[columns] - begins[0];
-    Weighted* list = lists + begins[0];
-    if (all <= SORTED) {
-        for (int i = threadIdx.x; i < all; i += THREADS) sorted[i] = list[i];
-        list = sorted;
-        __syncthreads();
-    }
-    for (int c = warp_id(); c < columns; c += THREADS / 32) {
-        int n = begins[c + 1] - begins[c];
-        if (n > 1 && n <= 32) sort_short_list(list + (begins[c] - begins[0]), n);
-    }
-    for (int c = 0; c < columns; c++) {
-        int n = begins[c + 1] - begins[c];
-        if (n > 32) sort_list(list + (begins[c] - begins[0]), n);
-    }
-    __syncthreads();
-    for (int c = 0; c < columns; c++) {
-        const Weighted* of_column = list + (begins[c] - begins[0]);
-        const int n = begins[c + 1] - begins[c];
+    for (int c0 = 0, from = 0; c0 < columns;) {
+        int c1 = c0 + 1;
+        while (c1 < columns && ends[c1] - from <= SORTED) c1++;
+        const int n = ends[c1 - 1] - from;
+        Weighted* list = lists + begin + from;
+        if (n > SORTED) sort_list(list, n);
+        else if (n > 0) { sort_lists(list, unsorted, sorted, from, ends + c0, n); list = sorted; }
         for (int col = threadIdx.x * 8; col < HIDDEN; col += THREADS * 8) {
             Sums sums;
             sums.clear();
-            gather(sums, hidden + col / 8, ROW_STRIDE / 8, of_column, n);
-            ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
-            if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
-            store8(to, sums.of);
+            int c = c0;
+            auto finish = [&] {
+                ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
+                if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
+                store8(to, sums.of);
+                sums.clear();
+                c++;
+            };
+            // Most columns have few entries: loads are under way together whatever column they are for.
+            for (int i = 0; i < n; i += 8) {
+                uint4 x[8];
+                #pragma unroll
+                for (int k = 0; k < 8; k++) if (i + k < n) x[k] = __ldg(&hidden[col / 8 + (u64)list[i + k].row * (ROW_STRIDE / 8)]);
+                #pragma unroll
+                for (int k = 0; k < 8; k++) {
+                    if (i + k >= n) break;
+                    while (from + i + k == ends[c]) finish();
+                    sums.add(list[i + k].weight, x[k]);
+                }
+            }
+            while (c < c1) finish();
         }
+        from += n;
+        c0 = c1;
+        __syncthreads();                                      // before shared memory changes
     }
 }

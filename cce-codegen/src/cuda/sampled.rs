@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 const PHILOX: &str = include_str!("../../kernels/sampled/philox.cuh");
 const STREAM: &str = include_str!("../../kernels/sampled/stream.cuh");
+const QUEUE: &str = include_str!("../../kernels/sampled/queue.cuh");
 const SAMPLE: &str = include_str!("../../kernels/sampled/sample.cuh");
 const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
 const BOUNDS: &str = include_str!("../../kernels/sampled/bounds.cuh");
@@ -25,7 +26,7 @@ const FLOOR: f64 = 1.5;
 
 /// The walk's quota, in multiples of what thinning may keep: a walk spends its quota unevenly, and thinning
 /// evens that out if it has something to choose from.
-const EMITTED_PER_KEPT: f64 = 2.0;
+const EMITTED_PER_KEPT: f64 = 1.3;
 
 /// Columns that a gather keeps a sorted list of in shared memory.
 const SORTED: u32 = 1024;
@@ -125,6 +126,8 @@ impl Emitter<'_> {
             PHILOX,
             "\n",
             STREAM,
+            "\n",
+            QUEUE,
             "\n",
             SAMPLE,
             "\n",

@@ -23,9 +23,12 @@ const NARROWEST: u32 = 1024;
 /// Columns of a chunk for which the tile of dC is chosen: about what chunks of a large head have.
 const COMMON_CHUNK: usize = 16_384;
 
-/// Rows of a group of the walk over the vocabulary, from where their hidden states still stay in L2 beside the
-/// classifier's tiles that they share: measured on an H100, where 2048 to 4096 rows are best and 1024 cost a
-/// tenth more ([`FEW_ROWS_COST`]).
+/// The part of L2 that the hidden states of a group of the walk may fill beside the classifier's tiles that they
+/// share, in family `wgmma`: on an H100 8192 rows of 2304 are 1 % faster than 4096, and 8192 of 576 6 %.
+const GROUP_OF_L2: f64 = 0.8;
+
+/// Rows of a group of the walk over the vocabulary in the other families: measured on an H100, where 2048 to 4096
+/// rows are best and 1024 cost a tenth more ([`FEW_ROWS_COST`]).
 const FEWEST_ROWS: u32 = 2048;
 const MOST_ROWS: u32 = 4096;
 const FEW_ROWS_COST: f64 = 1.1;
@@ -34,9 +37,15 @@ const FEW_ROWS_COST: f64 = 1.1;
 /// family `wgmma`.
 const COLUMNS_OF_A_START: f64 = 8.0;
 
-/// The most columns that a default schedule of a sampled plan treats densely: on a real head (49152 columns in
-/// order of frequency) the first 4096 hold 65 % of what a sampled filter keeps.
+/// The most columns that a default schedule of a sampled plan treats densely. On a real head (49152 columns in order
+/// of frequency, 576 wide) the first 4096 hold 65 % of what a sampled filter keeps, and 2048 are 8 % slower on an
+/// H100; where rows are wide a hot column costs more than what it keeps from being sampled, and 2048 are 1 %
+/// faster than 4096 (256,000 columns, 2304 wide).
 const MOST_HOT: usize = 4096;
+const MOST_HOT_OF_WIDE: usize = 2048;
+
+/// Rows of this many elements are wide.
+const WIDE: usize = 1024;
 
 /// The hidden size from which products are deep in family `mma`, and what the large tile may then waste on the
 /// last columns, in hundredths. Deep products take it: 3 % of a step on an H100 at D 2304. In shallow ones two
@@ -136,7 +145,7 @@ impl GpuSchedule {
             classifier_gradient,
             hidden_gradient: for_product(problem.tokens),
             chunk: chunk(problem, gpu, &classifier_gradient, Family::Wgmma),
-            hot: hot_columns(problem.vocab, logits.n),
+            hot: hot_columns(problem, logits.n),
             group: group(problem, gpu, &logits),
         };
         match small_chunk(program, problem, gpu, &schedule) {
@@ -260,18 +269,21 @@ impl GpuSchedule {
 }
 
 /// How many of the first columns are hot: an eighth of a small vocabulary; all of a tiny one.
-fn hot_columns(vocab: usize, tile: u32) -> u32 {
-    let tile = tile as usize;
-    let hot = if vocab <= 2 * tile { vocab } else { (vocab / 8).clamp(tile, MOST_HOT) };
+fn hot_columns(problem: &Problem, tile: u32) -> u32 {
+    let (vocab, tile) = (problem.vocab, tile as usize);
+    let most = if problem.hidden < WIDE { MOST_HOT } else { MOST_HOT_OF_WIDE };
+    let hot = if vocab <= 2 * tile { vocab } else { (vocab / 8).clamp(tile, most) };
     u32::try_from(hot.next_multiple_of(tile)).unwrap_or(u32::MAX)
 }
 
-/// Row blocks of a cluster (two tiles) that form a group of the walk: [`MOST_ROWS`] together, in groups of about
-/// equal size, and no more row blocks than clusters.
+/// Row blocks of a cluster (two tiles) that form a group of the walk: as many as L2 keeps ([`GROUP_OF_L2`]), in
+/// groups of about equal size, and no more row blocks than clusters.
 fn group(problem: &Problem, gpu: &Gpu, tile: &Tile) -> u32 {
     let rows = tile.cluster_rows();
     let row_blocks = u32::try_from(problem.tokens.div_ceil(rows as usize).max(1)).unwrap_or(u32::MAX);
-    let groups = row_blocks.div_ceil((MOST_ROWS / rows).min(gpu.clusters()));
+    let block_bytes = u64::from(rows) * (problem.hidden * problem.dtype.bytes()) as u64;
+    let in_l2 = (GROUP_OF_L2 * gpu.l2_bytes as f64 / block_bytes as f64).clamp(1.0, f64::from(gpu.clusters()));
+    let groups = row_blocks.div_ceil(in_l2 as u32);
     row_blocks.div_ceil(groups)
 }
 

@@ -52,7 +52,7 @@ const PACE: f64 = 2.0;
 
 /// The walk's quota, in multiples of what thinning may keep: a walk spends its quota unevenly, and thinning
 /// evens that out if it has something to choose from.
-const EMITTED_PER_KEPT: f64 = 2.0;
+const EMITTED_PER_KEPT: f64 = 1.3;
 
 /// Demand that a walk admits besides the floors.
 fn quota(rows: usize, max_entries: u32) -> f64 {

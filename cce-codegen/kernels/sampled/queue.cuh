@@ -1,0 +1,147 @@
+// Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
+// consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
+// tiles. (Shared memory has hardly room for more: the multiplication takes nearly all of its bandwidth.)
+
+#define ALL 0xffffffffu
+
+DEVICE float log2_approx(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+DEVICE float reciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+
+// A column's weight. Columns behind the vocabulary and targets have logits of -inf by now.
+DEVICE float weight_of(float x, float reference) { return exp2_approx(fmaf(x, LOG2E, -reference)); }
+
+// The first threshold beyond `passed`, of those at `next` and every step behind it. Beyond even where a step is less than the sum's last bit.
+DEVICE float following(float next, float passed, float step, float per_step) {
+    return fmaxf(fmaf(step, floorf((passed - next) * per_step) + 1.0f, next), passed * 1.0000002f);
+}
+
+#define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
+#define QUEUES 8                                              // one for each consumer warp
+#define QUEUE_STAGES 2
+
+// A group of 8 columns of a row: their logits, how far from its beginning the threshold is, step and reference of the row, and the key of an entry of the
+// first column.
+struct alignas(16) Found {
+    float4 low, high;
+    float ahead, step, reference;
+    u32 key;
+};
+// Groups of one segment, where its entries go, and whether it ends here: then its part is written.
+struct alignas(16) Stage {
+    Found found[32];
+    Entry* entries;
+    Part* part;
+    u32 capacity;
+    int count, first;
+};
+static_assert(QUEUE_STAGES * (sizeof(Stage) + 16) <= STAGING_BYTES * WARPGROUPS / QUEUES, "a warp's part of the staging");
+
+DEVICE void barrier_arrive_here(u32 barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+DEVICE bool barrier_test(u32 barrier, u32 phase) {
+    u32 done;
+    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done) : "r"(barrier), "r"(phase) : "memory");
+    return done;
+}
+
+// One end of a consumer warp's queue.
+struct Queue {
+    Stage* stages;
+    u32 stage = 0, phase = 0;                                 // where this end stands
+    int filled = 0;                                           // groups of the stage so far
+    Entry* entries; u32 capacity;                             // of the segment
+
+    DEVICE Queue(unsigned char* shared, int warp) : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
+    DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
+    DEVICE u32 empty(u32 s) const { return full(QUEUE_STAGES + s); }
+    DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 1); }
+    DEVICE void advance() { if (++stage == QUEUE_STAGES) { stage = 0; phase ^= 1; } }
+
+    // The stage is complete. Of the whole warp.
+    DEVICE void publish(Part* part, int first) {
+        __syncwarp();
+        if (lane_id() == 0) {
+            Stage& to = stages[stage];
+            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first;
+            barrier_arrive_here(full(stage));
+        }
+        advance();
+        filled = 0;
+    }
+    DEVICE void make_room() const { if (filled == 0) barrier_wait(empty(stage), phase ^ 1); }
+
+    // The group of each lane that has `found` one, of the whole warp. Returns whether it got a place: if not, there is one next time.
+    DEVICE bool hand_over(bool found, const float (&x)[8], float ahead, float step, float reference, u32 key) {
+        make_room();
+        const u32 lanes = __ballot_sync(ALL, found);
+        const int place = filled + __popc(lanes & ((1u << lane_id()) - 1));
+        const bool placed = found && place < 32;
+        if (placed) {
+            Found& to = stages[stage].found[place];
+            to.low = make_float4(x[0], x[1], x[2], x[3]);
+            to.high = make_float4(x[4], x[5], x[6], x[7]);
+            *(float4*)&to.ahead = make_float4(ahead, step, reference, __uint_as_float(key));
+        }
+        filled = min(filled + __popc(lanes), 32);
+        if (filled == 32) publish(nullptr, 0);
+        return placed;
+    }
+    // The end of a segment, whose first tile is `first`.
+    DEVICE void close(Part* part, int first) { make_room(); publish(part, first); }
+};
+
+// A stage's entries, behind `count` that its segment has already; returns how many there are then. A lane looks at a group.
+DEVICE u32 emit(const Stage& stage, u32 count) {
+    const Found found = stage.found[lane_id()];
+    const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
+    const float per_step = reciprocal(found.step);
+    float passed = 0.0f, next = found.ahead;
+    u32 kept = 0, some = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float weight = weight_of(x[i], found.reference);
+        passed += weight;
+        if (weight > 0.0f) {
+            some |= 1u << i;
+            if (passed >= next) { kept |= 1u << i; next = following(next, passed, found.step, per_step); }
+        }
+    }
+    // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
+    if (kept == 0 && some != 0) kept = 1u << (31 - __clz(some));
+    if (lane_id() >= stage.count) kept = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const bool keep = kept >> i & 1;
+        const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
+        if (keep && at < stage.capacity)
+            stage.entries[at] = Entry{found.key + (acc_col(i) - acc_col(0)), fmaxf(x[i] * LOG2E, found.reference + log2_approx(found.step))};
+        count += __popc(lanes);
+    }
+    return count;
+}
+
+// What a warp that does not multiply does: it serves every `servers`-th queue, until each has brought all its segments. Lane q keeps what is known of queue q.
+DEVICE void serve_queues(unsigned char* shared, int server, int servers, int segments) {
+    u32 turns = 0, count = 0, closed = 0;
+    int open = segments > 0 ? ceil_div(QUEUES - server, servers) : 0;
+    while (open > 0) {
+        bool idle = true;
+        #pragma unroll 1
+        for (int q = server; q < QUEUES; q += servers) {
+            const Queue queue(shared, q);
+            const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
+            const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
+            if (!__any_sync(ALL, ready)) continue;
+            idle = false;
+            const Stage& stage = queue.stages[at];
+            Part* part = stage.part;
+            const u32 now = emit(stage, __shfl_sync(ALL, count, q));
+            if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.capacity)};
+            __syncwarp();
+            if (lane_id() == 0) barrier_arrive_here(queue.empty(at));
+            if (lane_id() == q) { turns++; count = part ? 0 : now; closed += part != nullptr; }
+            if (part && __shfl_sync(ALL, closed, q) == segments) open--;
+        }
+        if (idle) __nanosleep(1000);
+    }
+}
