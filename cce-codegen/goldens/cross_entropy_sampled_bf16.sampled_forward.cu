@@ -25,6 +25,7 @@
 #define HOT 2048
 #define COLD (VOCAB - HOT)
 #define WALK_BLOCK 256
+#define KEEPS_LOGITS 0
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -570,8 +571,16 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
 // rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
-// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it), and the raw logit where the gradient depends on it.
+#if KEEPS_LOGITS
+struct Entry { u32 key; float weight, x; };
+DEVICE Entry entry_of(u32 key, float weight, float x) { return Entry{key, weight, x}; }
+DEVICE float logit_kept(const Entry& entry) { return entry.x; }
+#else
 struct Entry { u32 key; float weight; };
+DEVICE Entry entry_of(u32 key, float weight, float) { return Entry{key, weight}; }
+DEVICE float logit_kept(const Entry&) { return 0.0f; }
+#endif
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
@@ -580,29 +589,51 @@ DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
+#if KEEPS_LOGITS
+struct Kept { int column; float probability, x; };
+DEVICE Kept kept_of(int column, float probability, float x) { return Kept{column, probability, x}; }
+DEVICE float logit_kept(const Kept& kept) { return kept.x; }
+#else
 struct Kept { int column; float probability; };
+DEVICE Kept kept_of(int column, float probability, float) { return Kept{column, probability}; }
+DEVICE float logit_kept(const Kept&) { return 0.0f; }
+#endif
 
 // Entries of one stream: all cold tiles, in as many parts as a walk may have.
 DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
 // Where a segment's part begins; `first` counts cold tiles.
 DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }
 
-// Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
-// consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
-// tiles. (Shared memory has hardly room for more: the multiplication takes nearly all of its bandwidth.)
+// The weights that are sampled: exp(z - reference), of the softmax's logits z.
 
 #define ALL 0xffffffffu
 
 DEVICE float log2_approx(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float reciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 
-// A column's weight. Columns behind the vocabulary and targets have logits of -inf by now.
-DEVICE float weight_of(float x, float reference) { return exp2_approx(fmaf(x, LOG2E, -reference)); }
+// A column's weight.
+DEVICE float weight_of(float z, float reference) { return exp2_approx(fmaf(z, LOG2E, -reference)); }
+
+// The logit of column col, in a row whose target is y, and -inf of the target and behind the vocabulary: raw logits have been masked already, others are
+// masked after the transform, in tiles that are RARE.
+template <bool RARE> DEVICE float masked_logit(float x, int col, int y, const RowIn& row, const Values& values, const Uniform& uniform) {
+#if MASK_LOGITS
+    return x;
+#else
+    float z = logit_of(x, row, col_in(values, min(col, VOCAB - 1)), uniform);
+    return !RARE || (col < VOCAB && col != y) ? z : NEG_INF;
+#endif
+}
 
 // The first threshold beyond `passed`, of those at `next` and every step behind it. Beyond even where a step is less than the sum's last bit.
 DEVICE float following(float next, float passed, float step, float per_step) {
     return fmaxf(fmaf(step, floorf((passed - next) * per_step) + 1.0f, next), passed * 1.0000002f);
 }
+
+
+// Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
+// consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
+// tiles. (Shared memory has hardly room for more: the multiplication takes nearly all of its bandwidth.)
 
 #define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
 #define QUEUES 8                                              // one for each consumer warp
@@ -621,7 +652,7 @@ struct alignas(16) Stage {
     Entry* entries;
     Part* part;
     u32 capacity;
-    int count, first;
+    int count, first, row0;                                   // the segment's first tile; the first of the warp's rows
 };
 static_assert(QUEUE_STAGES * (sizeof(Stage) + 16) <= STAGING_BYTES * WARPGROUPS / QUEUES, "a warp's part of the staging");
 
@@ -638,7 +669,7 @@ struct Queue {
     Stage* stages;
     u32 stage = 0, phase = 0;                                 // where this end stands
     int filled = 0;                                           // groups of the stage so far
-    Entry* entries; u32 capacity;                             // of the segment
+    Entry* entries; u32 capacity; int row0;                   // of the segment
 
     DEVICE Queue(unsigned char* shared, int warp) : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
     DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
@@ -651,7 +682,7 @@ struct Queue {
         __syncwarp();
         if (lane_id() == 0) {
             Stage& to = stages[stage];
-            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first;
+            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first; to.row0 = row0;
             barrier_arrive_here(full(stage));
         }
         advance();
@@ -679,16 +710,35 @@ struct Queue {
     DEVICE void close(Part* part, int first) { make_room(); publish(part, first); }
 };
 
+// What the warps that do not multiply know of the rows.
+struct Served {
+    const Index* targets; const int* order; const Values& values; const Uniform uniform; int rows;
+};
+
 // A stage's entries, behind `count` that its segment has already; returns how many there are then. A lane looks at a group.
-DEVICE u32 emit(const Stage& stage, u32 count) {
+DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
     const Found found = stage.found[lane_id()];
+    const bool valid = lane_id() < stage.count;
     const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
     const float per_step = reciprocal(found.step);
+    float z[8];
+#if MASK_LOGITS
+    #pragma unroll
+    for (int i = 0; i < 8; i++) z[i] = x[i];
+#else
+    const int token = valid ? token_at(served.order, stage.row0 + entry_row(found.key), served.rows) : -1, y = target_in_range(served.targets, token);
+    const RowIn row = row_in(served.values, max(token, 0));
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int col = valid ? entry_column(found.key) + (acc_col(i) - acc_col(0)) : 0;
+        z[i] = masked_logit<true>(x[i], col, y, row, served.values, served.uniform);
+    }
+#endif
     float passed = 0.0f, next = found.ahead;
     u32 kept = 0, some = 0;
     #pragma unroll
     for (int i = 0; i < 8; i++) {
-        float weight = weight_of(x[i], found.reference);
+        float weight = weight_of(z[i], found.reference);
         passed += weight;
         if (weight > 0.0f) {
             some |= 1u << i;
@@ -697,20 +747,20 @@ DEVICE u32 emit(const Stage& stage, u32 count) {
     }
     // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
     if (kept == 0 && some != 0) kept = 1u << (31 - __clz(some));
-    if (lane_id() >= stage.count) kept = 0;
+    if (!valid) kept = 0;
     #pragma unroll
     for (int i = 0; i < 8; i++) {
         const bool keep = kept >> i & 1;
         const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
         if (keep && at < stage.capacity)
-            stage.entries[at] = Entry{found.key + (acc_col(i) - acc_col(0)), fmaxf(x[i] * LOG2E, found.reference + log2_approx(found.step))};
+            stage.entries[at] = entry_of(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
         count += __popc(lanes);
     }
     return count;
 }
 
 // What a warp that does not multiply does: it serves every `servers`-th queue, until each has brought all its segments. Lane q keeps what is known of queue q.
-DEVICE void serve_queues(unsigned char* shared, int server, int servers, int segments) {
+DEVICE void serve_queues(unsigned char* shared, int server, int servers, int segments, const Served& served) {
     u32 turns = 0, count = 0, closed = 0;
     int open = segments > 0 ? ceil_div(QUEUES - server, servers) : 0;
     while (open > 0) {
@@ -724,7 +774,7 @@ DEVICE void serve_queues(unsigned char* shared, int server, int servers, int seg
             idle = false;
             const Stage& stage = queue.stages[at];
             Part* part = stage.part;
-            const u32 now = emit(stage, __shfl_sync(ALL, count, q));
+            const u32 now = emit(stage, __shfl_sync(ALL, count, q), served);
             if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.capacity)};
             __syncwarp();
             if (lane_id() == 0) barrier_arrive_here(queue.empty(at));
@@ -760,35 +810,65 @@ struct Sampler {
     float admitted, quota;                                    // demand of the warp's segment
 };
 
-// The sum of a row's weights, and for each of its groups that of all columns up to its end.
-DEVICE float running_sums(float (&sums)[GROUPS], const float (&x)[ACC_COLS], float reference) {
-    float sum = 0.0f;
-    #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        float group = 0.0f;
-        #pragma unroll
-        for (int i = 0; i < 8; i++) group += weight_of(x[g * 8 + i], reference);
-        sums[g] = sum += group;
-    }
-    return sum;
+// Nothing is done with eight of the logits, or for their columns from `col` on, before the result so far is there: transforms of all of them at once need
+// more registers than there are.
+DEVICE void in_turn(float& so_far, float* x, int& col) {
+    if (!MASK_LOGITS)
+        asm volatile("" : "+f"(so_far), "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]), "+r"(col) :: "memory");
 }
 
-// Samples one tile, whose first column is col0; `left` tiles of the segment are left, this one included.
-DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, Queue& queue, int col0, int left) {
-    float sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) sum[r] = running_sums(sums[r], acc[r], s.reference[r]);
-    if (__any_sync(ALL, !(sum[0] < FAR) || !(sum[1] < FAR))) {  // the reference is far behind: it moves to the largest logit, for the four lanes of a row
+// A tile's raw logits, and what their transform needs.
+struct Tile {
+    float (&x)[ACC_ROWS][ACC_COLS];
+    const HeldRows &tokens, &targets;
+    const Values& values; const Uniform& uniform;
+    int col0;
+
+    // The sum of row r's weights, and for each of its groups that of all columns up to its end.
+    template <bool RARE> DEVICE float running_sums(float (&sums)[GROUPS], int r, float reference) const {
+        float sum = 0.0f;
+        const RowIn row = row_in(values, tokens(r));
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
-            float largest = s.reference[r];
+        for (int g = 0; g < GROUPS; g++) {
+            int col = col0;
+            in_turn(sum, &x[r][g * 8], col);
+            float group = 0.0f;
             #pragma unroll
-            for (int c = 0; c < ACC_COLS; c++) largest = fmaxf(largest, acc[r][c] * LOG2E);
-            largest = quad_max(largest);
+            for (int i = g * 8; i < g * 8 + 8; i++) group += weight_of(masked_logit<RARE>(x[r][i], col + acc_col(i), targets(r), row, values, uniform), reference);
+            sums[g] = sum += group;
+        }
+        return sum;
+    }
+    template <bool RARE> DEVICE void both(float (&sum)[ACC_ROWS], float (&sums)[ACC_ROWS][GROUPS], const float (&reference)[ACC_ROWS]) const {
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) sum[r] = running_sums<RARE>(sums[r], r, reference[r]);
+    }
+    DEVICE float largest(int r, float than) const {
+        const RowIn row = row_in(values, tokens(r));
+        #pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            int col = col0;
+            in_turn(than, &x[r][g * 8], col);
+            #pragma unroll
+            for (int i = g * 8; i < g * 8 + 8; i++) than = fmaxf(than, masked_logit<true>(x[r][i], col + acc_col(i), targets(r), row, values, uniform) * LOG2E);
+        }
+        return than;
+    }
+};
+
+// Samples one tile; `left` tiles of the segment are left, this one included. `rare`: it has columns to mask after the transform.
+DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool rare) {
+    float sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
+    #pragma unroll 1
+    for (bool again = false;; again = true) {
+        if (!MASK_LOGITS && rare) tile.both<true>(sum, sums, s.reference); else tile.both<false>(sum, sums, s.reference);
+        if (again || !__any_sync(ALL, !(sum[0] < FAR) || !(sum[1] < FAR))) break;
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {                  // a reference is far behind: it moves to the largest logit, for the four lanes of a row
+            float largest = quad_max(tile.largest(r, s.reference[r]));
             if (quad_max(sum[r] < FAR ? 0.0f : 1.0f) == 0.0f) continue;
             float by = rescale(s.reference[r], largest);
             s.known[r] *= by; s.seen[r] *= by; s.reference[r] = largest;
-            sum[r] = running_sums(sums[r], acc[r], largest);
         }
     }
     #pragma unroll
@@ -835,16 +915,16 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, Queue& qu
             for (int g = 0; g < GROUPS - 1; g++) group += sums[r][g] < next[r];
             float x[8], before = 0.0f, to = sums[r][0];
             #pragma unroll
-            for (int i = 0; i < 8; i++) x[i] = acc[r][i];
+            for (int i = 0; i < 8; i++) x[i] = tile.x[r][i];
             #pragma unroll
             for (int g = 1; g < GROUPS; g++) {
                 const bool here = group == g;
                 before = here ? sums[r][g - 1] : before;
                 to = here ? sums[r][g] : to;
                 #pragma unroll
-                for (int i = 0; i < 8; i++) x[i] = here ? acc[r][g * 8 + i] : x[i];
+                for (int i = 0; i < 8; i++) x[i] = here ? tile.x[r][g * 8 + i] : x[i];
             }
-            const u32 key = entry_key((lane_id() >> 2) + r * 8, col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
+            const u32 key = entry_key((lane_id() >> 2) + r * 8, tile.col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
             if (queue.hand_over(found[r], x, next[r] - before, step[r], s.reference[r], key)) {
                 next[r] = following(next[r], to, step[r], per_step[r]);
                 found[r] = sum[r] >= next[r];
@@ -858,11 +938,14 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, Queue& qu
 
 // Forward over the cold columns: the sum of exponentials of raw logits, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
 
+// What serving the queues needs; a transform of the logits more.
+#define SERVER_REGISTERS (MASK_LOGITS ? 56 : 104)
+
 // E, C: as of `logits_forward`. reference [rows]: log2 of the normaliser as far as known. partials: [1 + parts][STATS][row blocks * CLUSTER_M], of which
 // the first holds the hot columns. streams [rows / 16][stream_entries]; segments_of [rows / 16][parts of a row block, at most].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) sampled_forward(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
-        const SeedArg seed, float* __restrict__ target_logit, const float* __restrict__ reference, float* __restrict__ partials,
+        const Values values, const SeedArg seed, float* __restrict__ target_logit, const float* __restrict__ reference, float* __restrict__ partials,
         Entry* __restrict__ streams, Part* __restrict__ segments_of, int tokens, int group) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
@@ -875,7 +958,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     Segment s;
 
     if (warpgroup() == 0) {
-        give_registers<56>();
+        give_registers<SERVER_REGISTERS>();
         if (threadIdx.x == 0)
             while (segments.next(s))
                 for (int tile = s.first; tile < s.last; tile++)
@@ -883,10 +966,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (warp_id() > 0) {
             int mine = 0;
             while (segments.next(s)) mine++;
-            serve_queues(shared, warp_id() - 1, 3, mine);
+            serve_queues(shared, warp_id() - 1, 3, mine, Served{targets, order, values, uniform_of(values), rows});
         }
     } else {
-        take_registers<56>();
+        take_registers<SERVER_REGISTERS>();
+        const Uniform uniform = uniform_of(values);
         Queue queue(shared, warp_id() - 4);
         float acc[ACC_ROWS][ACC_COLS];
         while (segments.next(s)) {
@@ -910,12 +994,15 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             const int length = s.last - s.first;
             sampler.admitted = 0.0f;
             sampler.quota = QUOTA * length;
+            queue.row0 = row0 + acc_row(0) - (lane_id() >> 2);
             queue.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
             queue.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
-                if (is_rare(HOT_TILES + tile, targets_of)) take_targets(acc, HOT_TILES + tile, tokens_of, targets_of, target_logit);
-                sample(acc, sampler, queue, (HOT_TILES + tile) * TILE_N, s.last - tile);
+                const int at = HOT_TILES + tile;
+                const bool rare = is_rare(at, targets_of) || (at + 1) * TILE_N > VOCAB;
+                if (rare) take_targets(acc, at, tokens_of, targets_of, target_logit);
+                sample(Tile{acc, tokens_of, targets_of, values, uniform, at * TILE_N}, sampler, queue, s.last - tile, rare);
             }
             const int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll

@@ -19,6 +19,7 @@
 #define HOT 2048
 #define COLD (VOCAB - HOT)
 #define WALK_BLOCK 256
+#define KEEPS_LOGITS 0
 #define SCALED 0
 #define GATHER_THREADS 288
 #define GATHER_BLOCKS 3
@@ -148,7 +149,7 @@ DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, 
     return (at_target ? row.target0 : p * row.c0);
 }
 // p A of a kept column.
-DEVICE float entry_gradient(float p, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
     return p * row.c0;
 }
 
@@ -173,8 +174,16 @@ DEVICE int target_in_range(const Index* targets, int token) {
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
 // rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
-// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it), and the raw logit where the gradient depends on it.
+#if KEEPS_LOGITS
+struct Entry { u32 key; float weight, x; };
+DEVICE Entry entry_of(u32 key, float weight, float x) { return Entry{key, weight, x}; }
+DEVICE float logit_kept(const Entry& entry) { return entry.x; }
+#else
 struct Entry { u32 key; float weight; };
+DEVICE Entry entry_of(u32 key, float weight, float) { return Entry{key, weight}; }
+DEVICE float logit_kept(const Entry&) { return 0.0f; }
+#endif
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
@@ -183,7 +192,15 @@ DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
+#if KEEPS_LOGITS
+struct Kept { int column; float probability, x; };
+DEVICE Kept kept_of(int column, float probability, float x) { return Kept{column, probability, x}; }
+DEVICE float logit_kept(const Kept& kept) { return kept.x; }
+#else
 struct Kept { int column; float probability; };
+DEVICE Kept kept_of(int column, float probability, float) { return Kept{column, probability}; }
+DEVICE float logit_kept(const Kept&) { return 0.0f; }
+#endif
 
 // Entries of one stream: all cold tiles, in as many parts as a walk may have.
 DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
@@ -263,7 +280,7 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     const Uniform uniform = uniform_of(values);
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
-        float g = entry_gradient(entry.probability, row, col_in(values, entry.column), uniform);
+        float g = entry_gradient(entry.probability, logit_kept(entry), row, col_in(values, entry.column), uniform);
         lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{at, g};
     }
     if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
@@ -349,7 +366,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
             for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) {
                 if (y >= HOT && done + i == n - 1) { batch[i] = Weighted{y, row.target0}; continue; }
                 Kept entry = kept[first + done + i];
-                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, row, col_in(values, entry.column), uniform)};
+                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, logit_kept(entry), row, col_in(values, entry.column), uniform)};
             }
             __syncthreads();
             if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));

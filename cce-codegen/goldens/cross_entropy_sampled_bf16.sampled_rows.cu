@@ -19,6 +19,7 @@
 #define HOT 2048
 #define COLD (VOCAB - HOT)
 #define WALK_BLOCK 256
+#define KEEPS_LOGITS 0
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -249,8 +250,16 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
 // rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
-// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it), and the raw logit where the gradient depends on it.
+#if KEEPS_LOGITS
+struct Entry { u32 key; float weight, x; };
+DEVICE Entry entry_of(u32 key, float weight, float x) { return Entry{key, weight, x}; }
+DEVICE float logit_kept(const Entry& entry) { return entry.x; }
+#else
 struct Entry { u32 key; float weight; };
+DEVICE Entry entry_of(u32 key, float weight, float) { return Entry{key, weight}; }
+DEVICE float logit_kept(const Entry&) { return 0.0f; }
+#endif
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
@@ -259,7 +268,15 @@ DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
+#if KEEPS_LOGITS
+struct Kept { int column; float probability, x; };
+DEVICE Kept kept_of(int column, float probability, float x) { return Kept{column, probability, x}; }
+DEVICE float logit_kept(const Kept& kept) { return kept.x; }
+#else
 struct Kept { int column; float probability; };
+DEVICE Kept kept_of(int column, float probability, float) { return Kept{column, probability}; }
+DEVICE float logit_kept(const Kept&) { return 0.0f; }
+#endif
 
 // Entries of one stream: all cold tiles, in as many parts as a walk may have.
 DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
@@ -330,7 +347,7 @@ struct Stream {
             const u64 begin = segment_begin(segments[part].first, part);
             for (u32 i = 0; i < n; i += 256) {
                 bool valid = i + threadIdx.x < n;
-                visit(valid, valid ? entries[begin + i + threadIdx.x] : Entry{0, 0.0f});
+                visit(valid, valid ? entries[begin + i + threadIdx.x] : entry_of(0, 0.0f, 0.0f));
             }
         }
     }
@@ -427,7 +444,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restric
         if (chosen) {
             u32 at = row_next[row] + rank;
             for (int w = 0; w < warp_id(); w++) at += warp_rows[w][row];
-            kept[(u64)blockIdx.x * MOST + at] = Kept{entry_column(entry.key), probability};
+            kept[(u64)blockIdx.x * MOST + at] = kept_of(entry_column(entry.key), probability, logit_kept(entry));
         }
         __syncthreads();                                      // before the counts change
         if (thread < STREAM_ROWS) for (int w = 0; w < 8; w++) row_next[thread] += warp_rows[w][thread];

@@ -35,7 +35,9 @@ fn has_wgmma(bench: &Bench) -> bool {
 fn named(name: &str, shape: [usize; 3], dtype: DType, filter: Filter) -> Case {
     Case::new(&programs::named(name), shape, dtype).with(|case| {
         case.filter = filter;
-        case.input_gradients.retain(|name| name != "bias" && name != "class");
+        // These need more of the softmax than its normaliser: column sums, expectations.
+        case.input_gradients
+            .retain(|name| !["bias", "class", "scale", "cap", "slope"].contains(&name.as_str()));
     })
 }
 
@@ -54,6 +56,10 @@ fn nothing_is_lost(bench: &Bench) -> Report {
             ("focal", [129, 64, 1000]),
             ("z_loss", [127, 576, 1537]),
             ("token_weights", [128, 72, 3000]),
+            ("scaled", [300, 72, 1537]),
+            ("softcapped", [129, 64, 4099]),
+            ("cross_entropy_with_bias", [127, 136, 3000]),
+            ("piecewise", [1300, 64, 2047]),
         ] {
             let case = named(name, shape, dtype, ALL);
             cases.push(case.clone());
@@ -74,8 +80,8 @@ fn nothing_is_lost(bench: &Bench) -> Report {
 fn small(bench: &Bench) -> Report {
     let mut all = Report::default();
     if has_wgmma(bench) {
-        for dtype in [DType::Bf16, DType::F16] {
-            let case = named("cross_entropy", [129, 72, 1537], dtype, ALL);
+        for (name, dtype) in [("cross_entropy", DType::Bf16), ("softcapped", DType::F16)] {
+            let case = named(name, [129, 72, 1537], dtype, ALL);
             all.add(compare::check(bench, &case.with(|case| case.ignored = Some(0.4)), WGMMA));
         }
     }
@@ -83,8 +89,8 @@ fn small(bench: &Bench) -> Report {
 }
 
 /// A vocabulary of which an eighth is hot, and a softmax that a step of 2^-6 thins.
-fn thinned(tokens: usize, filter: Filter) -> Case {
-    named("cross_entropy", [tokens, 64, 6000], DType::Bf16, filter)
+fn thinned(name: &str, tokens: usize, filter: Filter) -> Case {
+    named(name, [tokens, 64, 6000], DType::Bf16, filter)
         .gradients(DType::F32, false)
         .with(|case| case.spread = 2.0)
 }
@@ -95,7 +101,7 @@ fn bits_follow_the_seed(bench: &Bench) -> Report {
         return report;
     }
     for max_entries in [384, 8] {
-        let case = thinned(1300, Filter::Sampled { eps: 1.0 / 64.0, max_entries });
+        let case = thinned("cross_entropy", 1300, Filter::Sampled { eps: 1.0 / 64.0, max_entries });
         report.cases += 1;
         match under_seeds(bench, WGMMA, &case, &case.data(), &[7, 7, 7, 8]) {
             Err(error) => report.fail(&case.to_string(), error),
@@ -125,14 +131,16 @@ fn no_bias(bench: &Bench) -> Report {
     if !has_wgmma(bench) {
         return report;
     }
-    for (spread, filter) in [
-        (2.0, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 384 }),
+    for (name, spread, filter) in [
+        ("cross_entropy", 2.0, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 384 }),
         // The quota binds: steps are raised, and thinning raises them again.
-        (2.0, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 16 }),
-        (0.01, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 64 }),
-        (8.0, Filter::Sampled { eps: 1.0 / 16.0, max_entries: 384 }),
+        ("cross_entropy", 2.0, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 16 }),
+        ("cross_entropy", 0.01, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 64 }),
+        ("cross_entropy", 8.0, Filter::Sampled { eps: 1.0 / 16.0, max_entries: 384 }),
+        // Entries keep their logits.
+        ("softcapped", 4.0, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 384 }),
     ] {
-        let case = thinned(70, filter).with(|case| case.spread = spread);
+        let case = thinned(name, 70, filter).with(|case| case.spread = spread);
         let (data, expected) = case.prepare();
         report.cases += 1;
         let seeds: Vec<u64> = (0..SEEDS as u64).map(|seed| case.seed.wrapping_add(seed)).collect();

@@ -1,10 +1,13 @@
 // Forward over the cold columns: the sum of exponentials of raw logits, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
 
+// What serving the queues needs; a transform of the logits more.
+#define SERVER_REGISTERS (MASK_LOGITS ? 56 : 104)
+
 // E, C: as of `logits_forward`. reference [rows]: log2 of the normaliser as far as known. partials: [1 + parts][STATS][row blocks * CLUSTER_M], of which
 // the first holds the hot columns. streams [rows / 16][stream_entries]; segments_of [rows / 16][parts of a row block, at most].
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) sampled_forward(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
-        const SeedArg seed, float* __restrict__ target_logit, const float* __restrict__ reference, float* __restrict__ partials,
+        const Values values, const SeedArg seed, float* __restrict__ target_logit, const float* __restrict__ reference, float* __restrict__ partials,
         Entry* __restrict__ streams, Part* __restrict__ segments_of, int tokens, int group) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
@@ -17,7 +20,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     Segment s;
 
     if (warpgroup() == 0) {
-        give_registers<56>();
+        give_registers<SERVER_REGISTERS>();
         if (threadIdx.x == 0)
             while (segments.next(s))
                 for (int tile = s.first; tile < s.last; tile++)
@@ -25,10 +28,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (warp_id() > 0) {
             int mine = 0;
             while (segments.next(s)) mine++;
-            serve_queues(shared, warp_id() - 1, 3, mine);
+            serve_queues(shared, warp_id() - 1, 3, mine, Served{targets, order, values, uniform_of(values), rows});
         }
     } else {
-        take_registers<56>();
+        take_registers<SERVER_REGISTERS>();
+        const Uniform uniform = uniform_of(values);
         Queue queue(shared, warp_id() - 4);
         float acc[ACC_ROWS][ACC_COLS];
         while (segments.next(s)) {
@@ -52,12 +56,15 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             const int length = s.last - s.first;
             sampler.admitted = 0.0f;
             sampler.quota = QUOTA * length;
+            queue.row0 = row0 + acc_row(0) - (lane_id() >> 2);
             queue.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
             queue.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
-                if (is_rare(HOT_TILES + tile, targets_of)) take_targets(acc, HOT_TILES + tile, tokens_of, targets_of, target_logit);
-                sample(acc, sampler, queue, (HOT_TILES + tile) * TILE_N, s.last - tile);
+                const int at = HOT_TILES + tile;
+                const bool rare = is_rare(at, targets_of) || (at + 1) * TILE_N > VOCAB;
+                if (rare) take_targets(acc, at, tokens_of, targets_of, target_logit);
+                sample(Tile{acc, tokens_of, targets_of, values, uniform, at * TILE_N}, sampler, queue, s.last - tile, rare);
             }
             const int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll

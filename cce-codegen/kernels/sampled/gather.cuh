@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
             for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) {
                 if (y >= HOT && done + i == n - 1) { batch[i] = Weighted{y, row.target0}; continue; }
                 Kept entry = kept[first + done + i];
-                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, row, col_in(values, entry.column), uniform)};
+                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, logit_kept(entry), row, col_in(values, entry.column), uniform)};
             }
             __syncthreads();
             if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));

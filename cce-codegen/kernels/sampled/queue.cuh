@@ -2,19 +2,6 @@
 // consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
 // tiles. (Shared memory has hardly room for more: the multiplication takes nearly all of its bandwidth.)
 
-#define ALL 0xffffffffu
-
-DEVICE float log2_approx(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DEVICE float reciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-
-// A column's weight. Columns behind the vocabulary and targets have logits of -inf by now.
-DEVICE float weight_of(float x, float reference) { return exp2_approx(fmaf(x, LOG2E, -reference)); }
-
-// The first threshold beyond `passed`, of those at `next` and every step behind it. Beyond even where a step is less than the sum's last bit.
-DEVICE float following(float next, float passed, float step, float per_step) {
-    return fmaxf(fmaf(step, floorf((passed - next) * per_step) + 1.0f, next), passed * 1.0000002f);
-}
-
 #define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
 #define QUEUES 8                                              // one for each consumer warp
 #define QUEUE_STAGES 2
@@ -32,7 +19,7 @@ struct alignas(16) Stage {
     Entry* entries;
     Part* part;
     u32 capacity;
-    int count, first;
+    int count, first, row0;                                   // the segment's first tile; the first of the warp's rows
 };
 static_assert(QUEUE_STAGES * (sizeof(Stage) + 16) <= STAGING_BYTES * WARPGROUPS / QUEUES, "a warp's part of the staging");
 
@@ -49,7 +36,7 @@ struct Queue {
     Stage* stages;
     u32 stage = 0, phase = 0;                                 // where this end stands
     int filled = 0;                                           // groups of the stage so far
-    Entry* entries; u32 capacity;                             // of the segment
+    Entry* entries; u32 capacity; int row0;                   // of the segment
 
     DEVICE Queue(unsigned char* shared, int warp) : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
     DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
@@ -62,7 +49,7 @@ struct Queue {
         __syncwarp();
         if (lane_id() == 0) {
             Stage& to = stages[stage];
-            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first;
+            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first; to.row0 = row0;
             barrier_arrive_here(full(stage));
         }
         advance();
@@ -90,16 +77,35 @@ struct Queue {
     DEVICE void close(Part* part, int first) { make_room(); publish(part, first); }
 };
 
+// What the warps that do not multiply know of the rows.
+struct Served {
+    const Index* targets; const int* order; const Values& values; const Uniform uniform; int rows;
+};
+
 // A stage's entries, behind `count` that its segment has already; returns how many there are then. A lane looks at a group.
-DEVICE u32 emit(const Stage& stage, u32 count) {
+DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
     const Found found = stage.found[lane_id()];
+    const bool valid = lane_id() < stage.count;
     const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
     const float per_step = reciprocal(found.step);
+    float z[8];
+#if MASK_LOGITS
+    #pragma unroll
+    for (int i = 0; i < 8; i++) z[i] = x[i];
+#else
+    const int token = valid ? token_at(served.order, stage.row0 + entry_row(found.key), served.rows) : -1, y = target_in_range(served.targets, token);
+    const RowIn row = row_in(served.values, max(token, 0));
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int col = valid ? entry_column(found.key) + (acc_col(i) - acc_col(0)) : 0;
+        z[i] = masked_logit<true>(x[i], col, y, row, served.values, served.uniform);
+    }
+#endif
     float passed = 0.0f, next = found.ahead;
     u32 kept = 0, some = 0;
     #pragma unroll
     for (int i = 0; i < 8; i++) {
-        float weight = weight_of(x[i], found.reference);
+        float weight = weight_of(z[i], found.reference);
         passed += weight;
         if (weight > 0.0f) {
             some |= 1u << i;
@@ -108,20 +114,20 @@ DEVICE u32 emit(const Stage& stage, u32 count) {
     }
     // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
     if (kept == 0 && some != 0) kept = 1u << (31 - __clz(some));
-    if (lane_id() >= stage.count) kept = 0;
+    if (!valid) kept = 0;
     #pragma unroll
     for (int i = 0; i < 8; i++) {
         const bool keep = kept >> i & 1;
         const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
         if (keep && at < stage.capacity)
-            stage.entries[at] = Entry{found.key + (acc_col(i) - acc_col(0)), fmaxf(x[i] * LOG2E, found.reference + log2_approx(found.step))};
+            stage.entries[at] = entry_of(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
         count += __popc(lanes);
     }
     return count;
 }
 
 // What a warp that does not multiply does: it serves every `servers`-th queue, until each has brought all its segments. Lane q keeps what is known of queue q.
-DEVICE void serve_queues(unsigned char* shared, int server, int servers, int segments) {
+DEVICE void serve_queues(unsigned char* shared, int server, int servers, int segments, const Served& served) {
     u32 turns = 0, count = 0, closed = 0;
     int open = segments > 0 ? ceil_div(QUEUES - server, servers) : 0;
     while (open > 0) {
@@ -135,7 +141,7 @@ DEVICE void serve_queues(unsigned char* shared, int server, int servers, int seg
             idle = false;
             const Stage& stage = queue.stages[at];
             Part* part = stage.part;
-            const u32 now = emit(stage, __shfl_sync(ALL, count, q));
+            const u32 now = emit(stage, __shfl_sync(ALL, count, q), served);
             if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.capacity)};
             __syncwarp();
             if (lane_id() == 0) barrier_arrive_here(queue.empty(at));

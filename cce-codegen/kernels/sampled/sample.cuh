@@ -23,35 +23,65 @@ struct Sampler {
     float admitted, quota;                                    // demand of the warp's segment
 };
 
-// The sum of a row's weights, and for each of its groups that of all columns up to its end.
-DEVICE float running_sums(float (&sums)[GROUPS], const float (&x)[ACC_COLS], float reference) {
-    float sum = 0.0f;
-    #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        float group = 0.0f;
-        #pragma unroll
-        for (int i = 0; i < 8; i++) group += weight_of(x[g * 8 + i], reference);
-        sums[g] = sum += group;
-    }
-    return sum;
+// Nothing is done with eight of the logits, or for their columns from `col` on, before the result so far is there: transforms of all of them at once need
+// more registers than there are.
+DEVICE void in_turn(float& so_far, float* x, int& col) {
+    if (!MASK_LOGITS)
+        asm volatile("" : "+f"(so_far), "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]), "+r"(col) :: "memory");
 }
 
-// Samples one tile, whose first column is col0; `left` tiles of the segment are left, this one included.
-DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, Queue& queue, int col0, int left) {
-    float sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) sum[r] = running_sums(sums[r], acc[r], s.reference[r]);
-    if (__any_sync(ALL, !(sum[0] < FAR) || !(sum[1] < FAR))) {  // the reference is far behind: it moves to the largest logit, for the four lanes of a row
+// A tile's raw logits, and what their transform needs.
+struct Tile {
+    float (&x)[ACC_ROWS][ACC_COLS];
+    const HeldRows &tokens, &targets;
+    const Values& values; const Uniform& uniform;
+    int col0;
+
+    // The sum of row r's weights, and for each of its groups that of all columns up to its end.
+    template <bool RARE> DEVICE float running_sums(float (&sums)[GROUPS], int r, float reference) const {
+        float sum = 0.0f;
+        const RowIn row = row_in(values, tokens(r));
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
-            float largest = s.reference[r];
+        for (int g = 0; g < GROUPS; g++) {
+            int col = col0;
+            in_turn(sum, &x[r][g * 8], col);
+            float group = 0.0f;
             #pragma unroll
-            for (int c = 0; c < ACC_COLS; c++) largest = fmaxf(largest, acc[r][c] * LOG2E);
-            largest = quad_max(largest);
+            for (int i = g * 8; i < g * 8 + 8; i++) group += weight_of(masked_logit<RARE>(x[r][i], col + acc_col(i), targets(r), row, values, uniform), reference);
+            sums[g] = sum += group;
+        }
+        return sum;
+    }
+    template <bool RARE> DEVICE void both(float (&sum)[ACC_ROWS], float (&sums)[ACC_ROWS][GROUPS], const float (&reference)[ACC_ROWS]) const {
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) sum[r] = running_sums<RARE>(sums[r], r, reference[r]);
+    }
+    DEVICE float largest(int r, float than) const {
+        const RowIn row = row_in(values, tokens(r));
+        #pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            int col = col0;
+            in_turn(than, &x[r][g * 8], col);
+            #pragma unroll
+            for (int i = g * 8; i < g * 8 + 8; i++) than = fmaxf(than, masked_logit<true>(x[r][i], col + acc_col(i), targets(r), row, values, uniform) * LOG2E);
+        }
+        return than;
+    }
+};
+
+// Samples one tile; `left` tiles of the segment are left, this one included. `rare`: it has columns to mask after the transform.
+DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool rare) {
+    float sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
+    #pragma unroll 1
+    for (bool again = false;; again = true) {
+        if (!MASK_LOGITS && rare) tile.both<true>(sum, sums, s.reference); else tile.both<false>(sum, sums, s.reference);
+        if (again || !__any_sync(ALL, !(sum[0] < FAR) || !(sum[1] < FAR))) break;
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {                  // a reference is far behind: it moves to the largest logit, for the four lanes of a row
+            float largest = quad_max(tile.largest(r, s.reference[r]));
             if (quad_max(sum[r] < FAR ? 0.0f : 1.0f) == 0.0f) continue;
             float by = rescale(s.reference[r], largest);
             s.known[r] *= by; s.seen[r] *= by; s.reference[r] = largest;
-            sum[r] = running_sums(sums[r], acc[r], largest);
         }
     }
     #pragma unroll
@@ -98,16 +128,16 @@ DEVICE void sample(const float (&acc)[ACC_ROWS][ACC_COLS], Sampler& s, Queue& qu
             for (int g = 0; g < GROUPS - 1; g++) group += sums[r][g] < next[r];
             float x[8], before = 0.0f, to = sums[r][0];
             #pragma unroll
-            for (int i = 0; i < 8; i++) x[i] = acc[r][i];
+            for (int i = 0; i < 8; i++) x[i] = tile.x[r][i];
             #pragma unroll
             for (int g = 1; g < GROUPS; g++) {
                 const bool here = group == g;
                 before = here ? sums[r][g - 1] : before;
                 to = here ? sums[r][g] : to;
                 #pragma unroll
-                for (int i = 0; i < 8; i++) x[i] = here ? acc[r][g * 8 + i] : x[i];
+                for (int i = 0; i < 8; i++) x[i] = here ? tile.x[r][g * 8 + i] : x[i];
             }
-            const u32 key = entry_key((lane_id() >> 2) + r * 8, col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
+            const u32 key = entry_key((lane_id() >> 2) + r * 8, tile.col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
             if (queue.hand_over(found[r], x, next[r] - before, step[r], s.reference[r], key)) {
                 next[r] = following(next[r], to, step[r], per_step[r]);
                 found[r] = sum[r] >= next[r];

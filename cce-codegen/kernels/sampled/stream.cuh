@@ -6,8 +6,16 @@
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
 // rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
-// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it), and the raw logit where the gradient depends on it.
+#if KEEPS_LOGITS
+struct Entry { u32 key; float weight, x; };
+DEVICE Entry entry_of(u32 key, float weight, float x) { return Entry{key, weight, x}; }
+DEVICE float logit_kept(const Entry& entry) { return entry.x; }
+#else
 struct Entry { u32 key; float weight; };
+DEVICE Entry entry_of(u32 key, float weight, float) { return Entry{key, weight}; }
+DEVICE float logit_kept(const Entry&) { return 0.0f; }
+#endif
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
@@ -16,7 +24,15 @@ DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
+#if KEEPS_LOGITS
+struct Kept { int column; float probability, x; };
+DEVICE Kept kept_of(int column, float probability, float x) { return Kept{column, probability, x}; }
+DEVICE float logit_kept(const Kept& kept) { return kept.x; }
+#else
 struct Kept { int column; float probability; };
+DEVICE Kept kept_of(int column, float probability, float) { return Kept{column, probability}; }
+DEVICE float logit_kept(const Kept&) { return 0.0f; }
+#endif
 
 // Entries of one stream: all cold tiles, in as many parts as a walk may have.
 DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }

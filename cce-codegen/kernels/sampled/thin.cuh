@@ -17,7 +17,7 @@ struct Stream {
             const u64 begin = segment_begin(segments[part].first, part);
             for (u32 i = 0; i < n; i += 256) {
                 bool valid = i + threadIdx.x < n;
-                visit(valid, valid ? entries[begin + i + threadIdx.x] : Entry{0, 0.0f});
+                visit(valid, valid ? entries[begin + i + threadIdx.x] : entry_of(0, 0.0f, 0.0f));
             }
         }
     }
@@ -114,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restric
         if (chosen) {
             u32 at = row_next[row] + rank;
             for (int w = 0; w < warp_id(); w++) at += warp_rows[w][row];
-            kept[(u64)blockIdx.x * MOST + at] = Kept{entry_column(entry.key), probability};
+            kept[(u64)blockIdx.x * MOST + at] = kept_of(entry_column(entry.key), probability, logit_kept(entry));
         }
         __syncthreads();                                      // before the counts change
         if (thread < STREAM_ROWS) for (int w = 0; w < 8; w++) row_next[thread] += warp_rows[w][thread];

@@ -123,7 +123,7 @@ impl<'a> Backward<'a> {
         let value = self.elements[0].0.map_or("0.0f".to_owned(), |a| format!("p * {}", body.value(a)));
         format!(
             "// p A of a kept column.\n\
-             DEVICE float entry_gradient(float p, const Coefs& row, const ColIn& column, const Uniform& uniform) {{\n{}    return {value};\n}}\n",
+             DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {{\n{}    return {value};\n}}\n",
             body.text()
         )
     }

@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 const PHILOX: &str = include_str!("../../kernels/sampled/philox.cuh");
 const STREAM: &str = include_str!("../../kernels/sampled/stream.cuh");
+const WEIGHTS: &str = include_str!("../../kernels/sampled/weights.cuh");
 const QUEUE: &str = include_str!("../../kernels/sampled/queue.cuh");
 const SAMPLE: &str = include_str!("../../kernels/sampled/sample.cuh");
 const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
@@ -46,6 +47,8 @@ pub(crate) struct Sampling {
     pub(crate) max_entries: u32,
     /// The first columns, which are treated densely and exactly; whole tiles.
     pub(crate) hot: u32,
+    /// Whether the gradient of a logit depends on the logit besides its probability, so that entries keep it.
+    pub(crate) keeps_logits: bool,
 }
 
 impl Sampling {
@@ -55,6 +58,11 @@ impl Sampling {
 
     pub(crate) fn cold_tiles(&self, tile: &Tile, vocab: usize) -> usize {
         vocab.div_ceil(tile.n as usize) - self.hot_tiles(tile)
+    }
+
+    /// Bytes of an entry, and of what thinning keeps of it.
+    pub(crate) fn entry_bytes(&self) -> u64 {
+        if self.keeps_logits { 12 } else { 8 }
     }
 
     /// Entries that a walk may emit a tile for the 16 rows of a stream.
@@ -80,13 +88,14 @@ impl Sampling {
             "#define STREAM_ROWS {STREAM_ROWS}\n#define SEGMENT_ENTRIES {SEGMENT_ENTRIES}\n\
              #define FLOOR {FLOOR:e}f\n#define EPS {:e}f\n#define MAX_ENTRIES {}\n#define QUOTA {:e}f\n#define TILE_ENTRIES {}\n\
              #define HOT_TILES {hot}\n#define COLD_TILES {cold}\n#define HOT {}\n#define COLD (VOCAB - HOT)\n\
-             #define WALK_BLOCK {}\n",
+             #define WALK_BLOCK {}\n#define KEEPS_LOGITS {}\n",
             self.eps,
             self.max_entries,
             self.quota(cold),
             self.tile_entries(tile, cold),
             self.hot,
             tile.cluster_rows(),
+            i32::from(self.keeps_logits),
         )
     }
 }
@@ -126,6 +135,8 @@ impl Emitter<'_> {
             PHILOX,
             "\n",
             STREAM,
+            "\n",
+            WEIGHTS,
             "\n",
             QUEUE,
             "\n",

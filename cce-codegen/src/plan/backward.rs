@@ -196,7 +196,8 @@ impl Backward {
         let (problem, schedule) = (common.problem, &common.schedule);
         let &Chunk { first, width, .. } = chunk;
         let scale = scratch.scale.map_or(Arg::Null, |(_, scale)| Arg::Workspace(scale));
-        let place = [common.tokens(), Arg::Int(first as i32), Arg::Int(width as i32), common.group_of_products()];
+        let place =
+            [common.tokens(), Arg::Int(first as i32), Arg::Int(width as i32), common.group_of_products()];
         let launch =
             |module: usize, entry: &'static str, tile: &Tile, m: usize, n: usize, args: Vec<Arg>| Launch {
                 module,

@@ -7,7 +7,7 @@ use super::saved::SavedSlots;
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::cuda::{self, Sampling};
 use crate::diff::{Lowered, Wanted, lower};
-use crate::ir::{ExprId, InputId, InputKind, Node, Program};
+use crate::ir::{ExprId, InputId, InputKind, Kind, Node, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
 use crate::schedule::{CLUSTER, Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use thiserror::Error;
@@ -69,10 +69,8 @@ pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&
             let entries = problem.tokens as u64 * (u64::from(max_entries) + 1);
             if entries > u64::from(u32::MAX) {
                 Some("tokens times max_entries are more than the kernels count in 32 bits: lower max_entries")
-            } else if !sums_raw_logits(&lowered) {
-                Some(
-                    "on a GPU a loss is sampled that needs the log-sum-exp of the raw logits and no other reduction",
-                )
+            } else if lowered.softmax.is_none() || !sums_exponentials_only(&lowered) {
+                Some("on a GPU a loss is sampled that needs a log-sum-exp and no other reduction")
             } else if lowered.logit.uniform.is_some() {
                 Some("on a GPU the uniform part of the gradient (mean over the vocabulary) is exact only")
             } else if !lowered.cols.is_empty() {
@@ -87,13 +85,18 @@ pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&
 /// Whether the vocabulary loop keeps nothing but the sum of exponentials of raw logits.
 pub(crate) fn sums_raw_logits(lowered: &Lowered) -> bool {
     let raw = lowered.softmax.is_some_and(|z| matches!(lowered.graph.get(z), Node::Input(_)));
+    raw && sums_exponentials_only(lowered)
+}
+
+/// Whether the vocabulary loop keeps nothing but a sum of exponentials.
+fn sums_exponentials_only(lowered: &Lowered) -> bool {
     let more = |stat: &ExprId| {
         matches!(
             lowered.graph.get(*stat),
             Node::Expect { .. } | Node::Mean(_) | Node::Max(_) | Node::Argmax(_)
         )
     };
-    raw && !lowered.stats.iter().any(more)
+    !lowered.stats.iter().any(more)
 }
 
 /// As many row blocks as columns of tiles for the 66 clusters of an H100: 8 are 1 to 2 % faster there than 4, 16 or 32
@@ -260,7 +263,7 @@ impl<'a> Parts<'a> {
             packed_hidden,
             lowered: self.lowered,
             slots: self.slots,
-            sampling: sampling(problem, &schedule),
+            sampling: sampling(self.lowered, problem, &schedule),
             saved: workspace.take(Region::Held, self.slots.len() as u64 * tokens * 4),
             factor: workspace.take(Region::Held, 4),
             packing,
@@ -302,13 +305,14 @@ impl<'a> Parts<'a> {
 
 /// How a plan samples; `None`: all columns are treated exactly, because the filter says so, because no large
 /// gradient is wanted, or because all columns are hot.
-fn sampling(problem: &Problem, schedule: &GpuSchedule) -> Option<Sampling> {
+fn sampling(lowered: &Lowered, problem: &Problem, schedule: &GpuSchedule) -> Option<Sampling> {
     let Filter::Sampled { eps, max_entries } = problem.filter else { return None };
     let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
     let cold = u32::try_from(problem.vocab.saturating_sub(schedule.hot as usize)).unwrap_or(u32::MAX);
     // No token has more entries than there are columns to sample.
     let max_entries = max_entries.min(cold);
-    (large && cold > 0).then_some(Sampling { eps, max_entries, hot: schedule.hot })
+    let keeps_logits = lowered.logit.softmax.is_some_and(|a| lowered.graph.kind(a) == Kind::Logit);
+    (large && cold > 0).then_some(Sampling { eps, max_entries, hot: schedule.hot, keeps_logits })
 }
 
 /// What forward and backward are planned from.

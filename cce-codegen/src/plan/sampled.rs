@@ -118,12 +118,12 @@ impl Sampled {
             sampling,
             lse,
             cold,
-            kept: workspace.take(Region::Held, kept * 8),
+            kept: workspace.take(Region::Held, kept * sampling.entry_bytes()),
             starts: workspace.take(Region::Held, tokens * 4),
             counts: workspace.take(Region::Held, tokens * 4),
             hot_partials: workspace.take(Region::Forward, hot_partials * statistics as u64 * 4),
             reference: workspace.take(Region::Forward, tokens * 4),
-            streams: workspace.take(Region::Forward, entries * 8),
+            streams: workspace.take(Region::Forward, entries * sampling.entry_bytes()),
             segments: workspace.take(Region::Forward, segments * 8),
         })
     }
@@ -186,6 +186,7 @@ impl Sampled {
                 Arg::Targets,
                 common.order(),
                 common.count(),
+                Arg::Values,
                 Arg::Seed,
                 Arg::Workspace(common.saved),
                 Arg::Workspace(self.reference),

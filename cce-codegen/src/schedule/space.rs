@@ -282,7 +282,8 @@ fn group(problem: &Problem, gpu: &Gpu, tile: &Tile) -> u32 {
     let rows = tile.cluster_rows();
     let row_blocks = u32::try_from(problem.tokens.div_ceil(rows as usize).max(1)).unwrap_or(u32::MAX);
     let block_bytes = u64::from(rows) * (problem.hidden * problem.dtype.bytes()) as u64;
-    let in_l2 = (GROUP_OF_L2 * gpu.l2_bytes as f64 / block_bytes as f64).clamp(1.0, f64::from(gpu.clusters()));
+    let in_l2 =
+        (GROUP_OF_L2 * gpu.l2_bytes as f64 / block_bytes as f64).clamp(1.0, f64::from(gpu.clusters()));
     let groups = row_blocks.div_ceil(in_l2 as u32);
     row_blocks.div_ceil(groups)
 }
