@@ -803,9 +803,8 @@ DEVICE float warp_sum_up(float x) { return (float)__reduce_add_sync(ALL, __float
 
 // What a thread knows of its two rows during a segment.
 struct Sampler {
-    float reference[ACC_ROWS];                                // log2: what weights are relative to
+    float stats[ACC_ROWS][STATS];                             // this lane's share of the walk's, relative to a reference that the row's lanes have in common
     float known[ACC_ROWS];                                    // the normaliser before the walk
-    float seen[ACC_ROWS];                                     // this lane's share of the walk's sum
     float phase[ACC_ROWS];                                    // distance to the next threshold, in steps
     float admitted, quota;                                    // demand of the warp's segment
 };
@@ -824,24 +823,32 @@ struct Tile {
     const Values& values; const Uniform& uniform;
     int col0;
 
-    // The sum of row r's weights, and for each of its groups that of all columns up to its end.
-    template <bool RARE> DEVICE float running_sums(float (&sums)[GROUPS], int r, float reference) const {
+    // Statistics of row r's columns, and for each group the sum of the weights of all columns up to its end.
+    template <bool RARE> DEVICE void add_up(float (&stats)[STATS], float (&sums)[GROUPS], int r, float reference) const {
+        stats_init(stats);
+        stats[0] = reference;
         float sum = 0.0f;
         const RowIn row = row_in(values, tokens(r));
         #pragma unroll
         for (int g = 0; g < GROUPS; g++) {
-            int col = col0;
-            in_turn(sum, &x[r][g * 8], col);
+            int first = col0;
+            in_turn(sum, &x[r][g * 8], first);
             float group = 0.0f;
             #pragma unroll
-            for (int i = g * 8; i < g * 8 + 8; i++) group += weight_of(masked_logit<RARE>(x[r][i], col + acc_col(i), targets(r), row, values, uniform), reference);
+            for (int i = g * 8; i < g * 8 + 8; i++) {
+                const int col = first + acc_col(i);
+                const float z = masked_logit<RARE>(x[r][i], col, targets(r), row, values, uniform), weight = weight_of(z, reference);
+                group += weight;
+                const bool live = !RARE || (col < VOCAB && col != targets(r));
+                if (STATS > 2) stats_add(stats, x[r][i], z, weight, live, col, row, col_in(values, min(col, VOCAB - 1)), uniform);
+            }
             sums[g] = sum += group;
         }
-        return sum;
+        stats[1] = sum;
     }
-    template <bool RARE> DEVICE void both(float (&sum)[ACC_ROWS], float (&sums)[ACC_ROWS][GROUPS], const float (&reference)[ACC_ROWS]) const {
+    template <bool RARE> DEVICE void add_up(float (&stats)[ACC_ROWS][STATS], float (&sums)[ACC_ROWS][GROUPS], const Sampler& s) const {
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) sum[r] = running_sums<RARE>(sums[r], r, reference[r]);
+        for (int r = 0; r < ACC_ROWS; r++) add_up<RARE>(stats[r], sums[r], r, s.stats[r][0]);
     }
     DEVICE float largest(int r, float than) const {
         const RowIn row = row_in(values, tokens(r));
@@ -858,27 +865,29 @@ struct Tile {
 
 // Samples one tile; `left` tiles of the segment are left, this one included. `rare`: it has columns to mask after the transform.
 DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool rare) {
-    float sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
+    float stats[ACC_ROWS][STATS], sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
     #pragma unroll 1
     for (bool again = false;; again = true) {
-        if (!MASK_LOGITS && rare) tile.both<true>(sum, sums, s.reference); else tile.both<false>(sum, sums, s.reference);
-        if (again || !__any_sync(ALL, !(sum[0] < FAR) || !(sum[1] < FAR))) break;
+        if (!MASK_LOGITS && rare) tile.add_up<true>(stats, sums, s); else tile.add_up<false>(stats, sums, s);
+        if (again || !__any_sync(ALL, !(stats[0][1] < FAR) || !(stats[1][1] < FAR))) break;
         #pragma unroll
         for (int r = 0; r < ACC_ROWS; r++) {                  // a reference is far behind: it moves to the largest logit, for the four lanes of a row
-            float largest = quad_max(tile.largest(r, s.reference[r]));
-            if (quad_max(sum[r] < FAR ? 0.0f : 1.0f) == 0.0f) continue;
-            float by = rescale(s.reference[r], largest);
-            s.known[r] *= by; s.seen[r] *= by; s.reference[r] = largest;
+            float largest = quad_max(tile.largest(r, s.stats[r][0]));
+            if (quad_max(stats[r][1] < FAR ? 0.0f : 1.0f) == 0.0f) continue;
+            float by = rescale(s.stats[r][0], largest);
+            stats_rescale(s.stats[r], by);
+            s.known[r] *= by; s.stats[r][0] = largest;
         }
     }
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
-        float total = s.known[r] + quad_sum(s.seen[r] + sum[r]);
+        sum[r] = stats[r][1];
+        float total = s.known[r] + quad_sum(s.stats[r][1] + sum[r]);
         step[r] = EPS * total;
         // A row whose sum is not finite keeps nothing: its NaN reaches the gradients through hot columns and target.
         bool alive = total > 0.0f && total < POS_INF;
         per_step[r] = alive ? reciprocal(step[r]) : 0.0f;
-        s.seen[r] += sum[r];
+        if (STATS > 2) stats_merge(s.stats[r], stats[r]); else s.stats[r][1] += sum[r];
     }
     float rest = fmaxf(s.quota - s.admitted, 0.0f);
     float allowed = fmaxf(left == 1 ? rest : fminf(rest * 0.5f, fmaxf(rest * PACE * reciprocal((float)left), rest * 0.05f)), FLOOR);
@@ -925,7 +934,7 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
                 for (int i = 0; i < 8; i++) x[i] = here ? tile.x[r][g * 8 + i] : x[i];
             }
             const u32 key = entry_key((lane_id() >> 2) + r * 8, tile.col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
-            if (queue.hand_over(found[r], x, next[r] - before, step[r], s.reference[r], key)) {
+            if (queue.hand_over(found[r], x, next[r] - before, step[r], s.stats[r][0], key)) {
                 next[r] = following(next[r], to, step[r], per_step[r]);
                 found[r] = sum[r] >= next[r];
             }
@@ -936,7 +945,7 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
         if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((next[r] - sum[r]) * per_step[r], 0.0f), 1.0f);
 }
 
-// Forward over the cold columns: the sum of exponentials of raw logits, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
+// Forward over the cold columns: every reduction, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
 
 // What serving the queues needs; a transform of the logits more.
 #define SERVER_REGISTERS (MASK_LOGITS ? 56 : 104)
@@ -983,10 +992,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 int at = row0 + acc_row(r), token = token_at(order, at, rows);
                 tokens_of.of[r] = max(token, 0);
                 targets_of.of[r] = target_in_range(targets, token);
-                sampler.reference[r] = token >= 0 ? reference[at] : 0.0f;
+                stats_init(sampler.stats[r]);
+                sampler.stats[r][0] = token >= 0 ? reference[at] : 0.0f;
                 // Rows behind the last one have weights, too, of zeros; a normaliser beyond all bounds keeps them from sampling.
                 sampler.known[r] = token >= 0 ? 1.0f : POS_INF;
-                sampler.seen[r] = 0.0f;
                 Words words = philox(seed_of(seed), (u32)max(token, 0), (u32)s.part + 2);
                 u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);
                 sampler.phase[r] = uniform_number(word);
@@ -1006,10 +1015,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             }
             const int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll
-            for (int r = 0; r < ACC_ROWS; r++) {
-                float stats[STATS] = {sampler.reference[r], sampler.seen[r]};
-                write_partial(partials, stats, s.part + 1, s.last_part, pitch, row0 + acc_row(r));
-            }
+            for (int r = 0; r < ACC_ROWS; r++) write_partial(partials, sampler.stats[r], s.part + 1, s.last_part, pitch, row0 + acc_row(r));
             Part* part = segments_of + stream * most_parts + s.part;
             queue.close(part, s.first);
             if (s.last_part && lane_id() == 0) part[1] = Part{s.last, 0};

@@ -1,4 +1,4 @@
-// Forward over the cold columns: the sum of exponentials of raw logits, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
+// Forward over the cold columns: every reduction, and the sampled filter on the way. Persistent clusters as in the walk over all columns.
 
 // What serving the queues needs; a transform of the logits more.
 #define SERVER_REGISTERS (MASK_LOGITS ? 56 : 104)
@@ -45,10 +45,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 int at = row0 + acc_row(r), token = token_at(order, at, rows);
                 tokens_of.of[r] = max(token, 0);
                 targets_of.of[r] = target_in_range(targets, token);
-                sampler.reference[r] = token >= 0 ? reference[at] : 0.0f;
+                stats_init(sampler.stats[r]);
+                sampler.stats[r][0] = token >= 0 ? reference[at] : 0.0f;
                 // Rows behind the last one have weights, too, of zeros; a normaliser beyond all bounds keeps them from sampling.
                 sampler.known[r] = token >= 0 ? 1.0f : POS_INF;
-                sampler.seen[r] = 0.0f;
                 Words words = philox(seed_of(seed), (u32)max(token, 0), (u32)s.part + 2);
                 u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);
                 sampler.phase[r] = uniform_number(word);
@@ -68,10 +68,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             }
             const int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll
-            for (int r = 0; r < ACC_ROWS; r++) {
-                float stats[STATS] = {sampler.reference[r], sampler.seen[r]};
-                write_partial(partials, stats, s.part + 1, s.last_part, pitch, row0 + acc_row(r));
-            }
+            for (int r = 0; r < ACC_ROWS; r++) write_partial(partials, sampler.stats[r], s.part + 1, s.last_part, pitch, row0 + acc_row(r));
             Part* part = segments_of + stream * most_parts + s.part;
             queue.close(part, s.first);
             if (s.last_part && lane_id() == 0) part[1] = Part{s.last, 0};
