@@ -5,7 +5,7 @@ use super::build::{Common, blocks};
 use super::chunks::{ALIGN, Chunk, Place, gradient_bytes};
 use super::operand::Operand;
 use super::walk::Walk;
-use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
+use super::{Arg, Buffer, KeptCounts, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda::{self, GATHERED_COLUMNS, STREAM_ROWS, Sampling, gather_threads};
 
 /// The buffers of a sampled plan that forward and backward share.
@@ -126,6 +126,11 @@ impl Sampled {
             streams: workspace.take(Region::Forward, entries * sampling.entry_bytes()),
             segments: workspace.take(Region::Forward, segments * 8),
         })
+    }
+
+    /// Where thinning counts what it keeps.
+    pub(super) fn kept_counts(&self, common: &Common<'_>) -> KeptCounts {
+        KeptCounts { of_rows: self.counts, rows: common.packing.map(|(_, count)| count) }
     }
 
     /// Bounds from the hot columns, then the walk over the cold ones. Returns the index of the module whose
