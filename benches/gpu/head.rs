@@ -17,8 +17,8 @@
 //! - `kept` is how many entries a sampled filter keeps a token that counts; targets and hot columns are not
 //!   among them.
 //! - Memory is what the plan asks for beyond inputs and outputs.
-//! - Clock and power are medians of readings while our call runs, not the product; the last column has
-//!   whatever held the clock down at any of them. Without NVML there are none.
+//! - Clock and power are medians of readings while our call runs, not the product, in pairs between those that
+//!   are timed; the last column has whatever held the clock down at any of them. Without NVML there are none.
 //! - After a sweep, a line a call: the time a token over that of the best number of tokens.
 //!
 //! What is not measured is a dash, in JSON null. Needs cuBLASLt (`CCE_CUBLASLT_PATH`, or on the loader's

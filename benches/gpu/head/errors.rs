@@ -5,7 +5,7 @@ use super::arguments::What;
 use super::input::TokenTargets;
 use super::runner::{Role, Runner};
 use cce::{DType, Filter};
-use cce_runtime::driver::Buffer;
+use cce_runtime::driver::{Buffer, Plain};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -48,18 +48,20 @@ impl Bench<'_> {
     }
 
     fn download_as_f32(&self, buffer: &Buffer, dtype: DType) -> Vec<f32> {
-        if dtype == DType::F32 {
-            let mut values = vec![0f32; buffer.bytes() / 4];
-            self.stream.download(buffer, 0, &mut values).unwrap();
-            return values;
+        fn widened<T: Copy + Send + Sync + Into<f32>>(values: &[T]) -> Vec<f32> {
+            values.par_iter().with_min_len(1 << 14).map(|&value| value.into()).collect()
         }
-        let mut bits = vec![0u16; buffer.bytes() / 2];
-        self.stream.download(buffer, 0, &mut bits).unwrap();
-        let value: fn(u16) -> f32 = match dtype {
-            DType::F16 => |bits| f16::from_bits(bits).to_f32(),
-            _ => |bits| bf16::from_bits(bits).to_f32(),
-        };
-        bits.par_iter().with_min_len(1 << 14).map(|&bits| value(bits)).collect()
+        let len = buffer.bytes() / dtype.bytes();
+        match dtype {
+            DType::F32 => self.downloaded(buffer, vec![0f32; len]),
+            DType::F16 => widened(&self.downloaded(buffer, vec![f16::ZERO; len])),
+            DType::Bf16 => widened(&self.downloaded(buffer, vec![bf16::ZERO; len])),
+        }
+    }
+
+    fn downloaded<T: Plain>(&self, buffer: &Buffer, mut values: Vec<T>) -> Vec<T> {
+        self.stream.download(buffer, 0, &mut values).unwrap();
+        values
     }
 }
 

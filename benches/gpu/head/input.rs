@@ -3,7 +3,7 @@
 use super::arguments::Arguments;
 use cce::DType;
 use cce_runtime::driver::{Buffer, Context, Stream};
-use cce_tune::data::{Head, Targets};
+use cce_tune::data::{Elements, Head, Targets};
 
 /// Heads by model: hidden size, vocabulary entries.
 const MODELS: [(&str, usize, usize); 6] = [
@@ -43,21 +43,26 @@ impl Wanted {
     /// Makes or loads it, with at least `tokens` tokens if it is made, and copies it to the GPU.
     pub fn input(&self, arguments: &Arguments, tokens: usize, context: &Context, stream: &Stream) -> Input {
         let begin = std::time::Instant::now();
-        let dtype = arguments.dtype.into();
+        let dtype: DType = arguments.dtype.into();
         let head = match &arguments.data {
             Some(path) => Head::load(path).unwrap().converted(dtype),
             None if arguments.uniform => Head::untrained(tokens, self.hidden, self.vocab, 1, dtype),
             None => Head::generated(tokens, self.hidden, self.vocab, 1, dtype),
         };
         let made = begin.elapsed().as_secs_f32();
-        let upload = |bytes: &[u8], what: &str| {
-            let buffer = context.alloc(bytes.len(), what).unwrap();
-            stream.upload(&buffer, 0, bytes).unwrap();
+        let upload = |elements: &Elements, what: &str| {
+            let buffer = context.alloc(elements.len() * dtype.bytes(), what).unwrap();
+            match elements {
+                Elements::F32(values) => stream.upload(&buffer, 0, values),
+                Elements::F16(values) => stream.upload(&buffer, 0, values),
+                Elements::Bf16(values) => stream.upload(&buffer, 0, values),
+            }
+            .unwrap();
             buffer
         };
         let turned = head.rotated_tokens(head.tokens / 2);
-        let hidden = [&head.hidden, &turned.0].map(|hidden| upload(&hidden.to_bytes(), "hidden states"));
-        let classifier = upload(&head.classifier.to_bytes(), "the classifier");
+        let hidden = [&head.hidden, &turned.0].map(|hidden| upload(hidden, "hidden states"));
+        let classifier = upload(&head.classifier, "the classifier");
         eprintln!(
             "{}: {made:.1} s to make or load it, {:.1} s until it was on the GPU",
             self.name,

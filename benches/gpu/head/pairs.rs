@@ -2,11 +2,14 @@
 
 use super::Bench;
 use cce_runtime::driver::Event;
-use cce_runtime::nvml::{ClockLimits, Reading};
+use cce_runtime::nvml::{ClockLimits, Reading, Sensors};
 use std::time::Duration;
 
 /// Pairs that are run before any counts.
-const WARM_UP: u32 = 4;
+const WARM_UP: usize = 4;
+/// So many pairs are timed to one more that is not, in which the sensors are read: that keeps the GPU's own
+/// controller busy, which must not be seen in a time.
+const PAIRS_A_READING: usize = 3;
 /// Between two readings of the sensors.
 const BETWEEN_READINGS: Duration = Duration::from_millis(1);
 
@@ -18,7 +21,7 @@ pub struct Pairs {
     pub first_ms: f32,
     /// Of the second.
     pub second_ms: f32,
-    /// While the first ran.
+    /// While the first ran, in pairs between those that were timed.
     pub clock: Clock,
 }
 
@@ -54,22 +57,29 @@ impl Bench<'_> {
     pub fn pairs(&self, mut first: impl FnMut(usize), mut second: impl FnMut(usize)) -> Pairs {
         let marks: [Event; 3] = std::array::from_fn(|_| self.context.new_event().unwrap());
         let (mut times, mut readings) = (Vec::new(), Vec::new());
-        for at in 0..self.arguments.pairs + WARM_UP {
-            let set = at as usize % 2;
+        let mut sets = [0, 1].into_iter().cycle();
+        let mut run = || {
+            let set = sets.next().unwrap_or(0);
             marks[0].record(self.stream).unwrap();
             first(set);
             marks[1].record(self.stream).unwrap();
             second(set);
             marks[2].record(self.stream).unwrap();
-            if at >= WARM_UP {
-                // While the GPU works and nothing else has to be launched.
-                self.read_until(&marks[1], &mut readings);
+        };
+        for _ in 0..WARM_UP {
+            run();
+            marks[2].synchronize().unwrap();
+        }
+        for at in 0..self.arguments.pairs as usize {
+            if let Some(sensors) = self.sensors.filter(|_| at % PAIRS_A_READING == 0) {
+                run();
+                read_until(sensors, &marks[1], &mut readings);
+                marks[2].synchronize().unwrap();
             }
+            run();
             marks[2].synchronize().unwrap();
             let ms = |end: usize| marks[end].elapsed_ms_since(&marks[end - 1]).unwrap();
-            if at >= WARM_UP {
-                times.push((ms(1), ms(2)));
-            }
+            times.push((ms(1), ms(2)));
         }
         let of = |value: fn(&(f32, f32)) -> f32| median(times.iter().map(value)).unwrap();
         Pairs {
@@ -79,16 +89,15 @@ impl Bench<'_> {
             clock: Clock::of(&readings),
         }
     }
+}
 
-    /// Reads the sensors until the mark is reached, at least once.
-    fn read_until(&self, mark: &Event, readings: &mut Vec<Reading>) {
-        let Some(sensors) = self.sensors else { return };
-        loop {
-            readings.push(sensors.read().unwrap());
-            if mark.is_reached().unwrap() {
-                return;
-            }
-            std::thread::sleep(BETWEEN_READINGS);
+/// Reads the sensors until the mark is reached, at least once.
+fn read_until(sensors: Sensors, mark: &Event, readings: &mut Vec<Reading>) {
+    loop {
+        readings.push(sensors.read().unwrap());
+        if mark.is_reached().unwrap() {
+            return;
         }
+        std::thread::sleep(BETWEEN_READINGS);
     }
 }

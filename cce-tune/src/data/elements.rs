@@ -63,18 +63,6 @@ fn convert<A: Element, B: Element>(from: &[A]) -> Elements {
     B::wrap(from.par_iter().with_min_len(1 << 14).map(|&x| B::of(x.value())).collect())
 }
 
-/// In parallel: the classifier of a large head is gigabytes.
-fn bytes_of<T: Element, const SIZE: usize>(elements: &[T], bytes: fn(T) -> [u8; SIZE]) -> Vec<u8> {
-    const RUN: usize = 1 << 14;
-    let mut all = vec![0; elements.len() * SIZE];
-    all.par_chunks_mut(RUN * SIZE).zip(elements.par_chunks(RUN)).for_each(|(all, elements)| {
-        for (place, &element) in all.as_chunks_mut::<SIZE>().0.iter_mut().zip(elements) {
-            *place = bytes(element);
-        }
-    });
-    all
-}
-
 impl Elements {
     /// Their type.
     pub fn dtype(&self) -> DType {
@@ -120,15 +108,6 @@ impl Elements {
             Elements::F32(v) => v.clone(),
             Elements::F16(v) => v.par_iter().with_min_len(1 << 14).map(|x| x.to_f32()).collect(),
             Elements::Bf16(v) => v.par_iter().with_min_len(1 << 14).map(|x| x.to_f32()).collect(),
-        }
-    }
-
-    /// The elements' bytes in the machine's order, as a copy to a device needs them.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        match self {
-            Elements::F32(v) => bytes_of(v, |x| x.to_ne_bytes()),
-            Elements::F16(v) => bytes_of(v, |x| x.to_ne_bytes()),
-            Elements::Bf16(v) => bytes_of(v, |x| x.to_ne_bytes()),
         }
     }
 
