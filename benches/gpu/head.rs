@@ -130,6 +130,7 @@ impl Bench<'_> {
                 beside_product,
                 fastest,
                 ignored: ignored(tokens, &targets),
+                in_runs: self.arguments.ignored_in_runs,
                 over_full,
                 kept: self.kept(&mut ours, &targets),
                 workspace: ours.plan.workspace().peak,

@@ -21,6 +21,8 @@ const RUNS: std::ops::RangeInclusive<usize> = 256..=1024;
 /// A head to be made or loaded.
 pub struct Wanted {
     name: String,
+    /// What its numbers are: generated, untrained, or a file's name.
+    data: String,
     hidden: usize,
     vocab: usize,
 }
@@ -28,16 +30,17 @@ pub struct Wanted {
 impl Wanted {
     /// All heads that the arguments ask for.
     pub fn of(arguments: &Arguments) -> Vec<Wanted> {
-        let of = |name: &str, hidden, vocab| Wanted { name: name.to_owned(), hidden, vocab };
-        if arguments.heads {
-            return MODELS.iter().map(|&(name, hidden, vocab)| of(name, hidden, vocab)).collect();
-        }
-        let name = match &arguments.data {
+        let data = match &arguments.data {
             Some(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             None if arguments.uniform => "untrained".to_owned(),
             None => "generated".to_owned(),
         };
-        vec![of(&name, arguments.hidden, arguments.vocab)]
+        let of =
+            |name: &str, hidden, vocab| Wanted { name: name.to_owned(), data: data.clone(), hidden, vocab };
+        if arguments.heads {
+            return MODELS.iter().map(|&(name, hidden, vocab)| of(name, hidden, vocab)).collect();
+        }
+        vec![of(&data, arguments.hidden, arguments.vocab)]
     }
 
     /// Makes or loads it, with at least `tokens` tokens if it is made, and copies it to the GPU.
@@ -70,6 +73,7 @@ impl Wanted {
         );
         Input {
             name: self.name.clone(),
+            data: self.data.clone(),
             tokens: head.tokens,
             width: head.width,
             vocab: head.vocab,
@@ -84,6 +88,7 @@ impl Wanted {
 /// A head on the GPU: the classifier, and two sets of tokens to rotate between, the second the first by half.
 pub struct Input {
     pub name: String,
+    pub data: String,
     pub tokens: usize,
     pub width: usize,
     pub vocab: usize,

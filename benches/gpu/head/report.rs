@@ -18,6 +18,8 @@ pub struct Row<'a> {
     pub fastest: f32,
     /// Share of the tokens that is ignored.
     pub ignored: f64,
+    /// Whether they stand in runs.
+    pub in_runs: bool,
     /// The call's time over that with none ignored.
     pub over_full: Option<f32>,
     /// Entries that a sampled filter keeps a token that counts.
@@ -99,6 +101,7 @@ impl Row<'_> {
         json!({
             "gpu": self.gpu,
             "head": self.input.name,
+            "data": self.input.data,
             "n": self.tokens,
             "d": self.input.width,
             "v": self.input.vocab,
@@ -110,6 +113,7 @@ impl Row<'_> {
             "ms": first_ms,
             "us_per_token": f64::from(*first_ms) * 1e3 / self.tokens as f64,
             "ignored": self.ignored,
+            "ignored_in_runs": self.in_runs,
             "over_full": self.over_full,
             "kept": self.kept,
             "workspace_mb": self.workspace as f64 / 1e6,
@@ -161,6 +165,7 @@ impl Sweep<'_> {
         json!({
             "gpu": self.gpu,
             "head": self.input.name,
+            "data": self.input.data,
             "d": self.input.width,
             "v": self.input.vocab,
             "dtype": self.input.dtype.name(),
