@@ -364,6 +364,23 @@ mod tests {
     }
 
     #[test]
+    fn the_counts_that_a_plan_names_are_those_that_thinning_writes() {
+        use crate::plan::Arg;
+        for ignored in [Ignored::None, Ignored::Possible] {
+            let plan = plan([300, 64, 4099], 64, ignored).unwrap();
+            let thin = plan.forward.iter().find(|launch| launch.entry == "thin").unwrap();
+            let kept = plan.kept.unwrap();
+            assert_eq!(kept.of_rows.bytes, 300 * 4);
+            // Of the kernel's parameters: `count` and `kept_counts`.
+            assert_eq!(thin.args[4], kept.rows.map_or(Arg::Null, Arg::Workspace));
+            assert_eq!(thin.args[8], Arg::Workspace(kept.of_rows));
+            assert_eq!(kept.rows.is_some(), ignored == Ignored::Possible);
+        }
+        // All columns are hot: nothing is sampled.
+        assert_eq!(plan([300, 64, 128], 64, Ignored::None).unwrap().kept, None);
+    }
+
+    #[test]
     fn more_entries_than_32_bits_count_are_refused() {
         let refused = plan([1 << 20, 64, 100_000], 1 << 14, Ignored::None).unwrap_err();
         assert!(matches!(refused, PlanError::Filter { .. }), "{refused}");
