@@ -294,6 +294,13 @@ pub enum Error {
     #[error(transparent)]
     Driver(#[from] DriverError),
 
+    /// A GPU's clock and power cannot be read.
+    #[error("no readings from NVML, the driver's management library: {reason}")]
+    Nvml {
+        /// What was looked for or asked, and what came of it.
+        reason: String,
+    },
+
     /// A file or a folder could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

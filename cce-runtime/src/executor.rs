@@ -39,6 +39,10 @@ pub(crate) trait Executor: Send + Sync {
     /// Computes the gradients from the held part that a forward of the same inputs left.
     fn backward(&self, call: &ResolvedBackward) -> Result<()>;
 
+    /// How many entries a forward kept whose held part stands in this workspace, of all tokens together;
+    /// `None` if the plan's filter keeps none. Waits for the call's stream.
+    fn kept_entries(&self, settings: &ResolvedSettings, workspace: RawWorkspace) -> Result<Option<u64>>;
+
     /// Both at once, for which `held` is not asked.
     fn step(&self, call: &ResolvedStep) -> Result<()>;
 }

@@ -11,6 +11,7 @@ pub mod driver;
 pub mod error;
 mod executor;
 mod inputs;
+pub mod nvml;
 pub mod nvrtc;
 mod outputs;
 mod plan;

@@ -291,6 +291,7 @@ impl<'a> Parts<'a> {
             check_targets: forward.check_targets,
             bad_target: forward.bad_target,
             output_rows: forward.output_rows,
+            kept: sampled.map(|sampled| sampled.kept_counts(&common)),
             statistics: forward.statistics,
             row_gradients: self.lowered.rows.iter().map(|&(input, _)| input).collect(),
             scalar_gradients: backward.scalar_rows,

@@ -155,6 +155,16 @@ pub enum Arg {
     Ignore,
 }
 
+/// Where the number of entries that sampling kept is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptCounts {
+    /// By row, in the order in which tokens are walked: u32, `[N]`, of which those of rows that count are
+    /// written.
+    pub of_rows: Buffer,
+    /// How many rows count, one i32; `None`: all N.
+    pub rows: Option<Buffer>,
+}
+
 /// What runs on a GPU for one program, problem and schedule.
 #[derive(Clone, Debug)]
 pub struct GpuPlan {
@@ -179,6 +189,8 @@ pub struct GpuPlan {
     pub bad_target: Buffer,
     /// Scratch for outputs that the caller does not take row by row: `[outputs][N]` f32.
     pub output_rows: Buffer,
+    /// How many entries each row kept, where columns are sampled: held from the forward pass on.
+    pub kept: Option<KeptCounts>,
     /// What the forward pass accumulates, f32 a token.
     pub statistics: usize,
     /// Row inputs whose gradients are wanted, in the order of `InputRows`.

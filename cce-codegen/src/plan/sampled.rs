@@ -5,7 +5,7 @@ use super::build::{Common, blocks};
 use super::chunks::{ALIGN, Chunk, Place, gradient_bytes};
 use super::operand::Operand;
 use super::walk::Walk;
-use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
+use super::{Arg, Buffer, KeptCounts, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda::{self, GATHERED_COLUMNS, STREAM_ROWS, Sampling, gather_threads};
 
 /// The buffers of a sampled plan that forward and backward share.
@@ -126,6 +126,11 @@ impl Sampled {
             streams: workspace.take(Region::Forward, entries * sampling.entry_bytes()),
             segments: workspace.take(Region::Forward, segments * 8),
         })
+    }
+
+    /// Where thinning counts what it keeps.
+    pub(super) fn kept_counts(&self, common: &Common<'_>) -> KeptCounts {
+        KeptCounts { of_rows: self.counts, rows: common.packing.map(|(_, count)| count) }
     }
 
     /// Bounds from the hot columns, then the walk over the cold ones. Returns the index of the module whose
@@ -356,6 +361,23 @@ mod tests {
         let bytes =
             |max_entries| plan([300, 64, 4099], max_entries, Ignored::Possible).unwrap().workspace.peak();
         assert_eq!(bytes(1 << 14), bytes(1 << 13));
+    }
+
+    #[test]
+    fn the_counts_that_a_plan_names_are_those_that_thinning_writes() {
+        use crate::plan::Arg;
+        for ignored in [Ignored::None, Ignored::Possible] {
+            let plan = plan([300, 64, 4099], 64, ignored).unwrap();
+            let thin = plan.forward.iter().find(|launch| launch.entry == "thin").unwrap();
+            let kept = plan.kept.unwrap();
+            assert_eq!(kept.of_rows.bytes, 300 * 4);
+            // Of the kernel's parameters: `count` and `kept_counts`.
+            assert_eq!(thin.args[4], kept.rows.map_or(Arg::Null, Arg::Workspace));
+            assert_eq!(thin.args[8], Arg::Workspace(kept.of_rows));
+            assert_eq!(kept.rows.is_some(), ignored == Ignored::Possible);
+        }
+        // All columns are hot: nothing is sampled.
+        assert_eq!(plan([300, 64, 128], 64, Ignored::None).unwrap().kept, None);
     }
 
     #[test]

@@ -268,6 +268,14 @@ impl Executor for CpuExecutor {
         self.run_backward(&given, &call.upstreams, &call.gradients)
     }
 
+    fn kept_entries(&self, _: &ResolvedSettings, workspace: RawWorkspace) -> Result<Option<u64>> {
+        Ok(match &self.filtered {
+            Filtered::Exact { .. } => None,
+            // SAFETY: a resolved call's workspace is valid during the call and lives on the host.
+            Filtered::Sampled { regions, .. } => Some(unsafe { sampled::kept_entries(regions, workspace) }),
+        })
+    }
+
     fn step(&self, call: &ResolvedStep) -> Result<()> {
         let given = Given { inputs: &call.inputs, settings: &call.settings, workspace: call.workspace };
         match &self.filtered {

@@ -210,6 +210,31 @@ impl Executor for CudaExecutor {
         self.launch(&stream, &self.plan.backward, &arguments)
     }
 
+    fn kept_entries(&self, settings: &ResolvedSettings, workspace: RawWorkspace) -> Result<Option<u64>> {
+        let Some(kept) = self.plan.kept else { return Ok(None) };
+        let stream = self.stream(settings)?;
+        if stream.is_capturing()? {
+            return Err(Error::InvalidCall {
+                reason: "to count what was kept waits for the GPU and cannot be captured in a graph: count outside \
+                         the capture"
+                    .to_owned(),
+            });
+        }
+        let place = |buffer| DevicePtr(workspace.base as u64 + self.plan.workspace.offset(buffer));
+        let mut rows = [self.plan.problem.tokens as i32];
+        let mut counts = vec![0u32; self.plan.problem.tokens];
+        // SAFETY: the forward left these numbers there; both destinations are borrowed until the stream has
+        // been waited for, just below.
+        unsafe {
+            if let Some(count) = kept.rows {
+                stream.download_async(&mut rows, place(count))?;
+            }
+            stream.download_async(&mut counts, place(kept.of_rows))?;
+        }
+        stream.synchronize()?;
+        Ok(Some(counts.iter().take(rows[0].max(0) as usize).map(|&count| u64::from(count)).sum()))
+    }
+
     fn step(&self, call: &ResolvedStep) -> Result<()> {
         let stream = self.stream(&call.settings)?;
         self.check_targets(&stream, &call.inputs, &call.settings, call.workspace)?;

@@ -201,7 +201,7 @@ impl Drop for Program<'_> {
 }
 
 /// The loader's own words, which `libloading` keeps as the source of its error.
-fn why(error: &libloading::Error) -> String {
+pub(crate) fn why(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 

@@ -34,6 +34,7 @@ pub use self::find::Search;
 pub use self::resources::Resources;
 
 use self::library::Library;
+pub(crate) use self::library::why;
 use crate::driver::CudaVersion;
 use crate::error::{Error, Result};
 

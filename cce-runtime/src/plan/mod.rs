@@ -199,6 +199,24 @@ impl Plan {
         self.executor.step(&resolved)
     }
 
+    /// How many entries the forward of `saved` kept, of all tokens together: what a backward under
+    /// [`Filter::Sampled`](cce_codegen::problem::Filter::Sampled) gathers, besides targets and the columns
+    /// that are treated densely. `None` if the plan's filter keeps no entries. A diagnostic: waits for the
+    /// stream of `call`, which is that of the forward.
+    ///
+    /// # Errors
+    /// As [`Plan::backward`].
+    pub fn kept_entries(
+        &self,
+        saved: &Saved,
+        call: &Call<'_>,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<Option<u64>> {
+        let resolver = self.resolver();
+        self.check_saved(saved, workspace)?;
+        self.executor.kept_entries(&resolver.settings(call)?, resolver.workspace(workspace)?)
+    }
+
     fn check_saved(&self, saved: &Saved, workspace: &Workspace<'_>) -> Result<()> {
         let reason = if saved.plan != self.id {
             "it was saved by another plan"

@@ -111,15 +111,6 @@ impl Elements {
         }
     }
 
-    /// The elements' bytes in the machine's order, as a copy to a device needs them.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        match self {
-            Elements::F32(v) => v.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-            Elements::F16(v) => v.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-            Elements::Bf16(v) => v.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        }
-    }
-
     /// Row `row` of a matrix of rows of `width`; empty outside.
     pub(crate) fn row_f64(&self, row: usize, width: usize) -> Vec<f64> {
         let range = row * width..(row + 1) * width;
@@ -195,7 +186,10 @@ impl Targets {
         (0..self.len()).map(|token| self.get(token)).collect()
     }
 
-    pub(super) fn first(&self, len: usize) -> Targets {
+    /// The first `len` of them; all, if there are fewer.
+    #[must_use]
+    pub fn first(&self, len: usize) -> Targets {
+        let len = len.min(self.len());
         match self {
             Targets::I32(v) => Targets::I32(v[..len].to_vec()),
             Targets::I64(v) => Targets::I64(v[..len].to_vec()),

@@ -84,7 +84,8 @@ impl Head {
 
 /// A \[rows, width\] matrix, each row made by `fill(row number, row)`.
 fn rows<T: Element>(rows: usize, width: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
-    let mut matrix = vec![T::default(); rows * width];
+    // In parallel, because it is the first touch of what may be gigabytes.
+    let mut matrix: Vec<T> = rayon::iter::repeat_n(T::default(), rows * width).collect();
     if width > 0 {
         matrix.par_chunks_mut(width).enumerate().for_each(|(number, row)| fill(number, row));
     }

@@ -14,6 +14,7 @@ mod file;
 #[cfg(test)]
 mod file_tests;
 mod generated;
+mod ignored;
 mod random;
 
 pub use elements::{Elements, Targets};
@@ -155,15 +156,10 @@ impl Head {
     /// token, are dropped.
     #[must_use]
     pub fn with_ignored(&self, share: f64, seed: u64) -> Head {
-        let ignored = |token: usize| {
-            random::Stream::new(seed, random::Purpose::Ignored, token as u64).uniform() < share
-        };
-        let mut targets = self.targets.clone();
-        targets.ignore(ignored);
         Head {
             hidden: self.hidden.clone(),
             classifier: self.classifier.clone(),
-            targets,
+            targets: self.targets.with_ignored(share, seed),
             references: References::default(),
             ..*self
         }

@@ -24,6 +24,7 @@ pub(super) enum Purpose {
     Candidates = 4,
     Target = 5,
     Ignored = 6,
+    IgnoredRuns = 7,
 }
 
 /// The random numbers of one row.

@@ -25,6 +25,8 @@ pub(crate) fn forward(
     let mut sums = vec![0.0; outputs.reduced.len()];
     loops.outputs_of_others(outputs, &mut sums);
     let (tokens, targets) = (buffers.tokens, buffers.targets);
+    // Tokens that do not count keep nothing.
+    buffers.counts[tokens.len()..].fill(0);
     for (index, (block, targets)) in loops.blocks_of(tokens, targets).enumerate() {
         let first = index * loops.blocks.tokens;
         let e = pack(&call.e, block, call.hidden, buffers.e);

@@ -28,6 +28,16 @@ use super::host::HostCall;
 use super::memory::Carver;
 use crate::workspace::RawWorkspace;
 
+/// How many entries the forward kept that left this workspace, of all tokens together.
+///
+/// # Safety
+/// As for [`Carver::new`].
+pub(crate) unsafe fn kept_entries(regions: &SampledRegions, workspace: RawWorkspace) -> u64 {
+    // SAFETY: the caller's promise, passed on.
+    let counts = unsafe { Carver::new(workspace) }.lend(regions.counts);
+    counts.iter().map(|&count| u64::from(count)).sum()
+}
+
 /// A lent workspace, cut up; [`SampledRegions`] says what is what.
 pub(crate) struct SampledBuffers<'w> {
     pub(crate) records: &'w mut [f64],

@@ -345,3 +345,43 @@ fn what_a_workspace_held_before_changes_nothing() {
         }
     }
 }
+
+#[test]
+fn kept_entries_are_counted_over_the_tokens_that_count() {
+    let program = cross_entropy();
+    let kept = |plan: &Plan, data: &Data, workspace: &mut Workspace<'_>| {
+        let saved = plan.forward(&data.inputs(&program), &summed(), workspace, Outputs::new()).unwrap();
+        plan.kept_entries(&saved, &summed(), workspace).unwrap()
+    };
+    let (all, some) = (data(41, false), data(41, true));
+    let cold_targets = |data: &Data| data.targets.iter().filter(|&&y| y >= 256).count() as u64;
+    let counted = some.targets.iter().filter(|&&y| y != -100).count() as u64;
+    let whole = plan(&program, &all, Filter::Sampled { eps: 1e-9, max_entries: 4096 });
+    // Stale numbers everywhere: tokens that are ignored must not bring them in.
+    let mut memory = vec![0xffu8; whole.workspace().peak as usize + 256];
+    let mut workspace = Workspace::from_host(&mut memory);
+    // Every cold column but the target, which is never sampled.
+    assert_eq!(kept(&whole, &all, &mut workspace), Some(41 * 1792 - cold_targets(&all)));
+    assert_eq!(kept(&whole, &some, &mut workspace), Some(counted * 1792 - cold_targets(&some)));
+    let few = plan(&program, &all, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 16 });
+    let number = kept(&few, &all, &mut few.allocate().unwrap()).unwrap();
+    assert!((41..=48 * 16).contains(&number), "{number}");
+    let exact = plan(&program, &all, Filter::Exact);
+    assert_eq!(kept(&exact, &all, &mut exact.allocate().unwrap()), None);
+}
+
+#[test]
+fn entries_are_counted_only_while_the_forward_s_workspace_is_as_it_left_it() {
+    let (program, data) = (cross_entropy(), data(20, false));
+    let plan = plan(&program, &data, Filter::SAMPLED);
+    let mut workspace = plan.allocate().unwrap();
+    let mut forward = || plan.forward(&data.inputs(&program), &summed(), &mut workspace, Outputs::new());
+    let (first, second) = (forward().unwrap(), forward().unwrap());
+    let stale = plan.kept_entries(&first, &summed(), &mut workspace).unwrap_err();
+    assert!(matches!(stale, Error::StaleSaved { .. }), "{stale}");
+    assert!(plan.kept_entries(&second, &summed(), &mut workspace).unwrap().is_some());
+    assert!(matches!(
+        plan.kept_entries(&second, &summed(), &mut plan.allocate().unwrap()),
+        Err(Error::StaleSaved { .. })
+    ));
+}
