@@ -8,7 +8,9 @@ mod support;
 
 use cce::{DType, IndexType};
 use rayon::prelude::*;
-use support::{Bench, Budget, Case, Choice, Reduction, Report, Upstreams, check, programs, scenarios, seeds};
+use support::{
+    Bench, Budget, Case, Choice, Reduction, Report, Upstreams, bins, check, programs, scenarios, seeds,
+};
 
 const TYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
@@ -199,6 +201,13 @@ fn host_data_go_in_and_come_out() {
 #[test]
 fn sampled_rows_of_every_kind_are_finite_and_without_bias() {
     let report = seeds::rows_of_every_kind(&Bench::cpu(), Choice::Selected);
+    println!("{}", report.worst());
+    report.assert();
+}
+
+#[test]
+fn no_size_of_probability_has_a_bias_when_sampled() {
+    let report = bins::without_bias(&Bench::cpu(), Choice::Selected);
     println!("{}", report.worst());
     report.assert();
 }

@@ -6,7 +6,7 @@ use crate::support::compare::distance;
 use crate::support::gpu::Test;
 use crate::support::run::Found;
 use crate::support::seeds::{self, check_mean, under_seeds};
-use crate::support::{Bench, Case, Choice, Reduction, Report, compare, programs};
+use crate::support::{Bench, Case, Choice, Reduction, Report, bins, compare, programs};
 use cce::{DType, Filter, IndexType};
 use cce_codegen::schedule::Family;
 use rayon::prelude::*;
@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("sampled::with_a_step_below_every_probability_nothing_is_lost", nothing_is_lost),
     ("sampled::the_same_seed_gives_the_same_bits_and_another_one_does_not", bits_follow_the_seed),
     ("sampled::rows_of_every_kind_are_finite_and_without_bias", rows_of_every_kind),
+    ("sampled::no_size_of_probability_has_a_bias", no_size_has_a_bias),
     ("sampled::the_mean_over_seeds_approaches_the_exact_gradient", no_bias),
 ];
 
@@ -124,6 +125,10 @@ fn bits_follow_the_seed(bench: &Bench) -> Report {
 
 fn rows_of_every_kind(bench: &Bench) -> Report {
     if has_wgmma(bench) { seeds::rows_of_every_kind(bench, WGMMA) } else { Report::default() }
+}
+
+fn no_size_has_a_bias(bench: &Bench) -> Report {
+    if has_wgmma(bench) { bins::without_bias(bench, WGMMA) } else { Report::default() }
 }
 
 /// The distance to the exact gradient of one seed's, and of the mean over many: 1 / sqrt(seeds) of it.

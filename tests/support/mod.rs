@@ -9,6 +9,7 @@
 //!   what was put there;
 //! - the data come from a seed that is printed with every failure. `CCE_TEST_SEED` repeats a run.
 
+pub mod bins;
 pub mod case;
 pub mod compare;
 pub mod data;

@@ -6,7 +6,29 @@ use super::run::{Buffers, Found, stream};
 use super::{Bench, Case, Choice, Data, Mode, programs};
 use cce::{DType, Filter};
 
-/// The results of one plan under several seeds.
+/// The results of one plan under several seeds, one after the other.
+pub fn each_seed(
+    bench: &Bench,
+    choice: Choice,
+    case: &Case,
+    data: &Data,
+    seeds: &[u64],
+    mut take: impl FnMut(Found),
+) -> Result<(), String> {
+    let plan = case.plan(bench, choice)?;
+    let stream = stream(bench)?;
+    for &seed in seeds {
+        let mut buffers = Buffers::new(bench, case, data, &plan)?;
+        buffers.put(stream.as_ref())?;
+        buffers
+            .call(bench, case, &plan, Mode::Step, stream.as_ref(), |call| call.seed(seed))
+            .map_err(|error| error.to_string())?;
+        take(buffers.found(stream.as_ref())?);
+    }
+    Ok(())
+}
+
+/// All of them together.
 pub fn under_seeds(
     bench: &Bench,
     choice: Choice,
@@ -14,17 +36,8 @@ pub fn under_seeds(
     data: &Data,
     seeds: &[u64],
 ) -> Result<Vec<Found>, String> {
-    let plan = case.plan(bench, choice)?;
-    let stream = stream(bench)?;
     let mut found = Vec::new();
-    for &seed in seeds {
-        let mut buffers = Buffers::new(bench, case, data, &plan)?;
-        buffers.put(stream.as_ref())?;
-        buffers
-            .call(bench, case, &plan, Mode::Step, stream.as_ref(), |call| call.seed(seed))
-            .map_err(|error| error.to_string())?;
-        found.push(buffers.found(stream.as_ref())?);
-    }
+    each_seed(bench, choice, case, data, seeds, |one| found.push(one))?;
     Ok(found)
 }
 
