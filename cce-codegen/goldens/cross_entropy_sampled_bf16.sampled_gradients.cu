@@ -152,6 +152,7 @@ DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, 
 DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
     return p * row.c0;
 }
+#define UNIFORM_PART 0
 
 // The token of row `at` of the tokens that count; -1: behind the last.
 DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
@@ -286,7 +287,9 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
 }
 
-// The sampled softmax part of the gradient: dE from the entries of a row, dC from the list of a column. Accumulated in fp32 in a fixed order, rounded once.
+// Weighted sums of rows of E or C, in fp32, and how they become rows of a gradient.
+
+#define THREADS GATHER_THREADS
 
 DEVICE float as_float(float x) { return x; }
 DEVICE float as_float(u16 x) { return widen(x); }
@@ -326,9 +329,15 @@ struct Sums {
         #pragma unroll
         for (int i = 0; i < 4; i++) { of[2 * i] += g * widen((u16)words[i]); of[2 * i + 1] += g * widen((u16)(words[i] >> 16)); }
     }
+    DEVICE void add(float g, const float* x) {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) of[i] += g * x[i];
+    }
 };
 
-#define THREADS GATHER_THREADS
+
+// The sampled softmax part of the gradient: dE from the entries of a row, dC from the list of a column. Accumulated in fp32 in a fixed order, rounded once.
+
 #define BATCH 128
 // sums += weights * rows of `from`, in the order of the batch.
 DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* batch, int n) {
@@ -343,11 +352,11 @@ DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* ba
     for (; i < n; i++) sums.add(batch[i].weight, __ldg(&from[(u64)batch[i].row * stride]));
 }
 
-// dE of a token: hot columns (`sums`, fp32, scaled), entries, a cold target. A block a row.
+// dE of a token: hot columns (`hot`, fp32, scaled), entries, a cold target, the uniform part (`uniform_sum` [HIDDEN]). A block a row.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidden(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, const float* __restrict__ scale,
-        const uint4* __restrict__ classifier, const float* __restrict__ hot, HiddenOut* __restrict__ out, int tokens) {
+        const uint4* __restrict__ classifier, const float* __restrict__ hot, const float* __restrict__ uniform_sum, HiddenOut* __restrict__ out, int tokens) {
     __shared__ Weighted batch[BATCH];
     const int at = blockIdx.x, rows = PACKED ? *count : tokens;
     if (at >= rows) return;
@@ -374,6 +383,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
         if (col >= HIDDEN) continue;
         #pragma unroll
         for (int i = 0; i < 8; i++) sums.of[i] += hot[(u64)at * HIDDEN + col + i] * factor;
+#if UNIFORM_PART
+        sums.add(uniform_row(row, uniform), uniform_sum + col);
+#endif
         HiddenOut* to = out + (u64)token * HIDDEN + col;
         if (HIDDEN_ACCUMULATE) add8(to, sums.of);
         store8(to, sums.of);
@@ -420,11 +432,12 @@ DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, i
 // dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
 // order in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
-        const uint4* __restrict__ hidden, ClassifierOut* __restrict__ out) {
+        const uint4* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
     __shared__ Weighted unsorted[SORTED], sorted[SORTED];
     __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
     const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
     const u32 begin = starts_of[first];
+    const Uniform uniform = uniform_of(values);
     if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
     __syncthreads();
     for (int c0 = 0, from = 0; c0 < columns;) {
@@ -440,6 +453,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
             int c = c0;
             auto finish = [&] {
                 ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
+#if UNIFORM_PART
+                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col);
+#endif
                 if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
                 store8(to, sums.of);
                 sums.clear();

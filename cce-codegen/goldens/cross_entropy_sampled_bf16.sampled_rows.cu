@@ -296,7 +296,7 @@ DEVICE float dot8(uint4 a, uint4 b) {
 
 // hidden [tokens that count, ROW_STRIDE] elements; hot: partials of the hot columns [parts][STATS][pitch]; partials: those of the whole, of which the
 // first part is written. reference [rows]: log2 of the known normaliser. A warp a row.
-extern "C" __global__ void __launch_bounds__(256) bounds(const uint4* __restrict__ hidden, const uint4* __restrict__ classifier,
+extern "C" __global__ void __launch_bounds__(256, 4) bounds(const uint4* __restrict__ hidden, const uint4* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         const float* __restrict__ hot, float* __restrict__ partials, float* __restrict__ reference, int tokens, int clusters, int group) {
     int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;

@@ -63,6 +63,7 @@ fn nothing_is_lost(bench: &Bench) -> Report {
             ("piecewise", [1300, 64, 2047]),
             ("token_logprob", [129, 72, 1000]),
             ("gemma2", [300, 64, 4099]),
+            ("label_smoothing", [129, 72, 4099]),
         ] {
             let case = named(name, shape, dtype, ALL);
             cases.push(case.clone());
@@ -146,6 +147,7 @@ fn no_bias(bench: &Bench) -> Report {
         ("cross_entropy", 8.0, Filter::Sampled { eps: 1.0 / 16.0, max_entries: 384 }),
         // Entries keep their logits.
         ("softcapped", 4.0, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 384 }),
+        ("label_smoothing", 2.0, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 384 }),
         ("token_logprob", 2.0, Filter::Sampled { eps: 1.0 / 64.0, max_entries: 384 }),
     ] {
         let case = thinned(name, 70, filter).with(|case| case.spread = spread);

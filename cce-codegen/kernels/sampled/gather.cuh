@@ -1,46 +1,5 @@
 // The sampled softmax part of the gradient: dE from the entries of a row, dC from the list of a column. Accumulated in fp32 in a fixed order, rounded once.
 
-DEVICE float as_float(float x) { return x; }
-DEVICE float as_float(u16 x) { return widen(x); }
-
-// Eight neighbouring elements of a gradient, in one piece where they are aligned to it.
-template <class T> DEVICE void add8(const T* from, float (&x)[8]) {
-    #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] += as_float(from[i]);
-}
-DEVICE void store8(float* to, const float (&x)[8]) {
-    if (((u64)to & 15) == 0) {
-        *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
-        *(float4*)(to + 4) = make_float4(x[4], x[5], x[6], x[7]);
-        return;
-    }
-    #pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = x[i];
-}
-DEVICE void store8(u16* to, const float (&x)[8]) {
-    if (((u64)to & 15) == 0) {
-        *(uint4*)to = make_uint4(narrow2(x[0], x[1]), narrow2(x[2], x[3]), narrow2(x[4], x[5]), narrow2(x[6], x[7]));
-        return;
-    }
-    #pragma unroll
-    for (int i = 0; i < 8; i++) narrow(to[i], x[i]);
-}
-
-// Sums of rows of 16-bit elements: a thread has 8 columns, in steps of THREADS * 8.
-struct Sums {
-    float of[8];
-    DEVICE void clear() {
-        #pragma unroll
-        for (int i = 0; i < 8; i++) of[i] = 0.0f;
-    }
-    DEVICE void add(float g, uint4 x) {
-        u32 words[4] = {x.x, x.y, x.z, x.w};
-        #pragma unroll
-        for (int i = 0; i < 4; i++) { of[2 * i] += g * widen((u16)words[i]); of[2 * i + 1] += g * widen((u16)(words[i] >> 16)); }
-    }
-};
-
-#define THREADS GATHER_THREADS
 #define BATCH 128
 // sums += weights * rows of `from`, in the order of the batch.
 DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* batch, int n) {
@@ -55,11 +14,11 @@ DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* ba
     for (; i < n; i++) sums.add(batch[i].weight, __ldg(&from[(u64)batch[i].row * stride]));
 }
 
-// dE of a token: hot columns (`sums`, fp32, scaled), entries, a cold target. A block a row.
+// dE of a token: hot columns (`hot`, fp32, scaled), entries, a cold target, the uniform part (`uniform_sum` [HIDDEN]). A block a row.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidden(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, const float* __restrict__ scale,
-        const uint4* __restrict__ classifier, const float* __restrict__ hot, HiddenOut* __restrict__ out, int tokens) {
+        const uint4* __restrict__ classifier, const float* __restrict__ hot, const float* __restrict__ uniform_sum, HiddenOut* __restrict__ out, int tokens) {
     __shared__ Weighted batch[BATCH];
     const int at = blockIdx.x, rows = PACKED ? *count : tokens;
     if (at >= rows) return;
@@ -86,6 +45,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
         if (col >= HIDDEN) continue;
         #pragma unroll
         for (int i = 0; i < 8; i++) sums.of[i] += hot[(u64)at * HIDDEN + col + i] * factor;
+#if UNIFORM_PART
+        sums.add(uniform_row(row, uniform), uniform_sum + col);
+#endif
         HiddenOut* to = out + (u64)token * HIDDEN + col;
         if (HIDDEN_ACCUMULATE) add8(to, sums.of);
         store8(to, sums.of);
@@ -132,11 +94,12 @@ DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, i
 // dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
 // order in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
-        const uint4* __restrict__ hidden, ClassifierOut* __restrict__ out) {
+        const uint4* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
     __shared__ Weighted unsorted[SORTED], sorted[SORTED];
     __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
     const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
     const u32 begin = starts_of[first];
+    const Uniform uniform = uniform_of(values);
     if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
     __syncthreads();
     for (int c0 = 0, from = 0; c0 < columns;) {
@@ -152,6 +115,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
             int c = c0;
             auto finish = [&] {
                 ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
+#if UNIFORM_PART
+                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col);
+#endif
                 if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
                 store8(to, sums.of);
                 sums.clear();

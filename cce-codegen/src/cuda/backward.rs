@@ -3,7 +3,7 @@
 use super::expr::{Statements, multiply_by_reciprocals};
 use super::forward::row_leaf;
 use super::values::{LoopInputs, values_struct};
-use crate::diff::{Lowered, Parts, hoist};
+use crate::diff::{Lowered, Parts, hoist, uniform_factors};
 use crate::ir::{ExprId, Graph, InputKind, Node};
 use crate::plan::saved::SavedSlots;
 use std::fmt::Write;
@@ -21,14 +21,18 @@ pub(crate) struct Backward<'a> {
     /// Element expressions: the transform, then A and B of each normal form.
     softmax: Option<ExprId>,
     elements: Vec<(Option<ExprId>, Option<ExprId>)>,
+    /// Of a sampled plan: the factors of the logit's uniform part, a token's and a column's.
+    uniform: Option<[ExprId; 2]>,
     coefs: Vec<ExprId>,
     inputs: LoopInputs,
     has_target: bool,
 }
 
 impl<'a> Backward<'a> {
-    pub(crate) fn new(lowered: &'a Lowered, saved: &'a SavedSlots) -> Backward<'a> {
+    pub(crate) fn new(lowered: &'a Lowered, saved: &'a SavedSlots, sampled: bool) -> Backward<'a> {
         let mut graph = lowered.graph.clone();
+        let uniform = lowered.logit.uniform.filter(|_| sampled);
+        let factors = uniform.and_then(|b| uniform_factors(&mut graph, b).ok());
         let mut parts = vec![&lowered.logit];
         parts.extend(lowered.cols.iter().map(|(_, parts)| parts));
         let mut roots = Vec::new();
@@ -37,6 +41,7 @@ impl<'a> Backward<'a> {
             roots.extend(part.softmax);
             roots.extend(part.uniform);
         }
+        roots.extend(factors.iter().flat_map(|factors| [factors.row, factors.col]));
         let roots = multiply_by_reciprocals(&mut graph, &roots);
         let hoisted = hoist(&mut graph, &roots);
         let inputs = LoopInputs::of(&graph, &hoisted.exprs);
@@ -50,8 +55,10 @@ impl<'a> Backward<'a> {
                 (a, b)
             })
             .collect();
+        let uniform = factors.and_then(|_| Some([exprs.next()?, exprs.next()?]));
         let has_target = lowered.graph.input_of_kind(InputKind::Target).is_some();
-        Backward { lowered, saved, graph, parts, softmax, elements, coefs: hoisted.coefs, inputs, has_target }
+        let coefs = hoisted.coefs;
+        Backward { lowered, saved, graph, parts, softmax, elements, uniform, coefs, inputs, has_target }
     }
 
     /// Coefficients a token: f32 each.
@@ -125,6 +132,28 @@ impl<'a> Backward<'a> {
             "// p A of a kept column.\n\
              DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {{\n{}    return {value};\n}}\n",
             body.text()
+        )
+    }
+
+    /// Whether the logit's gradient has a uniform part, in a sampled plan.
+    pub(crate) fn has_uniform_part(&self) -> bool {
+        self.uniform.is_some()
+    }
+
+    /// The factors of the logit's uniform part: a token's and a column's, whose product over V it is.
+    pub(crate) fn uniform_part(&self) -> String {
+        let Some([row, col]) = self.uniform else { return "#define UNIFORM_PART 0\n".to_owned() };
+        let name = |id, node| self.inputs.name(&self.graph, id, node);
+        let mut of_row = Statements::new(&self.graph, &name);
+        let row = of_row.value(row);
+        let mut of_col = Statements::new(&self.graph, &name);
+        let col = of_col.value(col);
+        format!(
+            "#define UNIFORM_PART 1\n\
+             DEVICE float uniform_row(const Coefs& row, const Uniform& uniform) {{\n{}    return {row};\n}}\n\
+             DEVICE float uniform_col(const ColIn& column, const Uniform& uniform) {{\n{}    return {col};\n}}\n",
+            of_row.text(),
+            of_col.text()
         )
     }
 

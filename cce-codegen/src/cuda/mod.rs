@@ -16,7 +16,7 @@ mod wgmma;
 
 pub(crate) use backward::Backward;
 pub(crate) use forward::Forward;
-pub(crate) use sampled::{GATHERED_COLUMNS, STREAM_ROWS, Sampling, gather_threads};
+pub(crate) use sampled::{GATHERED_COLUMNS, STREAM_ROWS, Sampling, UNIFORM_BLOCKS, gather_threads};
 
 use crate::problem::{DType, GradientOutput, IndexType, Problem};
 use crate::schedule::{BARRIER_BYTES, CLUSTER, Family, STAGING_BYTES, Tile, WARPGROUP_ROWS};

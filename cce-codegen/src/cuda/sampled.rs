@@ -14,6 +14,8 @@ const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
 const BOUNDS: &str = include_str!("../../kernels/sampled/bounds.cuh");
 const THIN: &str = include_str!("../../kernels/sampled/thin.cuh");
 const LISTS: &str = include_str!("../../kernels/sampled/lists.cuh");
+const SUMS: &str = include_str!("../../kernels/sampled/sums.cuh");
+const RANK_ONE: &str = include_str!("../../kernels/sampled/rank_one.cuh");
 const GATHER: &str = include_str!("../../kernels/sampled/gather.cuh");
 
 /// Rows that share a stream of entries.
@@ -34,6 +36,9 @@ const SORTED: u32 = 1024;
 
 /// Columns that a block gathers dC of.
 pub(crate) const GATHERED_COLUMNS: usize = 8;
+
+/// Blocks that sum rows for the uniform part: a few for each multiprocessor of a large GPU.
+pub(crate) const UNIFORM_BLOCKS: u32 = 528;
 
 /// Threads of a multiprocessor that gather at once: what registers for eight loads in flight leave.
 const GATHER_THREADS_AT_ONCE: u32 = 896;
@@ -197,12 +202,17 @@ impl Emitter<'_> {
             "\n// --- from the program ---\n",
             &holes.loop_functions(),
             &holes.entry_gradient(),
+            &holes.uniform_part(),
             "\n",
             TARGETS,
             "\n",
             STREAM,
             "\n",
             LISTS,
+            "\n",
+            SUMS,
+            "\n",
+            if holes.has_uniform_part() { RANK_ONE } else { "" },
             "\n",
             GATHER,
         ])

@@ -3,7 +3,7 @@
 use super::build::{Common, blocks};
 use super::chunks::{Chunk, Place, chunks, gradient_bytes};
 use super::operand::Operand;
-use super::sampled::{Hot, Lists, OfRows, Sampled};
+use super::sampled::{Hot, Lists, OfRows, Sampled, UniformSums};
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
@@ -29,6 +29,7 @@ pub(super) struct Scratch {
     hidden_sums: Option<Arg>,
     /// Of a sampled plan: lists by column.
     lists: Option<Lists>,
+    uniform: Option<UniformSums>,
     scalar_rows: Vec<(InputId, Buffer)>,
 }
 
@@ -71,6 +72,7 @@ impl Scratch {
                 (Some(_), None) => None,
             },
             lists: common.sampling.map(|sampling| Lists::take(common, sampling, &mut take)),
+            uniform: common.sampling.and_then(|_| UniformSums::take(common, holes, &mut take)),
             scalar_rows: common.lowered.scalars.iter().map(|&(input, _)| (input, take(tokens * 4))).collect(),
             chunks,
         }
@@ -109,7 +111,8 @@ impl Backward {
             if let (Some(sampled), Some(lists)) = (sampled, &scratch.lists) {
                 let scale = scratch.scale.map(|(_, scale)| scale);
                 let of_rows = OfRows { coefs: scratch.coefs, scale, sums: scratch.hidden_sums };
-                plan.launches.extend(sampled.gradient_launches(common, holes, lists, &of_rows, modules));
+                let scratch = (lists, scratch.uniform.as_ref());
+                plan.launches.extend(sampled.gradient_launches(common, holes, scratch, &of_rows, modules));
             }
             if let Some(out) = problem.hidden_gradient.filter(|_| common.program.has_target()) {
                 let nan = match out.dtype {

@@ -6,7 +6,7 @@ use super::sampled::Sampled;
 use super::saved::SavedSlots;
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::cuda::{self, Sampling};
-use crate::diff::{Lowered, Wanted, lower};
+use crate::diff::{Lowered, NotRankOne, Wanted, lower, uniform_factors};
 use crate::ir::{ExprId, InputId, InputKind, Kind, Node, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
 use crate::schedule::{CLUSTER, Family, Gpu, GpuSchedule, ScheduleError, Tile};
@@ -71,14 +71,28 @@ pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&
                 Some("tokens times max_entries are more than the kernels count in 32 bits: lower max_entries")
             } else if lowered.softmax.is_none() {
                 Some("what is sampled is a softmax, and this loss has none")
-            } else if lowered.logit.uniform.is_some() {
-                Some("on a GPU the uniform part of the gradient (mean over the vocabulary) is exact only")
+            } else if let Some(reason) = has_no_factors(&lowered) {
+                Some(reason)
             } else if !lowered.cols.is_empty() {
                 Some("on a GPU gradients of Col inputs are exact only")
             } else {
                 None
             }
         }
+    }
+}
+
+/// Why the uniform part of the gradient is no product of a token's value and a column's, if it is not.
+fn has_no_factors(lowered: &Lowered) -> Option<&'static str> {
+    match uniform_factors(&mut lowered.graph.clone(), lowered.logit.uniform?).err()? {
+        NotRankOne::VariesByLogit { .. } => Some(
+            "the gradient of a mean over the vocabulary that varies from logit to logit (as under a softcap, or in \
+             mean(z * z)) is exact only",
+        ),
+        NotRankOne::SeveralProducts { .. } => Some(
+            "the gradient of means over the vocabulary that is a sum of several products of a token's value and \
+             a vocabulary entry's is exact only",
+        ),
     }
 }
 
@@ -160,6 +174,7 @@ fn planning<T>(program: &Program, problem: &Problem, gpu: &Gpu, then: impl FnOnc
     };
     let mut lowered = lower(program, &wanted);
     let slots = SavedSlots::new(&mut lowered);
+    let sampled = matches!(problem.filter, Filter::Sampled { .. });
     then(&Parts {
         program,
         problem,
@@ -167,7 +182,7 @@ fn planning<T>(program: &Program, problem: &Problem, gpu: &Gpu, then: impl FnOnc
         lowered: &lowered,
         slots: &slots,
         forward: cuda::Forward::new(&lowered, &slots),
-        backward: problem.wants_gradients().then(|| cuda::Backward::new(&lowered, &slots)),
+        backward: problem.wants_gradients().then(|| cuda::Backward::new(&lowered, &slots, sampled)),
     })
 }
 

@@ -6,7 +6,7 @@ use super::chunks::{ALIGN, Chunk, Place, gradient_bytes};
 use super::operand::Operand;
 use super::walk::Walk;
 use super::{Arg, Buffer, KeptCounts, Launch, Module, Region, WorkspaceLayout};
-use crate::cuda::{self, GATHERED_COLUMNS, STREAM_ROWS, Sampling, gather_threads};
+use crate::cuda::{self, GATHERED_COLUMNS, STREAM_ROWS, Sampling, UNIFORM_BLOCKS, gather_threads};
 
 /// The buffers of a sampled plan that forward and backward share.
 pub(super) struct Sampled {
@@ -74,6 +74,28 @@ pub(super) struct Lists {
     starts: Buffer,
     cursors: Buffer,
     lists: Buffer,
+}
+
+/// Scratch of the uniform part of the gradient: the blocks' parts of a sum, and the sums over C and over E.
+pub(super) struct UniformSums {
+    parts: Buffer,
+    of_classifier: Buffer,
+    of_hidden: Buffer,
+}
+
+impl UniformSums {
+    pub(super) fn take(
+        common: &Common<'_>,
+        holes: &cuda::Backward<'_>,
+        take: &mut impl FnMut(u64) -> Buffer,
+    ) -> Option<UniformSums> {
+        let row = common.problem.hidden as u64 * 4;
+        holes.has_uniform_part().then(|| UniformSums {
+            parts: take(u64::from(UNIFORM_BLOCKS) * row),
+            of_classifier: take(row),
+            of_hidden: take(row),
+        })
+    }
 }
 
 impl Lists {
@@ -236,24 +258,27 @@ impl Sampled {
         &self,
         common: &Common<'_>,
         holes: &cuda::Backward<'_>,
-        lists: &Lists,
+        (lists, uniform): (&Lists, Option<&UniformSums>),
         &OfRows { coefs, scale, sums }: &OfRows,
         modules: &mut Vec<Module>,
     ) -> Vec<Launch> {
         let (problem, tile) = (common.problem, &common.schedule.logits);
         let module = modules.len();
+        let mut entries =
+            if uniform.is_some() { vec!["sum_classifier", "sum_hidden", "add_parts"] } else { vec![] };
+        entries.extend([
+            "clear_columns",
+            "count_columns",
+            "column_blocks",
+            "column_starts",
+            "list_columns",
+            "gather_hidden",
+            "gather_classifier",
+        ]);
         modules.push(Module {
             name: "sampled_gradients",
             source: common.emitter().sampled_gradients(&self.sampling, tile, holes),
-            entries: vec![
-                "clear_columns",
-                "count_columns",
-                "column_blocks",
-                "column_starts",
-                "list_columns",
-                "gather_hidden",
-                "gather_classifier",
-            ],
+            entries,
             family: None,
         });
         let columns = cold_columns(common, self.sampling);
@@ -263,8 +288,21 @@ impl Sampled {
         let kept = Arg::Workspace(self.kept);
         let of_rows = [Arg::Workspace(self.starts), Arg::Workspace(self.counts)];
         let tokens = [Arg::Targets, common.order(), common.count()];
+        let hidden = common.packed_hidden.map_or(Arg::Hidden, Arg::Workspace);
+        let threads = gather_threads(problem.hidden);
+        // A sum of all rows, for the uniform part: of each block's, then of these.
+        let sum = |entry, args: Vec<Arg>, uniform: &UniformSums, to: Buffer| {
+            let columns = blocks(problem.hidden, 256);
+            let args_of_parts =
+                vec![Arg::Workspace(uniform.parts), Arg::Workspace(to), Arg::Int(UNIFORM_BLOCKS as i32)];
+            [launch(entry, UNIFORM_BLOCKS, threads, args), launch("add_parts", columns, 256, args_of_parts)]
+        };
         let mut launches = Vec::new();
         if problem.hidden_gradient.is_some() {
+            if let Some(uniform) = uniform {
+                let args = vec![Arg::Classifier, Arg::Values, Arg::Workspace(uniform.parts)];
+                launches.extend(sum("sum_classifier", args, uniform, uniform.of_classifier));
+            }
             let mut args = vec![kept];
             args.extend(of_rows);
             args.extend(tokens);
@@ -274,17 +312,19 @@ impl Sampled {
                 scale.map_or(Arg::Null, Arg::Workspace),
                 Arg::Classifier,
                 sums.unwrap_or(Arg::Null),
+                uniform.map_or(Arg::Null, |uniform| Arg::Workspace(uniform.of_classifier)),
                 Arg::HiddenGradient,
                 common.tokens(),
             ]);
-            launches.push(launch(
-                "gather_hidden",
-                blocks(problem.tokens, 1),
-                gather_threads(problem.hidden),
-                args,
-            ));
+            launches.push(launch("gather_hidden", blocks(problem.tokens, 1), threads, args));
         }
         if problem.classifier_gradient.is_some() {
+            if let Some(uniform) = uniform {
+                let mut args =
+                    vec![hidden.clone(), common.order(), common.count(), Arg::Values, Arg::Workspace(coefs)];
+                args.extend([Arg::Workspace(uniform.parts), common.tokens()]);
+                launches.extend(sum("sum_hidden", args, uniform, uniform.of_hidden));
+            }
             let [counts, block_sums, starts, cursors] =
                 [lists.counts, lists.block_sums, lists.starts, lists.cursors].map(Arg::Workspace);
             launches.push(launch("clear_columns", blocks(columns, 1024), 1024, vec![counts]));
@@ -307,14 +347,10 @@ impl Sampled {
                 common.tokens(),
             ]);
             launches.push(launch("list_columns", rows, 256, args));
-            let hidden = common.packed_hidden.map_or(Arg::Hidden, Arg::Workspace);
-            let args = vec![Arg::Workspace(lists.lists), starts, hidden, Arg::ClassifierGradient];
-            launches.push(launch(
-                "gather_classifier",
-                blocks(columns, GATHERED_COLUMNS),
-                gather_threads(problem.hidden),
-                args,
-            ));
+            let sum = uniform.map_or(Arg::Null, |uniform| Arg::Workspace(uniform.of_hidden));
+            let args =
+                vec![Arg::Workspace(lists.lists), starts, hidden, Arg::Values, sum, Arg::ClassifierGradient];
+            launches.push(launch("gather_classifier", blocks(columns, GATHERED_COLUMNS), threads, args));
         }
         launches
     }
