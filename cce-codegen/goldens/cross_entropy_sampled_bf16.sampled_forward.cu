@@ -771,6 +771,7 @@ DEVICE void serve_queues(unsigned char* shared, int server, int servers, int seg
             const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
             const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
             if (!__any_sync(ALL, ready)) continue;
+            __syncwarp();                                     // what the first lane has waited for is there for all
             idle = false;
             const Stage& stage = queue.stages[at];
             Part* part = stage.part;

@@ -37,8 +37,7 @@ const FEW_ROWS_COST: f64 = 1.1;
 /// family `wgmma`.
 const COLUMNS_OF_A_START: f64 = 8.0;
 
-/// The most columns that a default schedule of a sampled plan treats densely at a step of 2^-10, and fewer at larger
-/// ones, of which fewer entries are kept: half as many at 2^-8. On a real head (49152 columns in order
+/// The most columns that a default schedule of a sampled plan treats densely. On a real head (49152 columns in order
 /// of frequency, 576 wide) the first 4096 hold 65 % of what a sampled filter keeps, and 2048 are 8 % slower on an
 /// H100; where rows are wide a hot column costs more than what it keeps from being sampled, and 2048 are 1 %
 /// faster than 4096 (256,000 columns, 2304 wide).
@@ -272,11 +271,6 @@ impl GpuSchedule {
 fn hot_columns(problem: &Problem, tile: u32) -> u32 {
     let (vocab, tile) = (problem.vocab, tile as usize);
     let most = if problem.hidden < WIDE { MOST_HOT } else { MOST_HOT_OF_WIDE };
-    let steps = match problem.filter {
-        Filter::Sampled { eps, .. } => (f64::from(eps) * 1024.0).max(1.0),
-        _ => 1.0,
-    };
-    let most = ((most as f64 / steps.sqrt()) as usize).max(tile);
     let hot = if vocab <= 2 * tile { vocab } else { (vocab / 8).clamp(tile, most) };
     u32::try_from(hot.next_multiple_of(tile)).unwrap_or(u32::MAX)
 }
