@@ -211,3 +211,8 @@ fn no_size_of_probability_has_a_bias_when_sampled() {
     println!("{}", report.worst());
     report.assert();
 }
+
+#[test]
+fn sampled_rows_without_a_number_end_and_spoil_nothing_else() {
+    seeds::numberless_rows_end(&Bench::cpu(), Choice::Selected).assert();
+}

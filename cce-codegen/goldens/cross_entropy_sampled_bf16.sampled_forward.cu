@@ -119,8 +119,9 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 
 // One cluster's tile of a matrix product, through wgmma on Hopper's tensor cores (sm_90a; bf16, f16).
 // A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads a part of the right one and
-// multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages), warpgroups 1 and 2
-// consume, 64 rows each, sums in registers. Barriers of a stage: `full` counts its bytes, `empty` the four consumers of the cluster.
+// multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages; in the sampled walk its other
+// warps serve the consumers' queues), warpgroups 1 and 2 consume, 64 rows each, sums in registers. Barriers of a stage: `full` counts its bytes, `empty`
+// the four consumers of the cluster.
 // Shared memory holds rows of 128 bytes, swizzled by TMA in units of 16 bytes over 8 rows:
 //   K-major   [tile row][k]: a block of TILE rows      (the source's rows are the tile's rows)
 //   Mn-major  [k][tile row]: a block every 64 tile rows (the source's rows are the k, wgmma transposes)
@@ -568,19 +569,22 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 //
 // The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
 // in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
-// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
-// rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
+// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and two against
+// rounding of the sums. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has. A threshold within the last bit of a group's end may be
+// seen in the group and in the next one, too, one in 10^4 of what is found at EPS 2^-10; the eighth of M that only groups with d > 8 could use has room.
 
-// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it), and the raw logit where the gradient depends on it.
+// The raw logit of an entry, where the gradient depends on it.
 #if KEEPS_LOGITS
-struct Entry { u32 key; float weight, x; };
-DEVICE Entry entry_of(u32 key, float weight, float x) { return Entry{key, weight, x}; }
-DEVICE float logit_kept(const Entry& entry) { return entry.x; }
+struct KeptLogit { float x; DEVICE explicit KeptLogit(float of) : x(of) {} DEVICE float logit() const { return x; } };
 #else
-struct Entry { u32 key; float weight; };
-DEVICE Entry entry_of(u32 key, float weight, float) { return Entry{key, weight}; }
-DEVICE float logit_kept(const Entry&) { return 0.0f; }
+struct KeptLogit { DEVICE explicit KeptLogit(float) {} DEVICE float logit() const { return 0.0f; } };
 #endif
+
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+struct Entry : KeptLogit {
+    u32 key; float weight;
+    DEVICE Entry(u32 of_key, float of_weight, float x) : KeptLogit(x), key(of_key), weight(of_weight) {}
+};
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
@@ -589,15 +593,10 @@ DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
-#if KEEPS_LOGITS
-struct Kept { int column; float probability, x; };
-DEVICE Kept kept_of(int column, float probability, float x) { return Kept{column, probability, x}; }
-DEVICE float logit_kept(const Kept& kept) { return kept.x; }
-#else
-struct Kept { int column; float probability; };
-DEVICE Kept kept_of(int column, float probability, float) { return Kept{column, probability}; }
-DEVICE float logit_kept(const Kept&) { return 0.0f; }
-#endif
+struct Kept : KeptLogit {
+    int column; float probability;
+    DEVICE Kept(int of_column, float of_probability, float x) : KeptLogit(x), column(of_column), probability(of_probability) {}
+};
 
 // Entries of one stream: all cold tiles, in as many parts as a walk may have.
 DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
@@ -633,7 +632,7 @@ DEVICE float following(float next, float passed, float step, float per_step) {
 
 // Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
 // consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
-// tiles. (Shared memory has hardly room for more: the multiplication takes nearly all of its bandwidth.)
+// tiles. (No more than that goes through shared memory: the multiplication takes nearly all of its bandwidth.)
 
 #define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
 #define QUEUES 8                                              // one for each consumer warp
@@ -664,17 +663,24 @@ DEVICE bool barrier_test(u32 barrier, u32 phase) {
     return done;
 }
 
-// One end of a consumer warp's queue.
-struct Queue {
+// Where a consumer warp's queue is.
+struct QueueMemory {
     Stage* stages;
-    u32 stage = 0, phase = 0;                                 // where this end stands
-    int filled = 0;                                           // groups of the stage so far
-    Entry* entries; u32 capacity; int row0;                   // of the segment
 
-    DEVICE Queue(unsigned char* shared, int warp) : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
+    DEVICE QueueMemory(unsigned char* shared, int warp)
+        : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
     DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
     DEVICE u32 empty(u32 s) const { return full(QUEUE_STAGES + s); }
     DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 1); }
+};
+
+// The consumer warp's end of its queue.
+struct Queue : QueueMemory {
+    u32 stage = 0, phase = 0;
+    int filled = 0;                                           // groups of the stage so far
+    Entry* entries; u32 capacity; int row0;                   // of the segment
+
+    DEVICE Queue(unsigned char* shared, int warp) : QueueMemory(shared, warp) {}
     DEVICE void advance() { if (++stage == QUEUE_STAGES) { stage = 0; phase ^= 1; } }
 
     // The stage is complete. Of the whole warp.
@@ -753,7 +759,7 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
         const bool keep = kept >> i & 1;
         const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
         if (keep && at < stage.capacity)
-            stage.entries[at] = entry_of(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
+            stage.entries[at] = Entry(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
         count += __popc(lanes);
     }
     return count;
@@ -767,7 +773,7 @@ DEVICE void serve_queues(unsigned char* shared, int server, int servers, int seg
         bool idle = true;
         #pragma unroll 1
         for (int q = server; q < QUEUES; q += servers) {
-            const Queue queue(shared, q);
+            const QueueMemory queue(shared, q);
             const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
             const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
             if (!__any_sync(ALL, ready)) continue;
@@ -799,7 +805,7 @@ DEVICE void serve_queues(unsigned char* shared, int server, int servers, int seg
 
 DEVICE float quad_sum(float x) { x += __shfl_xor_sync(ALL, x, 1); return x + __shfl_xor_sync(ALL, x, 2); }
 DEVICE float quad_max(float x) { x = fmaxf(x, __shfl_xor_sync(ALL, x, 1)); return fmaxf(x, __shfl_xor_sync(ALL, x, 2)); }
-// A sum over the warp in whole units, rounded up: one instruction. No addend counts as more than 1024.
+// A sum over the warp in units of 2^-16, rounded up: one instruction. No addend counts as more than 1024.
 DEVICE float warp_sum_up(float x) { return (float)__reduce_add_sync(ALL, __float2uint_ru(fminf(x, 1024.0f) * 65536.0f)) * (1.0f / 65536.0f); }
 
 // What a thread knows of its two rows during a segment.
@@ -913,7 +919,7 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
         next[r] = per_step[r] > 0.0f ? s.phase[r] * step[r] : POS_INF;
-        found[r] = sum[r] >= next[r];
+        found[r] = per_step[r] > 0.0f && sum[r] >= next[r];
     }
     #pragma unroll 1
     while (__any_sync(ALL, found[0] || found[1])) {
@@ -959,7 +965,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         Entry* __restrict__ streams, Part* __restrict__ segments_of, int tokens, int group) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
-    if (threadIdx.x < QUEUES) Queue(shared, threadIdx.x).init();
+    if (threadIdx.x < QUEUES) QueueMemory(shared, threadIdx.x).init();
     Ring ring(shared);                                        // opens the queues, too
     const int rows = PACKED ? *count : tokens;
     const Walk walk(rows, CLUSTER_M, group, COLD_TILES, gridDim.x / CLUSTER);
@@ -995,7 +1001,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 targets_of.of[r] = target_in_range(targets, token);
                 stats_init(sampler.stats[r]);
                 sampler.stats[r][0] = token >= 0 ? reference[at] : 0.0f;
-                // Rows behind the last one have weights, too, of zeros; a normaliser beyond all bounds keeps them from sampling.
+                // Rows behind the last one have weights, too, of whatever stands there; a normaliser beyond all bounds keeps them from sampling.
                 sampler.known[r] = token >= 0 ? 1.0f : POS_INF;
                 Words words = philox(seed_of(seed), (u32)max(token, 0), (u32)s.part + 2);
                 u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);

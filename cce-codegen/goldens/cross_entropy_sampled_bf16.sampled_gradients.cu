@@ -172,19 +172,22 @@ DEVICE int target_in_range(const Index* targets, int token) {
 //
 // The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
 // in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
-// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
-// rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
+// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and two against
+// rounding of the sums. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has. A threshold within the last bit of a group's end may be
+// seen in the group and in the next one, too, one in 10^4 of what is found at EPS 2^-10; the eighth of M that only groups with d > 8 could use has room.
 
-// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it), and the raw logit where the gradient depends on it.
+// The raw logit of an entry, where the gradient depends on it.
 #if KEEPS_LOGITS
-struct Entry { u32 key; float weight, x; };
-DEVICE Entry entry_of(u32 key, float weight, float x) { return Entry{key, weight, x}; }
-DEVICE float logit_kept(const Entry& entry) { return entry.x; }
+struct KeptLogit { float x; DEVICE explicit KeptLogit(float of) : x(of) {} DEVICE float logit() const { return x; } };
 #else
-struct Entry { u32 key; float weight; };
-DEVICE Entry entry_of(u32 key, float weight, float) { return Entry{key, weight}; }
-DEVICE float logit_kept(const Entry&) { return 0.0f; }
+struct KeptLogit { DEVICE explicit KeptLogit(float) {} DEVICE float logit() const { return 0.0f; } };
 #endif
+
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+struct Entry : KeptLogit {
+    u32 key; float weight;
+    DEVICE Entry(u32 of_key, float of_weight, float x) : KeptLogit(x), key(of_key), weight(of_weight) {}
+};
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
@@ -193,15 +196,10 @@ DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
-#if KEEPS_LOGITS
-struct Kept { int column; float probability, x; };
-DEVICE Kept kept_of(int column, float probability, float x) { return Kept{column, probability, x}; }
-DEVICE float logit_kept(const Kept& kept) { return kept.x; }
-#else
-struct Kept { int column; float probability; };
-DEVICE Kept kept_of(int column, float probability, float) { return Kept{column, probability}; }
-DEVICE float logit_kept(const Kept&) { return 0.0f; }
-#endif
+struct Kept : KeptLogit {
+    int column; float probability;
+    DEVICE Kept(int of_column, float of_probability, float x) : KeptLogit(x), column(of_column), probability(of_probability) {}
+};
 
 // Entries of one stream: all cold tiles, in as many parts as a walk may have.
 DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
@@ -281,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     const Uniform uniform = uniform_of(values);
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
-        float g = entry_gradient(entry.probability, logit_kept(entry), row, col_in(values, entry.column), uniform);
+        float g = entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
         lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{at, g};
     }
     if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
@@ -336,7 +334,46 @@ struct Sums {
 };
 
 
-// The sampled softmax part of the gradient: dE from the entries of a row, dC from the list of a column. Accumulated in fp32 in a fixed order, rounded once.
+// A column's list in the order of its rows, whatever order it was filled in: so that the same sums get the same bits.
+
+// Orders a list by its rows, each of which it has at most once: a network of comparisons that always moves the smaller one forward, so that what lies
+// behind the end counts as the largest without being there. All threads of the block.
+DEVICE void sort_list(Weighted* list, int n) {
+    int padded = 2;
+    while (padded < n) padded *= 2;
+    auto compare = [&](int a, int b) {
+        if (b < n) { Weighted x = list[a], y = list[b]; if (y.row < x.row) { list[a] = y; list[b] = x; } }
+    };
+    for (int size = 2; size <= padded; size *= 2) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int block = i / (size / 2) * size, at = i % (size / 2); compare(block + at, block + size - 1 - at); }
+        for (int half = size / 4; half > 0; half /= 2) {
+            __syncthreads();
+            for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int a = i / half * (2 * half) + i % half; compare(a, a + half); }
+        }
+    }
+    __syncthreads();
+}
+
+// The same of several lists, one after the other, from `list` to `to`: every entry finds its place, the number of its list's entries with a smaller row.
+// ends: of the lists, the first of which begins at `from`; both count from the same place. All threads of the block.
+DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, int from, const int* ends, int n) {
+    for (int i = threadIdx.x; i < n; i += THREADS) unsorted[i] = list[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        int at = 0;
+        while (from + i >= ends[at]) at++;
+        const Weighted mine = unsorted[i];
+        const int begin = at ? ends[at - 1] - from : 0, end = ends[at] - from;
+        int place = begin;
+        #pragma unroll 4
+        for (int k = begin; k < end; k++) place += unsorted[k].row < mine.row;
+        to[place] = mine;
+    }
+    __syncthreads();
+}
+
+// The gradient of the cold columns: dE from the entries of a row, dC from the list of a column, and the uniform part of both. Accumulated in fp32 in a fixed order, rounded once.
 
 #define BATCH 128
 // sums += weights * rows of `from`, in the order of the batch.
@@ -375,7 +412,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
             for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) {
                 if (y >= HOT && done + i == n - 1) { batch[i] = Weighted{y, row.target0}; continue; }
                 Kept entry = kept[first + done + i];
-                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, logit_kept(entry), row, col_in(values, entry.column), uniform)};
+                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform)};
             }
             __syncthreads();
             if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));
@@ -390,43 +427,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
         if (HIDDEN_ACCUMULATE) add8(to, sums.of);
         store8(to, sums.of);
     }
-}
-
-// Orders a list by its rows, each of which it has at most once: a network of comparisons that always moves the smaller one forward, so that what lies
-// behind the end counts as the largest without being there. All threads of the block.
-DEVICE void sort_list(Weighted* list, int n) {
-    int padded = 2;
-    while (padded < n) padded *= 2;
-    auto compare = [&](int a, int b) {
-        if (b < n) { Weighted x = list[a], y = list[b]; if (y.row < x.row) { list[a] = y; list[b] = x; } }
-    };
-    for (int size = 2; size <= padded; size *= 2) {
-        __syncthreads();
-        for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int block = i / (size / 2) * size, at = i % (size / 2); compare(block + at, block + size - 1 - at); }
-        for (int half = size / 4; half > 0; half /= 2) {
-            __syncthreads();
-            for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int a = i / half * (2 * half) + i % half; compare(a, a + half); }
-        }
-    }
-    __syncthreads();
-}
-
-// The same of several lists, one after the other, from `list` to `to`: every entry finds its place, the number of its list's entries with a smaller row.
-// ends: of the lists, the first of which begins at `from`; both count from the same place. All threads of the block.
-DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, int from, const int* ends, int n) {
-    for (int i = threadIdx.x; i < n; i += THREADS) unsorted[i] = list[i];
-    __syncthreads();
-    for (int i = threadIdx.x; i < n; i += THREADS) {
-        int at = 0;
-        while (from + i >= ends[at]) at++;
-        const Weighted mine = unsorted[i];
-        const int begin = at ? ends[at - 1] - from : 0, end = ends[at] - from;
-        int place = begin;
-        #pragma unroll 4
-        for (int k = begin; k < end; k++) place += unsorted[k].row < mine.row;
-        to[place] = mine;
-    }
-    __syncthreads();
 }
 
 // dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can

@@ -247,19 +247,22 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 //
 // The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
 // in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
-// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and one against
-// rounding. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
+// distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and two against
+// rounding of the sums. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has. A threshold within the last bit of a group's end may be
+// seen in the group and in the next one, too, one in 10^4 of what is found at EPS 2^-10; the eighth of M that only groups with d > 8 could use has room.
 
-// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it), and the raw logit where the gradient depends on it.
+// The raw logit of an entry, where the gradient depends on it.
 #if KEEPS_LOGITS
-struct Entry { u32 key; float weight, x; };
-DEVICE Entry entry_of(u32 key, float weight, float x) { return Entry{key, weight, x}; }
-DEVICE float logit_kept(const Entry& entry) { return entry.x; }
+struct KeptLogit { float x; DEVICE explicit KeptLogit(float of) : x(of) {} DEVICE float logit() const { return x; } };
 #else
-struct Entry { u32 key; float weight; };
-DEVICE Entry entry_of(u32 key, float weight, float) { return Entry{key, weight}; }
-DEVICE float logit_kept(const Entry&) { return 0.0f; }
+struct KeptLogit { DEVICE explicit KeptLogit(float) {} DEVICE float logit() const { return 0.0f; } };
 #endif
+
+// An entry: row and column, log2 of the weight exp(z) (absolute: no rescaling touches it).
+struct Entry : KeptLogit {
+    u32 key; float weight;
+    DEVICE Entry(u32 of_key, float of_weight, float x) : KeptLogit(x), key(of_key), weight(of_weight) {}
+};
 DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column; }
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
@@ -268,15 +271,10 @@ DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
-#if KEEPS_LOGITS
-struct Kept { int column; float probability, x; };
-DEVICE Kept kept_of(int column, float probability, float x) { return Kept{column, probability, x}; }
-DEVICE float logit_kept(const Kept& kept) { return kept.x; }
-#else
-struct Kept { int column; float probability; };
-DEVICE Kept kept_of(int column, float probability, float) { return Kept{column, probability}; }
-DEVICE float logit_kept(const Kept&) { return 0.0f; }
-#endif
+struct Kept : KeptLogit {
+    int column; float probability;
+    DEVICE Kept(int of_column, float of_probability, float x) : KeptLogit(x), column(of_column), probability(of_probability) {}
+};
 
 // Entries of one stream: all cold tiles, in as many parts as a walk may have.
 DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
@@ -347,7 +345,7 @@ struct Stream {
             const u64 begin = segment_begin(segments[part].first, part);
             for (u32 i = 0; i < n; i += 256) {
                 bool valid = i + threadIdx.x < n;
-                visit(valid, valid ? entries[begin + i + threadIdx.x] : entry_of(0, 0.0f, 0.0f));
+                visit(valid, valid ? entries[begin + i + threadIdx.x] : Entry(0, 0.0f, 0.0f));
             }
         }
     }
@@ -363,7 +361,10 @@ struct Stream {
     DEVICE bool fits(float log_factor) const {
         __shared__ float warps[8];
         float sum = 0.0f;
-        each([&](bool valid, const Entry& entry) { if (valid) sum += fminf(steps(entry, log_factor), 1.0f); });
+        each([&](bool valid, const Entry& entry) {
+            float in_steps = valid ? steps(entry, log_factor) : 0.0f;
+            if (in_steps > 0.0f) sum += fminf(in_steps, 1.0f);    // of a row whose normaliser is NaN nothing is kept
+        });
         #pragma unroll
         for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
         __syncthreads();
@@ -444,7 +445,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restric
         if (chosen) {
             u32 at = row_next[row] + rank;
             for (int w = 0; w < warp_id(); w++) at += warp_rows[w][row];
-            kept[(u64)blockIdx.x * MOST + at] = kept_of(entry_column(entry.key), probability, logit_kept(entry));
+            kept[(u64)blockIdx.x * MOST + at] = Kept(entry_column(entry.key), probability, entry.logit());
         }
         __syncthreads();                                      // before the counts change
         if (thread < STREAM_ROWS) for (int w = 0; w < 8; w++) row_next[thread] += warp_rows[w][thread];

@@ -72,8 +72,11 @@ impl Filter {
     /// What is wrong with the filter's numbers, on any device; `None` if nothing is.
     pub fn mistake(&self) -> Option<&'static str> {
         match *self {
-            Filter::Sampled { eps, max_entries } if !(eps > 0.0 && eps <= 1.0) || max_entries < 2 => {
-                Some("eps must be above 0 and at most 1, and max_entries at least 2")
+            // A smaller step, times a normaliser, could leave fp32's normal numbers.
+            Filter::Sampled { eps, max_entries }
+                if !(2f32.powi(-64)..=1.0).contains(&eps) || max_entries < 2 =>
+            {
+                Some("eps must be from 2^-64 to 1, and max_entries at least 2")
             }
             _ => None,
         }

@@ -1,6 +1,6 @@
 //! The sampled filter on a GPU: nothing lost with a step below every probability, the same bits from the same
-//! seed, no bias where steps and quotas bind, and what must survive: ignored tokens, targets out of range, NaN,
-//! logits far apart.
+//! seed, no bias where steps and quotas bind, and what must survive: ignored tokens, targets out of range,
+//! NaN, logits far apart.
 
 use crate::support::compare::distance;
 use crate::support::gpu::Test;
@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("sampled::with_a_step_below_every_probability_nothing_is_lost", nothing_is_lost),
     ("sampled::the_same_seed_gives_the_same_bits_and_another_one_does_not", bits_follow_the_seed),
     ("sampled::rows_of_every_kind_are_finite_and_without_bias", rows_of_every_kind),
+    ("sampled::rows_without_a_number_end_and_spoil_nothing_else", numberless_rows_end),
     ("sampled::no_size_of_probability_has_a_bias", no_size_has_a_bias),
     ("sampled::the_mean_over_seeds_approaches_the_exact_gradient", no_bias),
 ];
@@ -126,6 +127,10 @@ fn bits_follow_the_seed(bench: &Bench) -> Report {
 
 fn rows_of_every_kind(bench: &Bench) -> Report {
     if has_wgmma(bench) { seeds::rows_of_every_kind(bench, WGMMA) } else { Report::default() }
+}
+
+fn numberless_rows_end(bench: &Bench) -> Report {
+    if has_wgmma(bench) { seeds::numberless_rows_end(bench, WGMMA) } else { Report::default() }
 }
 
 fn no_size_has_a_bias(bench: &Bench) -> Report {

@@ -1,7 +1,7 @@
 //! The sampled filter's mean, logit by logit: by size of probability, from 1 down to 1e-12.
 //!
-//! Token i's hidden state is [`SCALE`] at i and 0 elsewhere. Then a classifier row holds the logits of its column, token
-//! by token, and a row of dC the gradients with respect to them.
+//! Token i's hidden state is [`SCALE`] at i and 0 elsewhere. Then a classifier row holds the logits of its
+//! column, token by token, and a row of dC the gradients with respect to them.
 
 use super::case::Reduction;
 use super::compare::Report;
@@ -75,8 +75,8 @@ pub fn without_bias(bench: &Bench, choice: Choice) -> Report {
         target: spread_targets,
     };
     run(&mut report, uniform, Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 384 });
-    // One entry has nearly all of the mass. The step is so small that some of the rest are kept, whose targets are
-    // among them.
+    // One entry has nearly all of the mass. The step is so small that some of the rest are kept, and targets are
+    // among the rest.
     for exponent in [3, 6, 9, 12] {
         let size = 10f64.powi(-exponent);
         let rows =

@@ -120,3 +120,45 @@ pub fn check_mean(
         report.check(what, (many - rounding).max(0.0), within / seeds.sqrt() * one, label);
     }
 }
+
+/// What has no number still comes to an end, and spoils nothing else: logits too far apart for fp32, and a
+/// group of 16 tokens whose targets are all out of range on a softmax that the quota cuts.
+pub fn numberless_rows_end(bench: &Bench, choice: Choice) -> Report {
+    let mut report = Report::default();
+    let filter = Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 16 };
+    let case = Case::new(&programs::named("cross_entropy"), [70, 64, 6000], DType::Bf16)
+        .gradients(DType::F32, false)
+        .with(|case| (case.filter, case.ignored, case.spread) = (filter, None, 0.01));
+    let far_apart = {
+        let mut data = case.data();
+        data.hidden.iter_mut().for_each(|x| *x = x.signum() * 2f64.powi(24));
+        data.classifier.iter_mut().for_each(|x| *x = x.signum() * 512.0);
+        data
+    };
+    let out_of_range = {
+        let mut data = case.data();
+        data.targets[..32].fill(case.vocab as i64 + 5);
+        data
+    };
+    for (kind, data, numbers_from) in
+        [("logits far apart", far_apart, case.tokens), ("targets out of range", out_of_range, 32)]
+    {
+        let label = format!("{}, {kind}: {case}", choice.name());
+        report.cases += 1;
+        let run = each_seed(bench, choice, &case, &data, &[case.seed], |found| {
+            let rows = found.hidden.as_deref().expect("dE");
+            let columns = found.classifier.as_deref().expect("dC");
+            let whole = numbers_from < case.tokens;
+            if rows[numbers_from * case.hidden..].iter().any(|x| !x.is_finite()) {
+                report.fail(&label, "a row of dE of another token is no number".to_owned());
+            }
+            if whole && columns.iter().any(|x| !x.is_finite()) {
+                report.fail(&label, "dC is no number".to_owned());
+            }
+        });
+        if let Err(error) = run {
+            report.fail(&label, error);
+        }
+    }
+    report
+}

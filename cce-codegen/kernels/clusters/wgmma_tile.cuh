@@ -1,7 +1,8 @@
 // One cluster's tile of a matrix product, through wgmma on Hopper's tensor cores (sm_90a; bf16, f16).
 // A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads a part of the right one and
-// multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages), warpgroups 1 and 2
-// consume, 64 rows each, sums in registers. Barriers of a stage: `full` counts its bytes, `empty` the four consumers of the cluster.
+// multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages; in the sampled walk its other
+// warps serve the consumers' queues), warpgroups 1 and 2 consume, 64 rows each, sums in registers. Barriers of a stage: `full` counts its bytes, `empty`
+// the four consumers of the cluster.
 // Shared memory holds rows of 128 bytes, swizzled by TMA in units of 16 bytes over 8 rows:
 //   K-major   [tile row][k]: a block of TILE rows      (the source's rows are the tile's rows)
 //   Mn-major  [k][tile row]: a block every 64 tile rows (the source's rows are the k, wgmma transposes)

@@ -11,7 +11,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         Entry* __restrict__ streams, Part* __restrict__ segments_of, int tokens, int group) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
-    if (threadIdx.x < QUEUES) Queue(shared, threadIdx.x).init();
+    if (threadIdx.x < QUEUES) QueueMemory(shared, threadIdx.x).init();
     Ring ring(shared);                                        // opens the queues, too
     const int rows = PACKED ? *count : tokens;
     const Walk walk(rows, CLUSTER_M, group, COLD_TILES, gridDim.x / CLUSTER);
@@ -47,7 +47,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
                 targets_of.of[r] = target_in_range(targets, token);
                 stats_init(sampler.stats[r]);
                 sampler.stats[r][0] = token >= 0 ? reference[at] : 0.0f;
-                // Rows behind the last one have weights, too, of zeros; a normaliser beyond all bounds keeps them from sampling.
+                // Rows behind the last one have weights, too, of whatever stands there; a normaliser beyond all bounds keeps them from sampling.
                 sampler.known[r] = token >= 0 ? 1.0f : POS_INF;
                 Words words = philox(seed_of(seed), (u32)max(token, 0), (u32)s.part + 2);
                 u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);

@@ -1,4 +1,4 @@
-// The sampled softmax part of the gradient: dE from the entries of a row, dC from the list of a column. Accumulated in fp32 in a fixed order, rounded once.
+// The gradient of the cold columns: dE from the entries of a row, dC from the list of a column, and the uniform part of both. Accumulated in fp32 in a fixed order, rounded once.
 
 #define BATCH 128
 // sums += weights * rows of `from`, in the order of the batch.
@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
             for (int i = threadIdx.x; i < BATCH && done + i < n; i += THREADS) {
                 if (y >= HOT && done + i == n - 1) { batch[i] = Weighted{y, row.target0}; continue; }
                 Kept entry = kept[first + done + i];
-                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, logit_kept(entry), row, col_in(values, entry.column), uniform)};
+                batch[i] = Weighted{entry.column, entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform)};
             }
             __syncthreads();
             if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));
@@ -52,43 +52,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
         if (HIDDEN_ACCUMULATE) add8(to, sums.of);
         store8(to, sums.of);
     }
-}
-
-// Orders a list by its rows, each of which it has at most once: a network of comparisons that always moves the smaller one forward, so that what lies
-// behind the end counts as the largest without being there. All threads of the block.
-DEVICE void sort_list(Weighted* list, int n) {
-    int padded = 2;
-    while (padded < n) padded *= 2;
-    auto compare = [&](int a, int b) {
-        if (b < n) { Weighted x = list[a], y = list[b]; if (y.row < x.row) { list[a] = y; list[b] = x; } }
-    };
-    for (int size = 2; size <= padded; size *= 2) {
-        __syncthreads();
-        for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int block = i / (size / 2) * size, at = i % (size / 2); compare(block + at, block + size - 1 - at); }
-        for (int half = size / 4; half > 0; half /= 2) {
-            __syncthreads();
-            for (int i = threadIdx.x; i < padded / 2; i += THREADS) { int a = i / half * (2 * half) + i % half; compare(a, a + half); }
-        }
-    }
-    __syncthreads();
-}
-
-// The same of several lists, one after the other, from `list` to `to`: every entry finds its place, the number of its list's entries with a smaller row.
-// ends: of the lists, the first of which begins at `from`; both count from the same place. All threads of the block.
-DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, int from, const int* ends, int n) {
-    for (int i = threadIdx.x; i < n; i += THREADS) unsorted[i] = list[i];
-    __syncthreads();
-    for (int i = threadIdx.x; i < n; i += THREADS) {
-        int at = 0;
-        while (from + i >= ends[at]) at++;
-        const Weighted mine = unsorted[i];
-        const int begin = at ? ends[at - 1] - from : 0, end = ends[at] - from;
-        int place = begin;
-        #pragma unroll 4
-        for (int k = begin; k < end; k++) place += unsorted[k].row < mine.row;
-        to[place] = mine;
-    }
-    __syncthreads();
 }
 
 // dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can

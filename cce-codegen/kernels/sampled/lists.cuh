@@ -71,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     const Uniform uniform = uniform_of(values);
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
-        float g = entry_gradient(entry.probability, logit_kept(entry), row, col_in(values, entry.column), uniform);
+        float g = entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
         lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{at, g};
     }
     if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};

@@ -1,6 +1,6 @@
 // Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
 // consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
-// tiles. (Shared memory has hardly room for more: the multiplication takes nearly all of its bandwidth.)
+// tiles. (No more than that goes through shared memory: the multiplication takes nearly all of its bandwidth.)
 
 #define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
 #define QUEUES 8                                              // one for each consumer warp
@@ -31,17 +31,24 @@ DEVICE bool barrier_test(u32 barrier, u32 phase) {
     return done;
 }
 
-// One end of a consumer warp's queue.
-struct Queue {
+// Where a consumer warp's queue is.
+struct QueueMemory {
     Stage* stages;
-    u32 stage = 0, phase = 0;                                 // where this end stands
-    int filled = 0;                                           // groups of the stage so far
-    Entry* entries; u32 capacity; int row0;                   // of the segment
 
-    DEVICE Queue(unsigned char* shared, int warp) : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
+    DEVICE QueueMemory(unsigned char* shared, int warp)
+        : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
     DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
     DEVICE u32 empty(u32 s) const { return full(QUEUE_STAGES + s); }
     DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 1); }
+};
+
+// The consumer warp's end of its queue.
+struct Queue : QueueMemory {
+    u32 stage = 0, phase = 0;
+    int filled = 0;                                           // groups of the stage so far
+    Entry* entries; u32 capacity; int row0;                   // of the segment
+
+    DEVICE Queue(unsigned char* shared, int warp) : QueueMemory(shared, warp) {}
     DEVICE void advance() { if (++stage == QUEUE_STAGES) { stage = 0; phase ^= 1; } }
 
     // The stage is complete. Of the whole warp.
@@ -120,7 +127,7 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
         const bool keep = kept >> i & 1;
         const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
         if (keep && at < stage.capacity)
-            stage.entries[at] = entry_of(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
+            stage.entries[at] = Entry(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
         count += __popc(lanes);
     }
     return count;
@@ -134,7 +141,7 @@ DEVICE void serve_queues(unsigned char* shared, int server, int servers, int seg
         bool idle = true;
         #pragma unroll 1
         for (int q = server; q < QUEUES; q += servers) {
-            const Queue queue(shared, q);
+            const QueueMemory queue(shared, q);
             const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
             const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
             if (!__any_sync(ALL, ready)) continue;

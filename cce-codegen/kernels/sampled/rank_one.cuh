@@ -1,8 +1,6 @@
 // The uniform part of a cold logit's gradient, a value of its token times one of its column over VOCAB: dE takes one weighted sum of all cold rows of C, dC
 // one of all rows of E. Blocks sum rows of their own; what they get is added in the order of the blocks.
 
-#if UNIFORM_PART
-
 // This block's part of the sum of weight(i) * row i of `from`, of `rows`: partials [blocks][HIDDEN].
 template <class Weight> DEVICE void sum_part(const uint4* from, int stride, int rows, float* partials, Weight weight) {
     const int each = ceil_div(rows, gridDim.x), first = blockIdx.x * each, last = min(rows, first + each);
@@ -36,5 +34,3 @@ extern "C" __global__ void __launch_bounds__(256) add_parts(const float* __restr
     for (int b = 0; b < blocks; b++) all += partials[(u64)b * HIDDEN + col];
     sum[col] = all / VOCAB;
 }
-
-#endif

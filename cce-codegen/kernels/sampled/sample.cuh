@@ -11,7 +11,7 @@
 
 DEVICE float quad_sum(float x) { x += __shfl_xor_sync(ALL, x, 1); return x + __shfl_xor_sync(ALL, x, 2); }
 DEVICE float quad_max(float x) { x = fmaxf(x, __shfl_xor_sync(ALL, x, 1)); return fmaxf(x, __shfl_xor_sync(ALL, x, 2)); }
-// A sum over the warp in whole units, rounded up: one instruction. No addend counts as more than 1024.
+// A sum over the warp in units of 2^-16, rounded up: one instruction. No addend counts as more than 1024.
 DEVICE float warp_sum_up(float x) { return (float)__reduce_add_sync(ALL, __float2uint_ru(fminf(x, 1024.0f) * 65536.0f)) * (1.0f / 65536.0f); }
 
 // What a thread knows of its two rows during a segment.
@@ -125,7 +125,7 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
         next[r] = per_step[r] > 0.0f ? s.phase[r] * step[r] : POS_INF;
-        found[r] = sum[r] >= next[r];
+        found[r] = per_step[r] > 0.0f && sum[r] >= next[r];
     }
     #pragma unroll 1
     while (__any_sync(ALL, found[0] || found[1])) {

@@ -17,7 +17,7 @@ struct Stream {
             const u64 begin = segment_begin(segments[part].first, part);
             for (u32 i = 0; i < n; i += 256) {
                 bool valid = i + threadIdx.x < n;
-                visit(valid, valid ? entries[begin + i + threadIdx.x] : entry_of(0, 0.0f, 0.0f));
+                visit(valid, valid ? entries[begin + i + threadIdx.x] : Entry(0, 0.0f, 0.0f));
             }
         }
     }
@@ -33,7 +33,10 @@ struct Stream {
     DEVICE bool fits(float log_factor) const {
         __shared__ float warps[8];
         float sum = 0.0f;
-        each([&](bool valid, const Entry& entry) { if (valid) sum += fminf(steps(entry, log_factor), 1.0f); });
+        each([&](bool valid, const Entry& entry) {
+            float in_steps = valid ? steps(entry, log_factor) : 0.0f;
+            if (in_steps > 0.0f) sum += fminf(in_steps, 1.0f);    // of a row whose normaliser is NaN nothing is kept
+        });
         #pragma unroll
         for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
         __syncthreads();
@@ -114,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restric
         if (chosen) {
             u32 at = row_next[row] + rank;
             for (int w = 0; w < warp_id(); w++) at += warp_rows[w][row];
-            kept[(u64)blockIdx.x * MOST + at] = kept_of(entry_column(entry.key), probability, logit_kept(entry));
+            kept[(u64)blockIdx.x * MOST + at] = Kept(entry_column(entry.key), probability, entry.logit());
         }
         __syncthreads();                                      // before the counts change
         if (thread < STREAM_ROWS) for (int w = 0; w < 8; w++) row_next[thread] += warp_rows[w][thread];

@@ -31,6 +31,7 @@ pub(crate) struct Backward<'a> {
 impl<'a> Backward<'a> {
     pub(crate) fn new(lowered: &'a Lowered, saved: &'a SavedSlots, sampled: bool) -> Backward<'a> {
         let mut graph = lowered.graph.clone();
+        // A uniform part without factors is refused before a plan is sampled.
         let uniform = lowered.logit.uniform.filter(|_| sampled);
         let factors = uniform.and_then(|b| uniform_factors(&mut graph, b).ok());
         let mut parts = vec![&lowered.logit];
@@ -133,6 +134,13 @@ impl<'a> Backward<'a> {
              DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {{\n{}    return {value};\n}}\n",
             body.text()
         )
+    }
+
+    /// Whether the softmax part of a logit's gradient depends on the logit besides its probability.
+    pub(crate) fn entries_read_logits(&self) -> bool {
+        let logit = self.graph.input_of_kind(InputKind::Logit);
+        let reads = |&id: &ExprId| matches!(self.graph.get(id), Node::Input(input) if Some(input) == logit);
+        self.elements[0].0.is_some_and(|a| self.graph.reachable(&[a]).iter().any(reads))
     }
 
     /// Whether the logit's gradient has a uniform part, in a sampled plan.

@@ -14,6 +14,7 @@ const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
 const BOUNDS: &str = include_str!("../../kernels/sampled/bounds.cuh");
 const THIN: &str = include_str!("../../kernels/sampled/thin.cuh");
 const LISTS: &str = include_str!("../../kernels/sampled/lists.cuh");
+const ORDER: &str = include_str!("../../kernels/sampled/order.cuh");
 const SUMS: &str = include_str!("../../kernels/sampled/sums.cuh");
 const RANK_ONE: &str = include_str!("../../kernels/sampled/rank_one.cuh");
 const GATHER: &str = include_str!("../../kernels/sampled/gather.cuh");
@@ -192,7 +193,8 @@ impl Emitter<'_> {
             &self.strides(),
             &sampling.constants(tile, self.problem.vocab),
             &format!(
-                "#define SCALED {}\n#define GATHER_THREADS {threads}\n#define GATHER_BLOCKS {}\n#define SORTED {SORTED}\n#define COLUMNS {GATHERED_COLUMNS}\n\n",
+                "#define SCALED {}\n#define GATHER_THREADS {threads}\n#define GATHER_BLOCKS {}\n\
+                 #define SORTED {SORTED}\n#define COLUMNS {GATHERED_COLUMNS}\n\n",
                 i32::from(self.scaled),
                 (GATHER_THREADS_AT_ONCE / threads).max(1)
             ),
@@ -213,6 +215,8 @@ impl Emitter<'_> {
             SUMS,
             "\n",
             if holes.has_uniform_part() { RANK_ONE } else { "" },
+            "\n",
+            ORDER,
             "\n",
             GATHER,
         ])

@@ -6,8 +6,8 @@ use super::sampled::Sampled;
 use super::saved::SavedSlots;
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::cuda::{self, Sampling};
-use crate::diff::{Lowered, NotRankOne, Wanted, lower, uniform_factors};
-use crate::ir::{ExprId, InputId, InputKind, Kind, Node, Program};
+use crate::diff::{Lowered, Wanted, lower, uniform_factors};
+use crate::ir::{ExprId, InputId, InputKind, Node, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
 use crate::schedule::{CLUSTER, Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use thiserror::Error;
@@ -25,7 +25,7 @@ pub enum PlanError {
         /// The filter asked for.
         filter: Filter,
         /// Why not.
-        reason: &'static str,
+        reason: String,
     },
     /// The workspace's limit cannot be met.
     #[error(
@@ -50,50 +50,36 @@ pub enum PlanError {
 }
 
 /// Why the CUDA kernels of a family do not offer the problem's filter for a program, if they do not.
-pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<&'static str> {
+pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<String> {
     match problem.filter {
         Filter::Exact => None,
-        Filter::Blocks { .. } => Some("the CUDA kernels do not skip blocks"),
-        Filter::Sampled { max_entries, .. } => {
-            if let Some(mistake) = problem.filter.mistake() {
-                return Some(mistake);
-            }
-            if max_entries > 1 << 20 {
-                return Some("on a GPU max_entries must be at most 1048576");
-            }
-            if family != Family::Wgmma {
-                return Some("on a GPU only family `wgmma` samples");
-            }
-            let wanted = Wanted { logit: true, inputs: problem.input_gradients.clone() };
-            let lowered = lower(program, &wanted);
-            let entries = problem.tokens as u64 * (u64::from(max_entries) + 1);
-            if entries > u64::from(u32::MAX) {
-                Some("tokens times max_entries are more than the kernels count in 32 bits: lower max_entries")
-            } else if lowered.softmax.is_none() {
-                Some("what is sampled is a softmax, and this loss has none")
-            } else if let Some(reason) = has_no_factors(&lowered) {
-                Some(reason)
-            } else if !lowered.cols.is_empty() {
-                Some("on a GPU gradients of Col inputs are exact only")
-            } else {
-                None
-            }
-        }
+        Filter::Blocks { .. } => Some("the CUDA kernels do not skip blocks".to_owned()),
+        Filter::Sampled { max_entries, .. } => cannot_sample(program, problem, family, max_entries),
     }
 }
 
-/// Why the uniform part of the gradient is no product of a token's value and a column's, if it is not.
-fn has_no_factors(lowered: &Lowered) -> Option<&'static str> {
-    match uniform_factors(&mut lowered.graph.clone(), lowered.logit.uniform?).err()? {
-        NotRankOne::VariesByLogit { .. } => Some(
-            "the gradient of a mean over the vocabulary that varies from logit to logit (as under a softcap, or in \
-             mean(z * z)) is exact only",
-        ),
-        NotRankOne::SeveralProducts { .. } => Some(
-            "the gradient of means over the vocabulary that is a sum of several products of a token's value and \
-             a vocabulary entry's is exact only",
-        ),
+fn cannot_sample(program: &Program, problem: &Problem, family: Family, max_entries: u32) -> Option<String> {
+    if let Some(mistake) = problem.filter.mistake() {
+        return Some(mistake.to_owned());
     }
+    let wanted = Wanted { logit: true, inputs: problem.input_gradients.clone() };
+    let mut lowered = lower(program, &wanted);
+    let entries = problem.tokens as u64 * (u64::from(max_entries) + 1);
+    let reason = if max_entries > 1 << 20 {
+        "on a GPU max_entries must be at most 1048576"
+    } else if family != Family::Wgmma {
+        "on a GPU only family `wgmma` samples"
+    } else if entries > u64::from(u32::MAX) {
+        "tokens times max_entries are more than the kernels count in 32 bits: lower max_entries"
+    } else if lowered.softmax.is_none() {
+        "what is sampled is a softmax, and this loss has none"
+    } else if !lowered.cols.is_empty() {
+        "on a GPU gradients of Col inputs are exact only"
+    } else {
+        let uniform = lowered.logit.uniform?;
+        return uniform_factors(&mut lowered.graph, uniform).err().map(|reason| reason.to_string());
+    };
+    Some(reason.to_owned())
 }
 
 /// Whether the vocabulary loop keeps nothing but the sum of exponentials of raw logits.
@@ -107,10 +93,6 @@ pub(crate) fn sums_raw_logits(lowered: &Lowered) -> bool {
     };
     raw && !lowered.stats.iter().any(more)
 }
-
-/// As many row blocks as columns of tiles for the 66 clusters of an H100: 8 are 1 to 2 % faster there than 4, 16 or 32
-/// (8192 tokens; 2304 x 256,000 and 576 x 49,152).
-const GROUP_OF_PRODUCTS: i32 = 8;
 
 const MOST_TOKENS: usize = 1 << 28;
 const MOST_HIDDEN: usize = 1 << 20;
@@ -273,7 +255,7 @@ impl<'a> Parts<'a> {
             packed_hidden,
             lowered: self.lowered,
             slots: self.slots,
-            sampling: sampling(self.lowered, problem, &schedule),
+            sampling: sampling(self.backward.as_ref(), problem, &schedule),
             saved: workspace.take(Region::Held, self.slots.len() as u64 * tokens * 4),
             factor: workspace.take(Region::Held, 4),
             packing,
@@ -316,13 +298,17 @@ impl<'a> Parts<'a> {
 
 /// How a plan samples; `None`: all columns are treated exactly, because the filter says so, because no large
 /// gradient is wanted, or because all columns are hot.
-fn sampling(lowered: &Lowered, problem: &Problem, schedule: &GpuSchedule) -> Option<Sampling> {
+fn sampling(
+    backward: Option<&cuda::Backward<'_>>,
+    problem: &Problem,
+    schedule: &GpuSchedule,
+) -> Option<Sampling> {
     let Filter::Sampled { eps, max_entries } = problem.filter else { return None };
     let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
     let cold = u32::try_from(problem.vocab.saturating_sub(schedule.hot as usize)).unwrap_or(u32::MAX);
     // No token has more entries than there are columns to sample.
     let max_entries = max_entries.min(cold);
-    let keeps_logits = lowered.logit.softmax.is_some_and(|a| lowered.graph.kind(a) == Kind::Logit);
+    let keeps_logits = backward.is_some_and(cuda::Backward::entries_read_logits);
     (large && cold > 0).then_some(Sampling { eps, max_entries, hot: schedule.hot, keeps_logits })
 }
 
@@ -399,11 +385,11 @@ impl<'a> Common<'a> {
         super::Arg::Int(self.schedule.group as i32)
     }
 
-    /// Row blocks whose tiles a backward product takes together, so that what runs at one time reads few rows of
-    /// either operand.
+    /// Row blocks whose tiles a backward product takes together, so that what runs at one time reads few rows
+    /// of either operand.
     pub(super) fn group_of_products(&self) -> super::Arg {
         match self.schedule.family {
-            Family::Wgmma => super::Arg::Int(GROUP_OF_PRODUCTS),
+            Family::Wgmma => super::Arg::Int(crate::schedule::GROUP_OF_PRODUCTS),
             Family::Mma | Family::Simt => self.group(),
         }
     }

@@ -110,14 +110,14 @@ impl Tail {
     }
 
     /// The widest chunk whose scratch, aligned, does not reach the chunk's own rows of dC, of which `left` are not
-    /// finished; in whole tiles that keep all clusters busy, where there are so many.
+    /// finished; cut so that a tile costs least, where there are whole ones.
     fn width(&self, left: usize) -> usize {
         // dC's end, G and the partials are each aligned.
         let room = (left as u64 * self.row).saturating_sub(3 * ALIGN);
         let fits = (room / (self.row + self.column)).min(WIDEST);
         let width = match fits / self.rows {
             0 => fits / BLOCK as u64 * BLOCK as u64,
-            blocks => GpuSchedule::whole_rounds(blocks, self.columns, self.clusters) * self.rows,
+            blocks => GpuSchedule::cheapest_blocks(blocks, self.columns, self.clusters) * self.rows,
         };
         width as usize
     }

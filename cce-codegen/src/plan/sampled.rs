@@ -22,7 +22,7 @@ pub(super) struct Sampled {
     /// What the walk emits, and each segment's first tile and count.
     streams: Buffer,
     segments: Buffer,
-    /// What thinning keeps: column and probability, by row within a stream's room.
+    /// What thinning keeps: column, probability, where it is needed the logit; by row within a stream's room.
     kept: Buffer,
     /// By row: the first entry within the stream's, and how many.
     starts: Buffer,

@@ -7,6 +7,7 @@ mod space;
 pub use gpu::Gpu;
 pub use resources::ScheduleError;
 pub(crate) use resources::{BARRIER_BYTES, CLUSTER, STAGING_BYTES, WARPGROUP_ROWS};
+pub(crate) use space::GROUP_OF_PRODUCTS;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +81,7 @@ pub struct GpuSchedule {
     /// The first columns, which a sampled plan treats densely and exactly: whole tiles of the logits.
     pub hot: u32,
     /// Row blocks (of a cluster in family `wgmma`: two tiles) that walk the same columns at the same time, so
-    /// that both stay in L2.
+    /// that both stay in L2. In the other families the backward products take as many together.
     pub group: u32,
 }
 

@@ -23,12 +23,17 @@ const NARROWEST: u32 = 1024;
 /// Columns of a chunk for which the tile of dC is chosen: about what chunks of a large head have.
 const COMMON_CHUNK: usize = 16_384;
 
-/// The part of L2 that the hidden states of a group of the walk may fill beside the classifier's tiles that they
-/// share, in family `wgmma`: on an H100 8192 rows of 2304 are 1 % faster than 4096, and 8192 of 576 6 %.
+/// The part of L2 that the hidden states of a group of the walk may fill beside the classifier's tiles that
+/// they share, in family `wgmma`: on an H100 8192 rows of 2304 are 1 % faster than 4096, and 8192 of 576 6 %.
 const GROUP_OF_L2: f64 = 0.8;
 
-/// Rows of a group of the walk over the vocabulary in the other families: measured on an H100, where 2048 to 4096
-/// rows are best and 1024 cost a tenth more ([`FEW_ROWS_COST`]).
+/// Row blocks whose tiles a backward product of family `wgmma` takes together: as many as columns of tiles, for
+/// the 66 clusters of an H100. 8 are 1 to 2 % faster there than 4, 16 or 32 (8192 tokens; 2304 x 256,000 and
+/// 576 x 49,152).
+pub(crate) const GROUP_OF_PRODUCTS: i32 = 8;
+
+/// Rows of a group of the walk over the vocabulary in the other families: measured on an H100, where 2048 to
+/// 4096 rows are best and 1024 cost a tenth more ([`FEW_ROWS_COST`]).
 const FEWEST_ROWS: u32 = 2048;
 const MOST_ROWS: u32 = 4096;
 const FEW_ROWS_COST: f64 = 1.1;
@@ -37,10 +42,10 @@ const FEW_ROWS_COST: f64 = 1.1;
 /// family `wgmma`.
 const COLUMNS_OF_A_START: f64 = 8.0;
 
-/// The most columns that a default schedule of a sampled plan treats densely. On a real head (49152 columns in order
-/// of frequency, 576 wide) the first 4096 hold 65 % of what a sampled filter keeps, and 2048 are 8 % slower on an
-/// H100; where rows are wide a hot column costs more than what it keeps from being sampled, and 2048 are 1 %
-/// faster than 4096 (256,000 columns, 2304 wide).
+/// The most columns that a default schedule of a sampled plan treats densely. On a real head (49152 columns in
+/// order of frequency, 576 wide) the first 4096 hold 65 % of what a sampled filter keeps, and 2048 are 8 %
+/// slower on an H100; where rows are wide a hot column costs more than what it keeps from being sampled, and
+/// 2048 are 1 % faster than 4096 (256,000 columns, 2304 wide).
 const MOST_HOT: usize = 4096;
 const MOST_HOT_OF_WIDE: usize = 2048;
 
@@ -154,9 +159,9 @@ impl GpuSchedule {
         }
     }
 
-    /// How many of up to `blocks` row blocks of tiles, `columns` of them beside each other, a chunk has so that it
-    /// costs least for each: rounds of `places` tiles, and one for its beginning and end.
-    pub(crate) fn whole_rounds(blocks: u64, columns: u64, places: u64) -> u64 {
+    /// How many of up to `blocks` row blocks of tiles, `columns` of them beside each other, a chunk has so that
+    /// it costs least for each: rounds of `places` tiles, and one for its beginning and end.
+    pub(crate) fn cheapest_blocks(blocks: u64, columns: u64, places: u64) -> u64 {
         let rounds = |blocks: u64| (blocks * columns).div_ceil(places) + 1;
         // The larger chunk where two cost the same.
         (1..=blocks).rev().min_by_key(|&some| (rounds(some) << 32) / some).unwrap_or(blocks)
@@ -275,8 +280,8 @@ fn hot_columns(problem: &Problem, tile: u32) -> u32 {
     u32::try_from(hot.next_multiple_of(tile)).unwrap_or(u32::MAX)
 }
 
-/// Row blocks of a cluster (two tiles) that form a group of the walk: as many as L2 keeps ([`GROUP_OF_L2`]), in
-/// groups of about equal size, and no more row blocks than clusters.
+/// Row blocks of a cluster (two tiles) that form a group of the walk: as many as L2 keeps ([`GROUP_OF_L2`]),
+/// in groups of about equal size, and no more row blocks than clusters.
 fn group(problem: &Problem, gpu: &Gpu, tile: &Tile) -> u32 {
     let rows = tile.cluster_rows();
     let row_blocks = u32::try_from(problem.tokens.div_ceil(rows as usize).max(1)).unwrap_or(u32::MAX);
@@ -358,12 +363,11 @@ fn small_chunk(program: &Program, problem: &Problem, gpu: &Gpu, schedule: &GpuSc
     let tile = &schedule.classifier_gradient;
     let columns = problem.hidden.div_ceil(tile.n as usize) as u64;
     let rows = tile.cluster_rows();
-    let blocks = GpuSchedule::whole_rounds(u64::from(chunk / rows), columns, u64::from(gpu.clusters()));
+    let blocks = GpuSchedule::cheapest_blocks(u64::from(chunk / rows), columns, u64::from(gpu.clusters()));
     Some((blocks as u32 * rows).max(NARROWEST).min(whole))
 }
 
-/// Vocabulary entries of one chunk: what fits in the default scratch, cut so that the tiles of dC fill whole
-/// waves of the GPU.
+/// Vocabulary entries of one chunk: what fits in the default scratch, cut so that each costs least.
 fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
     let row = (problem.tokens.max(1) * problem.dtype.bytes()) as u64;
     let each = u64::from(tile.m);
@@ -372,7 +376,7 @@ fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
     let columns = problem.hidden.div_ceil(tile.n as usize).max(1) as u64;
     let resident = (gpu.shared_per_block / tile.shared_bytes(family)).clamp(1, 2);
     let places = u64::from(gpu.multiprocessors * resident);
-    let blocks = if fits < whole { GpuSchedule::whole_rounds(fits, columns, places) } else { fits };
+    let blocks = if fits < whole { GpuSchedule::cheapest_blocks(fits, columns, places) } else { fits };
     u32::try_from(blocks * each).unwrap_or(u32::MAX - 63)
 }
 

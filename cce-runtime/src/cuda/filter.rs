@@ -37,7 +37,7 @@ pub(crate) fn decide_filter(
         plan::refuses(program, problem, family).map(|reason| {
             // A better family would sample, but cannot run this problem here.
             let why = (family != Family::Wgmma).then(|| Family::Wgmma.refuses(problem, &gpu)).flatten();
-            why.map_or_else(|| reason.to_owned(), |why| format!("{reason}, which {why}"))
+            why.map_or_else(|| reason.clone(), |why| format!("{reason}, which {why}"))
         })
     };
     if let Some(filter) = asked.filter {
