@@ -6,7 +6,7 @@
 //! cargo bench --bench gpu -- head --data smollm2_head.safetensors
 //! cargo bench --bench gpu -- head --heads --tokens 8192
 //! cargo bench --bench gpu -- head --sweep 512,1024,2048,4096,8192,16384 --hidden 2304 --vocab 256000
-//! cargo bench --bench gpu -- head --uniform --what sampled:8:384,sampled:10:384
+//! cargo bench --bench gpu -- head --uniform --what sampled:2^-8,384 sampled:2^-10,384
 //! cargo bench --bench gpu -- head --tokens 16384 --ignored 0.5 --ignored-in-runs
 //! ```
 //!
@@ -45,7 +45,10 @@ use runner::Role;
 pub fn run(arguments: &Arguments) {
     let device = match Device::cuda(arguments.gpu) {
         Ok(device) => device,
-        Err(error) => return println!("not run, this benchmark needs a GPU: {error}"),
+        Err(error) => {
+            eprintln!("not run, this benchmark needs a GPU: {error}");
+            std::process::exit(1);
+        }
     };
     let context = Context::new(arguments.gpu).unwrap();
     let stream = context.new_stream().unwrap();

@@ -42,7 +42,8 @@ pub fn run(arguments: &Arguments) {
         return println!("{} {} {}", times[0], times[1], times[2]);
     }
     if let Err(error) = Device::cuda(0) {
-        return println!("not run, this benchmark needs a GPU: {error}");
+        eprintln!("not run, this benchmark needs a GPU: {error}");
+        std::process::exit(1);
     }
     println!("{}", Device::cuda(0).unwrap().name());
     println!("{:<28} {:>10} {:>10} {:>10}", "milliseconds", "driver", "plan", "first call");

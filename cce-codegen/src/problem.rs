@@ -3,6 +3,7 @@
 use crate::ir::InputId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 /// The type of hidden states and classifier, or of a gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,6 +84,9 @@ impl Filter {
     }
 }
 
+/// The smallest step of the sampled filter: a smaller one, times a normaliser, could leave fp32's normal numbers.
+const SMALLEST_STEP: f32 = 1.0 / (1u64 << 63) as f32 / 2.0;
+
 /// As on the command line: `exact`, `sampled:2^-10,384`.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,6 +100,44 @@ impl fmt::Display for Filter {
             Filter::Sampled { eps, max_entries } => write!(f, "sampled:{},{max_entries}", power(eps)),
         }
     }
+}
+
+/// The filters that a device offers: `exact`, `sampled`, `sampled:2^-10`, `sampled:2^-10,384`.
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Filter, String> {
+        let expected = || {
+            format!(
+                "expected exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES with an EPS from 2^-64 to 1, \
+                 such as 2^-10, found {text}"
+            )
+        };
+        match text.split_once(':') {
+            None if text == "exact" => Ok(Filter::Exact),
+            None if text == "sampled" => Ok(Filter::SAMPLED),
+            Some(("sampled", rest)) => {
+                let Filter::Sampled { max_entries: default, .. } = Filter::SAMPLED else {
+                    return Err(expected());
+                };
+                let (eps, max_entries) = match rest.split_once(',') {
+                    Some((eps, max)) => (eps, max.parse().map_err(|_| expected())?),
+                    None => (rest, default),
+                };
+                Ok(Filter::Sampled { eps: step(eps).ok_or_else(expected)?, max_entries })
+            }
+            _ => Err(expected()),
+        }
+    }
+}
+
+/// A step of the sampled filter, perhaps as a power of two.
+fn step(text: &str) -> Option<f32> {
+    let value = match text.strip_prefix("2^") {
+        Some(exponent) => f32::from(i16::from_str(exponent).ok()?).exp2(),
+        None => text.parse().ok()?,
+    };
+    (SMALLEST_STEP..=1.0).contains(&value).then_some(value)
 }
 
 /// How a gradient of hidden states or classifier is delivered.

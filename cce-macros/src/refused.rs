@@ -34,12 +34,13 @@ pub fn expression(expr: &Expr) -> Refusal {
     match expr {
         Expr::MethodCall(call) => {
             let receiver = argument(&call.receiver);
+            let name = match call.method.to_string() {
+                power if power == "powi" || power == "powf" => "pow".to_owned(),
+                name => name,
+            };
             let arguments: Vec<String> =
                 std::iter::once(receiver).chain(call.args.iter().map(argument)).collect();
-            refusal(
-                "a loss has no methods",
-                format!("call a function: `{}({})`", call.method, arguments.join(", ")),
-            )
+            refusal("a loss has no methods", format!("call a function: `{name}({})`", arguments.join(", ")))
         }
         Expr::ForLoop(_) | Expr::While(_) | Expr::Loop(_) => refusal(
             "a loss has no loops: it is written for one token, and reductions run over the vocabulary",

@@ -252,7 +252,8 @@ pub enum Error {
     /// NVRTC cannot compile for the GPU at hand.
     #[error(
         "NVRTC {version} cannot compile for {arch}, only for {supported}: \
-         install a newer NVRTC (`pip install -U nvidia-cuda-nvrtc`) or point CCE_NVRTC_PATH at one"
+         install another NVRTC (a newer one, `pip install -U nvidia-cuda-nvrtc`; an older one for an \
+         architecture that it has dropped) or point CCE_NVRTC_PATH at one"
     )]
     ArchNotSupported {
         /// The architecture asked for, `sm_120`.

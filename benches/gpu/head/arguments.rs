@@ -55,8 +55,8 @@ pub struct Arguments {
     /// Largest workspace of the exact gradients, in MiB.
     #[arg(long)]
     pub workspace: Option<u64>,
-    /// What to measure: loss, exact, sampled:LOG2:MAX (a step of 2^-LOG2, at most MAX entries a token).
-    #[arg(long, value_delimiter = ',', default_value = "loss,exact,sampled:8:384,sampled:10:384")]
+    /// What to measure: loss, or loss and gradients under a filter, exact or sampled:EPS,MAX_ENTRIES.
+    #[arg(long, num_args = 1.., default_values = ["loss", "exact", "sampled:2^-8,384", "sampled:2^-10,384"])]
     pub what: Vec<What>,
     /// Skip the comparison with fp32.
     #[arg(long)]
@@ -93,17 +93,11 @@ impl std::str::FromStr for What {
     type Err = String;
 
     fn from_str(text: &str) -> Result<What, String> {
-        let expected =
-            || format!("`{text}` is none of loss, exact, sampled:LOG2:MAX, such as sampled:10:384");
-        match text.split(':').collect::<Vec<_>>()[..] {
-            ["loss"] => Ok(What::Loss),
-            ["exact"] => Ok(What::Gradients(Filter::Exact)),
-            ["sampled", log, most] => {
-                let log: i32 = log.parse().map_err(|_| expected())?;
-                let max_entries = most.parse().map_err(|_| expected())?;
-                Ok(What::Gradients(Filter::Sampled { eps: 2f32.powi(-log), max_entries }))
+        match text {
+            "loss" => Ok(What::Loss),
+            filter => {
+                filter.parse().map(What::Gradients).map_err(|error: String| format!("loss, or: {error}"))
             }
-            _ => Err(expected()),
         }
     }
 }
@@ -112,10 +106,7 @@ impl std::fmt::Display for What {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = match self {
             What::Loss => "loss".to_owned(),
-            What::Gradients(Filter::Sampled { eps, max_entries }) => {
-                format!("sampled 2^{} {max_entries}", eps.log2())
-            }
-            What::Gradients(_) => "exact".to_owned(),
+            What::Gradients(filter) => filter.to_string(),
         };
         f.pad(&text)
     }

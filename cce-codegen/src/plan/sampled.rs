@@ -321,7 +321,7 @@ impl Sampled {
         if problem.classifier_gradient.is_some() {
             if let Some(uniform) = uniform {
                 let mut args =
-                    vec![hidden.clone(), common.order(), common.count(), Arg::Values, Arg::Workspace(coefs)];
+                    vec![hidden, common.order(), common.count(), Arg::Values, Arg::Workspace(coefs)];
                 args.extend([Arg::Workspace(uniform.parts), common.tokens()]);
                 launches.extend(sum("sum_hidden", args, uniform, uniform.of_hidden));
             }

@@ -67,7 +67,7 @@ pub(crate) fn decide_filter(
             }
             match not_sampled(program, problem) {
                 None => Ok(filter),
-                Some(reason) => refused(filter, format!("{reason}; use `Filter::Exact`")),
+                Some(reason) => refused(filter, format!("{reason}; use the filter exact (`Filter::Exact`)")),
             }
         }
         // What is not computed is not thinned.
@@ -75,7 +75,10 @@ pub(crate) fn decide_filter(
             Ok(Filter::Exact)
         }
         // Every column would be hot.
-        None if sampled::hot_columns(problem.vocab) == problem.vocab => Ok(Filter::Exact),
+        None if sampled::hot_columns(problem.vocab) == problem.vocab => {
+            notes.push(format!("the filter is Exact: of {} columns none would be sampled", problem.vocab));
+            Ok(Filter::Exact)
+        }
         None => match not_sampled(program, problem) {
             None => Ok(Filter::SAMPLED),
             Some(reason) => {
@@ -147,7 +150,7 @@ impl CpuExecutor {
             Filter::Sampled { eps, max_entries } if problem.wants_gradients() => {
                 let not_allowed = |reason: NotRankOne| Error::FilterNotAllowed {
                     filter: problem.filter.to_string(),
-                    reason: format!("{reason}; use `Filter::Exact`"),
+                    reason: format!("{reason}; use the filter exact (`Filter::Exact`)"),
                 };
                 let code = SampledCode::compile(lowered, logit).map_err(not_allowed)?;
                 let shape = Shape::new(problem.vocab, eps, max_entries);

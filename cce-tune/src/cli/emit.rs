@@ -6,7 +6,7 @@ use super::{EXIT_OK, EmitArgs};
 use crate::Error;
 use crate::task::Task;
 use cce_codegen::ir::{Level, Program};
-use cce_codegen::plan::GpuPlan;
+use cce_codegen::plan::{GpuPlan, refuses};
 use cce_codegen::problem::{DType, Filter, Ignored, Problem};
 use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
 use cce_runtime::Device;
@@ -19,7 +19,11 @@ pub(super) fn level(text: &str) -> Result<Level, String> {
 
 /// The parser of `--arch`.
 pub(super) fn arch(text: &str) -> Result<Arch, String> {
-    text.parse::<Arch>().map_err(|error| error.to_string())
+    let arch = text.parse::<Arch>().map_err(|error| error.to_string())?;
+    match arch.major {
+        5..=12 => Ok(arch),
+        _ => Err(format!("expected an architecture from sm_50 to sm_121, such as sm_90a, found {text}")),
+    }
 }
 
 pub(super) fn run(args: &EmitArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
@@ -46,7 +50,7 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
         Arch { major: 9, minor: 0, .. } => Gpu::h100(),
         arch => Gpu::of_capability(arch.major, arch.minor),
     };
-    let problem = problem(args, program)?;
+    let problem = problem(args, program, &gpu)?;
     let schedule = match Family::named(&args.family) {
         Some(family) => GpuSchedule::of_family(family, program, &problem, &gpu),
         None => GpuSchedule::default_for(program, &problem, &gpu),
@@ -86,7 +90,7 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
 }
 
 /// The problem as a GPU's plan would have it, with the GPU's defaults.
-fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
+fn problem(args: &EmitArgs, program: &Program, gpu: &Gpu) -> Result<Problem, Error> {
     let flags = &args.problem;
     // A plan of the CPU device checks names and types in the same way.
     let task = Task {
@@ -102,9 +106,16 @@ fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
     problem.hidden_layout = aligned.hidden_layout;
     problem.classifier_layout = aligned.classifier_layout;
     problem.workspace_limit = task.memory_limit;
-    problem.filter = task.filter.unwrap_or(Filter::Exact);
     if !program.has_target() {
         problem.ignored = Ignored::None;
+    }
+    problem.filter = flags.filter.unwrap_or(Filter::SAMPLED);
+    // As a plan on that GPU, which samples by default where it can.
+    let family = Family::named(&args.family)
+        .unwrap_or_else(|| GpuSchedule::default_for(program, &problem, gpu).family);
+    let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
+    if flags.filter.is_none() && (!large || refuses(program, &problem, family).is_some()) {
+        problem.filter = Filter::Exact;
     }
     Ok(problem)
 }

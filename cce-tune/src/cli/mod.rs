@@ -255,7 +255,10 @@ fn for_emission(emit: clap::Command) -> clap::Command {
         ("hidden", "D, the hidden size [default: 2304]"),
         ("vocab", "V, the vocabulary's size [default: 256000]"),
         ("dtype", "Type of hidden states and classifier: f32, f16, bf16 [default: bf16]"),
-        ("filter", "The filter: exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES [default: exact]"),
+        (
+            "filter",
+            "The filter: exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES [default: that of a plan on such a GPU]",
+        ),
         (
             "objective",
             "What the kernels compute: the loss alone (loss), or with gradients (gradients, hidden, classifier)",

@@ -35,15 +35,11 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
                     return Err(Error::Usage { reason });
                 }
             }
-            let head = Head::load(path)?;
-            let ignored = (0..head.tokens).find(|&token| head.targets.get(token) == IGNORED);
-            if let (true, Some(token)) = (args.problem.no_ignored, ignored) {
-                let reason = format!(
-                    "token {token} of the file is ignored (its target is {IGNORED}); leave out --no-ignored"
-                );
-                return Err(Error::Usage { reason });
+            let file = File::of(Head::load(path)?, args.problem.tokens)?;
+            if args.problem.no_ignored {
+                file.has_none_ignored()?;
             }
-            Some(File::of(head, args.problem.tokens))
+            Some(file)
         }
         None => None,
     };
@@ -89,16 +85,34 @@ struct File {
 }
 
 impl File {
-    fn of(head: Head, tokens: Option<usize>) -> File {
-        match tokens.filter(|&tokens| tokens < head.tokens) {
-            None => File { head, left_out: None },
-            Some(tokens) => File {
-                left_out: head.references.has_gradients().then_some(
-                    "not compared: the file's gradients, which are of the mean over all of its tokens; \
-                     leave out --tokens",
+    fn of(head: Head, tokens: Option<usize>) -> Result<File, Error> {
+        let usage = |reason| Err(Error::Usage { reason });
+        if let Some(tokens) = tokens.filter(|&tokens| tokens > head.tokens) {
+            return usage(format!("--tokens {tokens} are more than the file's {}", head.tokens));
+        }
+        let left_out = tokens.is_some_and(|tokens| tokens < head.tokens) && head.references.has_gradients();
+        let head = head.first_tokens(tokens.unwrap_or(head.tokens));
+        if (0..head.tokens).all(|token| head.targets.get(token) == IGNORED) {
+            return usage(format!(
+                "all {} targets are {IGNORED}, so that every token is ignored and there is nothing to measure",
+                head.tokens
+            ));
+        }
+        let reason = "not compared: the file's gradients, which are of the mean over all of its tokens; \
+                      leave out --tokens";
+        Ok(File { head, left_out: left_out.then_some(reason) })
+    }
+
+    /// What `--no-ignored` says.
+    fn has_none_ignored(&self) -> Result<(), Error> {
+        let head = &self.head;
+        match (0..head.tokens).find(|&token| head.targets.get(token) == IGNORED) {
+            None => Ok(()),
+            Some(token) => Err(Error::Usage {
+                reason: format!(
+                    "token {token} of the file is ignored (its target is {IGNORED}); leave out --no-ignored"
                 ),
-                head: head.first_tokens(tokens),
-            },
+            }),
         }
     }
 }

@@ -32,36 +32,7 @@ pub fn dtype(text: &str) -> Result<DType, String> {
 
 /// `exact`, `sampled`, `sampled:2^-10`, `sampled:2^-10,384`: the filters that a device offers.
 pub fn filter(text: &str) -> Result<Filter, String> {
-    let expected = || {
-        format!(
-            "expected exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES with an EPS such as 2^-10, \
-             found {text}"
-        )
-    };
-    match text.split_once(':') {
-        None if text == "exact" => Ok(Filter::Exact),
-        None if text == "sampled" => Ok(Filter::SAMPLED),
-        Some(("sampled", rest)) => {
-            let Filter::Sampled { max_entries: default, .. } = Filter::SAMPLED else {
-                return Err(expected());
-            };
-            let (eps, max_entries) = match rest.split_once(',') {
-                Some((eps, max)) => (eps, u32::from_str(max).map_err(|_| expected())?),
-                None => (rest, default),
-            };
-            Ok(Filter::Sampled { eps: threshold(eps).ok_or_else(expected)?, max_entries })
-        }
-        _ => Err(expected()),
-    }
-}
-
-/// A number in (0, 1), perhaps as a power of two.
-fn threshold(text: &str) -> Option<f32> {
-    let value = match text.strip_prefix("2^") {
-        Some(exponent) => f32::from(i16::from_str(exponent).ok()?).exp2(),
-        None => text.parse().ok()?,
-    };
-    (value > 0.0 && value < 1.0).then_some(value)
+    text.parse()
 }
 
 /// What is minimised: the time of the loss, or of the loss and these gradients.
