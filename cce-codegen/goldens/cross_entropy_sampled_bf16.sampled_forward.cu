@@ -570,8 +570,7 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 // The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
 // in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and two against
-// rounding of the sums. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has. A threshold within the last bit of a group's end may be
-// seen in the group and in the next one, too, one in 10^4 of what is found at EPS 2^-10; the eighth of M that only groups with d > 8 could use has room.
+// rounding of the sums. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
 // The raw logit of an entry, where the gradient depends on it.
 #if KEEPS_LOGITS
@@ -624,11 +623,12 @@ template <bool RARE> DEVICE float masked_logit(float x, int col, int y, const Ro
 #endif
 }
 
-// The first threshold beyond `passed`, of those at `next` and every step behind it. Beyond even where a step is less than the sum's last bit.
-DEVICE float following(float next, float passed, float step, float per_step) {
-    return fmaxf(fmaf(step, floorf((passed - next) * per_step) + 1.0f, next), passed * 1.0000002f);
+// How many thresholds a sum has passed, of those at `next` and every step behind it.
+DEVICE float thresholds(float next, float sum, float per_step) { return floorf((sum - next) * per_step) + 1.0f; }
+// The first one beyond it. Beyond even where a step is less than the sum's last bit.
+DEVICE float following(float next, float sum, float step, float per_step) {
+    return fmaxf(fmaf(step, thresholds(next, sum, per_step), next), sum * 1.0000002f);
 }
-
 
 // Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
 // consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
@@ -639,12 +639,16 @@ DEVICE float following(float next, float passed, float step, float per_step) {
 #define QUEUE_STAGES 2
 
 // A group of 8 columns of a row: their logits, how far from its beginning the threshold is, step and reference of the row, and the key of an entry of the
-// first column.
+// first column. The last three bits of the step, which is 10^-6 of it, are the number of thresholds in the group, less one, 7 standing for all from 8 on:
+// what emits entries may add up weights to a little more than what counted.
 struct alignas(16) Found {
     float4 low, high;
-    float ahead, step, reference;
+    float ahead;
+    u32 step_and_count;
+    float reference;
     u32 key;
 };
+DEVICE u32 step_and_count(float step, float count) { return (__float_as_uint(step) & ~7u) | ((u32)fminf(fmaxf(count, 1.0f), 8.0f) - 1); }
 // Groups of one segment, where its entries go, and whether it ends here: then its part is written.
 struct alignas(16) Stage {
     Found found[32];
@@ -697,7 +701,7 @@ struct Queue : QueueMemory {
     DEVICE void make_room() const { if (filled == 0) barrier_wait(empty(stage), phase ^ 1); }
 
     // The group of each lane that has `found` one, of the whole warp. Returns whether it got a place: if not, there is one next time.
-    DEVICE bool hand_over(bool found, const float (&x)[8], float ahead, float step, float reference, u32 key) {
+    DEVICE bool hand_over(bool found, const float (&x)[8], float ahead, u32 step_and_count, float reference, u32 key) {
         make_room();
         const u32 lanes = __ballot_sync(ALL, found);
         const int place = filled + __popc(lanes & ((1u << lane_id()) - 1));
@@ -706,7 +710,7 @@ struct Queue : QueueMemory {
             Found& to = stages[stage].found[place];
             to.low = make_float4(x[0], x[1], x[2], x[3]);
             to.high = make_float4(x[4], x[5], x[6], x[7]);
-            *(float4*)&to.ahead = make_float4(ahead, step, reference, __uint_as_float(key));
+            *(float4*)&to.ahead = make_float4(ahead, __uint_as_float(step_and_count), reference, __uint_as_float(key));
         }
         filled = min(filled + __popc(lanes), 32);
         if (filled == 32) publish(nullptr, 0);
@@ -726,7 +730,8 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
     const Found found = stage.found[lane_id()];
     const bool valid = lane_id() < stage.count;
     const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
-    const float per_step = reciprocal(found.step);
+    const float step = __uint_as_float(found.step_and_count & ~7u), per_step = reciprocal(step);
+    const int most = (found.step_and_count & 7) + 1;
     float z[8];
 #if MASK_LOGITS
     #pragma unroll
@@ -748,7 +753,7 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
         passed += weight;
         if (weight > 0.0f) {
             some |= 1u << i;
-            if (passed >= next) { kept |= 1u << i; next = following(next, passed, found.step, per_step); }
+            if (passed >= next && __popc(kept) < most) { kept |= 1u << i; next = following(next, passed, step, per_step); }
         }
     }
     // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
@@ -759,7 +764,7 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
         const bool keep = kept >> i & 1;
         const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
         if (keep && at < stage.capacity)
-            stage.entries[at] = Entry(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
+            stage.entries[at] = Entry(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(step)), x[i]);
         count += __popc(lanes);
     }
     return count;
@@ -941,7 +946,8 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
                 for (int i = 0; i < 8; i++) x[i] = here ? tile.x[r][g * 8 + i] : x[i];
             }
             const u32 key = entry_key((lane_id() >> 2) + r * 8, tile.col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
-            if (queue.hand_over(found[r], x, next[r] - before, step[r], s.stats[r][0], key)) {
+            const u32 with_count = step_and_count(step[r], thresholds(next[r], to, per_step[r]));
+            if (queue.hand_over(found[r], x, next[r] - before, with_count, s.stats[r][0], key)) {
                 next[r] = following(next[r], to, step[r], per_step[r]);
                 found[r] = sum[r] >= next[r];
             }

@@ -248,8 +248,7 @@ DEVICE float uniform_number(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.
 // The bound: a segment of T tiles admits demand M <= QUOTA * T + FLOOR * T (see `sample`). A lane's distance to its next threshold, counted in steps, is
 // in [0, 1] before and after; a group of 8 columns of weight a = d steps that passes k thresholds emits at most min(k, 8), so that over a lane the
 // distances telescope, but for groups with d > 8, each of which spoils at most 1 and has demand 8. So entries <= 9/8 M + lanes (64), and two against
-// rounding of the sums. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has. A threshold within the last bit of a group's end may be
-// seen in the group and in the next one, too, one in 10^4 of what is found at EPS 2^-10; the eighth of M that only groups with d > 8 could use has room.
+// rounding of the sums. TILE_ENTRIES is 9/8 (QUOTA + FLOOR), rounded up, or all that a tile has.
 
 // The raw logit of an entry, where the gradient depends on it.
 #if KEEPS_LOGITS

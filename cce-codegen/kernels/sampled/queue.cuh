@@ -7,12 +7,16 @@
 #define QUEUE_STAGES 2
 
 // A group of 8 columns of a row: their logits, how far from its beginning the threshold is, step and reference of the row, and the key of an entry of the
-// first column.
+// first column. The last three bits of the step, which is 10^-6 of it, are the number of thresholds in the group, less one, 7 standing for all from 8 on:
+// what emits entries may add up weights to a little more than what counted.
 struct alignas(16) Found {
     float4 low, high;
-    float ahead, step, reference;
+    float ahead;
+    u32 step_and_count;
+    float reference;
     u32 key;
 };
+DEVICE u32 step_and_count(float step, float count) { return (__float_as_uint(step) & ~7u) | ((u32)fminf(fmaxf(count, 1.0f), 8.0f) - 1); }
 // Groups of one segment, where its entries go, and whether it ends here: then its part is written.
 struct alignas(16) Stage {
     Found found[32];
@@ -65,7 +69,7 @@ struct Queue : QueueMemory {
     DEVICE void make_room() const { if (filled == 0) barrier_wait(empty(stage), phase ^ 1); }
 
     // The group of each lane that has `found` one, of the whole warp. Returns whether it got a place: if not, there is one next time.
-    DEVICE bool hand_over(bool found, const float (&x)[8], float ahead, float step, float reference, u32 key) {
+    DEVICE bool hand_over(bool found, const float (&x)[8], float ahead, u32 step_and_count, float reference, u32 key) {
         make_room();
         const u32 lanes = __ballot_sync(ALL, found);
         const int place = filled + __popc(lanes & ((1u << lane_id()) - 1));
@@ -74,7 +78,7 @@ struct Queue : QueueMemory {
             Found& to = stages[stage].found[place];
             to.low = make_float4(x[0], x[1], x[2], x[3]);
             to.high = make_float4(x[4], x[5], x[6], x[7]);
-            *(float4*)&to.ahead = make_float4(ahead, step, reference, __uint_as_float(key));
+            *(float4*)&to.ahead = make_float4(ahead, __uint_as_float(step_and_count), reference, __uint_as_float(key));
         }
         filled = min(filled + __popc(lanes), 32);
         if (filled == 32) publish(nullptr, 0);
@@ -94,7 +98,8 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
     const Found found = stage.found[lane_id()];
     const bool valid = lane_id() < stage.count;
     const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
-    const float per_step = reciprocal(found.step);
+    const float step = __uint_as_float(found.step_and_count & ~7u), per_step = reciprocal(step);
+    const int most = (found.step_and_count & 7) + 1;
     float z[8];
 #if MASK_LOGITS
     #pragma unroll
@@ -116,7 +121,7 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
         passed += weight;
         if (weight > 0.0f) {
             some |= 1u << i;
-            if (passed >= next) { kept |= 1u << i; next = following(next, passed, found.step, per_step); }
+            if (passed >= next && __popc(kept) < most) { kept |= 1u << i; next = following(next, passed, step, per_step); }
         }
     }
     // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
@@ -127,7 +132,7 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
         const bool keep = kept >> i & 1;
         const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
         if (keep && at < stage.capacity)
-            stage.entries[at] = Entry(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(found.step)), x[i]);
+            stage.entries[at] = Entry(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(step)), x[i]);
         count += __popc(lanes);
     }
     return count;

@@ -147,7 +147,8 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
                 for (int i = 0; i < 8; i++) x[i] = here ? tile.x[r][g * 8 + i] : x[i];
             }
             const u32 key = entry_key((lane_id() >> 2) + r * 8, tile.col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
-            if (queue.hand_over(found[r], x, next[r] - before, step[r], s.stats[r][0], key)) {
+            const u32 with_count = step_and_count(step[r], thresholds(next[r], to, per_step[r]));
+            if (queue.hand_over(found[r], x, next[r] - before, with_count, s.stats[r][0], key)) {
                 next[r] = following(next[r], to, step[r], per_step[r]);
                 found[r] = sum[r] >= next[r];
             }

@@ -19,8 +19,9 @@ template <bool RARE> DEVICE float masked_logit(float x, int col, int y, const Ro
 #endif
 }
 
-// The first threshold beyond `passed`, of those at `next` and every step behind it. Beyond even where a step is less than the sum's last bit.
-DEVICE float following(float next, float passed, float step, float per_step) {
-    return fmaxf(fmaf(step, floorf((passed - next) * per_step) + 1.0f, next), passed * 1.0000002f);
+// How many thresholds a sum has passed, of those at `next` and every step behind it.
+DEVICE float thresholds(float next, float sum, float per_step) { return floorf((sum - next) * per_step) + 1.0f; }
+// The first one beyond it. Beyond even where a step is less than the sum's last bit.
+DEVICE float following(float next, float sum, float step, float per_step) {
+    return fmaxf(fmaf(step, thresholds(next, sum, per_step), next), sum * 1.0000002f);
 }
-
