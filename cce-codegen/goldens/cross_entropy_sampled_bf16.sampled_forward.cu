@@ -720,6 +720,10 @@ struct Queue : QueueMemory {
     DEVICE void close(Part* part, int first) { make_room(); publish(part, first); }
 };
 
+// The warps that serve the queues: they look through the groups that a threshold falls into, and what is kept becomes an entry of its segment's stream.
+
+#define SERVERS 3                                             // the producer's warpgroup, but for the warp that copies
+
 // What the warps that do not multiply know of the rows.
 struct Served {
     const Index* targets; const int* order; const Values& values; const Uniform uniform; int rows;
@@ -770,14 +774,14 @@ DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
     return count;
 }
 
-// What a warp that does not multiply does: it serves every `servers`-th queue, until each has brought all its segments. Lane q keeps what is known of queue q.
-DEVICE void serve_queues(unsigned char* shared, int server, int servers, int segments, const Served& served) {
+// What the serving warps have in common: every SERVERS-th queue is this one's, until each has brought all its segments. Lane q keeps what is known of queue q.
+DEVICE void serve_queues(unsigned char* shared, int server, int segments, const Served& served) {
     u32 turns = 0, count = 0, closed = 0;
-    int open = segments > 0 ? ceil_div(QUEUES - server, servers) : 0;
+    int open = segments > 0 ? ceil_div(QUEUES - server, SERVERS) : 0;
     while (open > 0) {
         bool idle = true;
         #pragma unroll 1
-        for (int q = server; q < QUEUES; q += servers) {
+        for (int q = server; q < QUEUES; q += SERVERS) {
             const QueueMemory queue(shared, q);
             const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
             const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
@@ -988,7 +992,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (warp_id() > 0) {
             int mine = 0;
             while (segments.next(s)) mine++;
-            serve_queues(shared, warp_id() - 1, 3, mine, Served{targets, order, values, uniform_of(values), rows});
+            serve_queues(shared, warp_id() - 1, mine, Served{targets, order, values, uniform_of(values), rows});
         }
     } else {
         take_registers<SERVER_REGISTERS>();

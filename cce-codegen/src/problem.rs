@@ -70,6 +70,10 @@ impl Filter {
     /// The sampled filter's default: 2^-10, 384 entries a token.
     pub const SAMPLED: Filter = Filter::Sampled { eps: 1.0 / 1024.0, max_entries: 384 };
 
+    /// The quota of what a sampled walk emits, in multiples of what thinning may keep of it: a walk spends its
+    /// quota unevenly, and thinning evens that out if it has something to choose from.
+    pub const EMITTED_PER_KEPT: f64 = 1.3;
+
     /// What is wrong with the filter's numbers, on any device; `None` if nothing is.
     pub fn mistake(&self) -> Option<&'static str> {
         match *self {
@@ -84,7 +88,7 @@ impl Filter {
     }
 }
 
-/// The smallest step of the sampled filter: a smaller one, times a normaliser, could leave fp32's normal numbers.
+/// The smallest step of the sampled filter, 2^-64: a smaller one, times a normaliser, could leave fp32's normal numbers.
 const SMALLEST_STEP: f32 = 1.0 / (1u64 << 63) as f32 / 2.0;
 
 /// As on the command line: `exact`, `sampled:2^-10,384`.

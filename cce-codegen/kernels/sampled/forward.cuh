@@ -28,7 +28,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (warp_id() > 0) {
             int mine = 0;
             while (segments.next(s)) mine++;
-            serve_queues(shared, warp_id() - 1, 3, mine, Served{targets, order, values, uniform_of(values), rows});
+            serve_queues(shared, warp_id() - 1, mine, Served{targets, order, values, uniform_of(values), rows});
         }
     } else {
         take_registers<SERVER_REGISTERS>();

@@ -1,7 +1,7 @@
 //! Emission of the kernels that sample.
 
 use super::{Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, WALK};
-use crate::problem::{DType, GradientOutput};
+use crate::problem::{DType, Filter, GradientOutput};
 use crate::schedule::Tile;
 use std::fmt::Write;
 
@@ -9,6 +9,7 @@ const PHILOX: &str = include_str!("../../kernels/sampled/philox.cuh");
 const STREAM: &str = include_str!("../../kernels/sampled/stream.cuh");
 const WEIGHTS: &str = include_str!("../../kernels/sampled/weights.cuh");
 const QUEUE: &str = include_str!("../../kernels/sampled/queue.cuh");
+const SERVE: &str = include_str!("../../kernels/sampled/serve.cuh");
 const SAMPLE: &str = include_str!("../../kernels/sampled/sample.cuh");
 const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
 const BOUNDS: &str = include_str!("../../kernels/sampled/bounds.cuh");
@@ -27,10 +28,6 @@ const SEGMENT_ENTRIES: u64 = 66;
 
 /// Demand that every tile may have, so that a spent quota still sees what comes.
 const FLOOR: f64 = 1.5;
-
-/// The walk's quota, in multiples of what thinning may keep: a walk spends its quota unevenly, and thinning
-/// evens that out if it has something to choose from.
-const EMITTED_PER_KEPT: f64 = 1.3;
 
 /// Columns that a gather keeps a sorted list of in shared memory.
 const SORTED: u32 = 1024;
@@ -73,7 +70,7 @@ impl Sampling {
 
     /// Entries that a walk may emit a tile for the 16 rows of a stream.
     fn quota(&self, cold_tiles: usize) -> f64 {
-        EMITTED_PER_KEPT * STREAM_ROWS as f64 * f64::from(self.max_entries) / cold_tiles as f64
+        Filter::EMITTED_PER_KEPT * STREAM_ROWS as f64 * f64::from(self.max_entries) / cold_tiles as f64
     }
 
     /// Entries of a tile that a stream has room for: the bound of `sampled/stream.cuh`, or all there are.
@@ -145,6 +142,8 @@ impl Emitter<'_> {
             WEIGHTS,
             "\n",
             QUEUE,
+            "\n",
+            SERVE,
             "\n",
             SAMPLE,
             "\n",

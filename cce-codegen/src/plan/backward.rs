@@ -3,7 +3,7 @@
 use super::build::{Common, blocks};
 use super::chunks::{Chunk, Place, chunks, gradient_bytes};
 use super::operand::Operand;
-use super::sampled::{Hot, Lists, OfRows, Sampled, UniformSums};
+use super::sampled::{Cold, Hot, OfRows, Sampled};
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
@@ -27,9 +27,8 @@ pub(super) struct Scratch {
     column_partials: Option<Buffer>,
     /// What dE's buffer cannot hold of its sums between chunks; of a sampled plan: all of them.
     hidden_sums: Option<Arg>,
-    /// Of a sampled plan: lists by column.
-    lists: Option<Lists>,
-    uniform: Option<UniformSums>,
+    /// Of a sampled plan: what the cold columns' gradients need.
+    cold: Option<Cold>,
     scalar_rows: Vec<(InputId, Buffer)>,
 }
 
@@ -71,8 +70,7 @@ impl Scratch {
                 }
                 (Some(_), None) => None,
             },
-            lists: common.sampling.map(|sampling| Lists::take(common, sampling, &mut take)),
-            uniform: common.sampling.and_then(|_| UniformSums::take(common, holes, &mut take)),
+            cold: common.sampling.map(|sampling| Cold::take(common, sampling, holes, &mut take)),
             scalar_rows: common.lowered.scalars.iter().map(|&(input, _)| (input, take(tokens * 4))).collect(),
             chunks,
         }
@@ -108,11 +106,10 @@ impl Backward {
                 let ends = (at == 0, at + 1 == scratch.chunks.len() && sampled.is_none());
                 plan.chunk_launches(common, scratch, &matrix, rows, chunk, ends);
             }
-            if let (Some(sampled), Some(lists)) = (sampled, &scratch.lists) {
+            if let (Some(sampled), Some(cold)) = (sampled, &scratch.cold) {
                 let scale = scratch.scale.map(|(_, scale)| scale);
                 let of_rows = OfRows { coefs: scratch.coefs, scale, sums: scratch.hidden_sums };
-                let scratch = (lists, scratch.uniform.as_ref());
-                plan.launches.extend(sampled.gradient_launches(common, holes, scratch, &of_rows, modules));
+                plan.launches.extend(sampled.gradient_launches(common, holes, cold, &of_rows, modules));
             }
             if let Some(out) = problem.hidden_gradient.filter(|_| common.program.has_target()) {
                 let nan = match out.dtype {

@@ -68,7 +68,7 @@ fn cold_columns(common: &Common<'_>, sampling: Sampling) -> usize {
 }
 
 /// Scratch of the lists by column.
-pub(super) struct Lists {
+struct Lists {
     counts: Buffer,
     block_sums: Buffer,
     starts: Buffer,
@@ -76,8 +76,28 @@ pub(super) struct Lists {
     lists: Buffer,
 }
 
+impl Lists {
+    pub(super) fn take(
+        common: &Common<'_>,
+        sampling: Sampling,
+        take: &mut impl FnMut(u64) -> Buffer,
+    ) -> Lists {
+        let columns = cold_columns(common, sampling) as u64;
+        // Everything that was kept, and a target a token.
+        let tokens = (common.problem.tokens as u64).next_multiple_of(STREAM_ROWS);
+        let entries = tokens * (u64::from(sampling.max_entries) + 1);
+        Lists {
+            counts: take(columns * 4),
+            block_sums: take(columns.div_ceil(1024) * 4),
+            starts: take((columns + 1) * 4),
+            cursors: take(columns * 4),
+            lists: take(entries * 8),
+        }
+    }
+}
+
 /// Scratch of the uniform part of the gradient: the blocks' parts of a sum, and the sums over C and over E.
-pub(super) struct UniformSums {
+struct UniformSums {
     parts: Buffer,
     of_classifier: Buffer,
     of_hidden: Buffer,
@@ -98,23 +118,21 @@ impl UniformSums {
     }
 }
 
-impl Lists {
+/// Scratch of the cold columns' gradients.
+pub(super) struct Cold {
+    lists: Lists,
+    uniform: Option<UniformSums>,
+}
+
+impl Cold {
     pub(super) fn take(
         common: &Common<'_>,
         sampling: Sampling,
+        holes: &cuda::Backward<'_>,
         take: &mut impl FnMut(u64) -> Buffer,
-    ) -> Lists {
-        let columns = cold_columns(common, sampling) as u64;
-        // Everything that was kept, and a target a token.
-        let tokens = (common.problem.tokens as u64).next_multiple_of(STREAM_ROWS);
-        let entries = tokens * (u64::from(sampling.max_entries) + 1);
-        Lists {
-            counts: take(columns * 4),
-            block_sums: take(columns.div_ceil(1024) * 4),
-            starts: take((columns + 1) * 4),
-            cursors: take(columns * 4),
-            lists: take(entries * 8),
-        }
+    ) -> Cold {
+        let lists = Lists::take(common, sampling, take);
+        Cold { lists, uniform: UniformSums::take(common, holes, take) }
     }
 }
 
@@ -258,12 +276,13 @@ impl Sampled {
         &self,
         common: &Common<'_>,
         holes: &cuda::Backward<'_>,
-        (lists, uniform): (&Lists, Option<&UniformSums>),
+        Cold { lists, uniform }: &Cold,
         &OfRows { coefs, scale, sums }: &OfRows,
         modules: &mut Vec<Module>,
     ) -> Vec<Launch> {
         let (problem, tile) = (common.problem, &common.schedule.logits);
         let module = modules.len();
+        let uniform = uniform.as_ref();
         let mut entries =
             if uniform.is_some() { vec!["sum_classifier", "sum_hidden", "add_parts"] } else { vec![] };
         entries.extend([

@@ -33,6 +33,7 @@
 //! which is [`capacity`] (with one more against rounding).
 
 use super::philox::{philox, uniform};
+use cce_codegen::problem::Filter;
 
 /// Tokens that share a stream.
 pub(crate) const ROWS: usize = 16;
@@ -50,13 +51,9 @@ const FLOOR: f64 = ROWS as f64 * 0.25;
 /// head of SmolLM2-135M both leave the same error, 7.4e-3 of dE at 2^-10.
 const PACE: f64 = 2.0;
 
-/// The walk's quota, in multiples of what thinning may keep: a walk spends its quota unevenly, and thinning
-/// evens that out if it has something to choose from.
-const EMITTED_PER_KEPT: f64 = 1.3;
-
 /// Demand that a walk admits besides the floors.
 fn quota(rows: usize, max_entries: u32) -> f64 {
-    EMITTED_PER_KEPT * rows as f64 * f64::from(max_entries)
+    Filter::EMITTED_PER_KEPT * rows as f64 * f64::from(max_entries)
 }
 
 /// The weights of one tile, by row; 0 behind the last column and for missing rows.
