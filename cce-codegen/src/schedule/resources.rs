@@ -68,7 +68,8 @@ pub(crate) const WARPGROUP_ROWS: u32 = 64;
 /// Room of a ring's barriers in family `wgmma`: two of 8 bytes a stage.
 pub(crate) const BARRIER_BYTES: u32 = 128;
 
-/// Room in which a consumer warpgroup of family `wgmma` turns 64 columns of its sums into whole rows.
+/// Room in which a consumer warpgroup of family `wgmma` turns 64 columns of its sums into whole rows; in the
+/// sampled walk, which writes no sums, its warps' queues.
 pub(crate) const STAGING_BYTES: u32 = WARPGROUP_ROWS * 64 * 4;
 
 impl Tile {
