@@ -229,12 +229,5 @@ fn info_of(device: &Device) -> Result<cce_runtime::driver::DeviceInfo, Error> {
 /// # Errors
 /// For the CPU device.
 pub fn gpu_of(device: &Device) -> Result<Gpu, Error> {
-    let info = info_of(device)?;
-    Ok(Gpu {
-        name: info.name,
-        capability: info.compute_capability,
-        multiprocessors: info.multiprocessors,
-        shared_per_block: info.shared_per_block,
-        l2_bytes: info.l2_bytes,
-    })
+    Ok(Gpu::from(&info_of(device)?))
 }

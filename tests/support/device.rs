@@ -91,14 +91,7 @@ impl Gpu {
         }
         let device = Device::cuda(0).expect("the first GPU works");
         let context = Context::new(0).expect("the first GPU works");
-        let info = context.info();
-        let facts = GpuFacts {
-            name: info.name.clone(),
-            capability: info.compute_capability,
-            multiprocessors: info.multiprocessors,
-            shared_per_block: info.shared_per_block,
-            l2_bytes: info.l2_bytes,
-        };
+        let facts = GpuFacts::from(context.info());
         Some(Gpu { device, context, facts })
     }
 

@@ -61,7 +61,7 @@ impl Bench<'_> {
             problem.ignored = if ignores { Ignored::Possible } else { Ignored::None };
             problem.hidden_gradient = wanted;
             problem.classifier_gradient = wanted;
-            let gpu = self.gpu();
+            let gpu = Gpu::from(self.context.info());
             let mut schedule = match family {
                 Some(family) => GpuSchedule::of_family(family, &program, &problem, &gpu),
                 None => GpuSchedule::default_for(&program, &problem, &gpu),
@@ -87,17 +87,6 @@ impl Bench<'_> {
     /// Whether the plan must know an ignored index. The full plan's time has to be that of a plan without.
     fn ignores(&self, tokens: usize, targets: &TokenTargets) -> bool {
         self.arguments.ignored.is_some() || targets.counted.iter().any(|&counted| counted < tokens)
-    }
-
-    fn gpu(&self) -> Gpu {
-        let info = self.context.info();
-        Gpu {
-            name: info.name.clone(),
-            capability: info.compute_capability,
-            multiprocessors: info.multiprocessors,
-            shared_per_block: info.shared_per_block,
-            l2_bytes: info.l2_bytes,
-        }
     }
 
     fn view(&self, buffer: &Buffer, elements: usize, element: Element) -> View<'static> {

@@ -5,7 +5,7 @@
 use super::args::Arguments;
 use super::jit;
 use crate::cubin_cache::CubinCache;
-use crate::driver::{Context, DevicePtr, Function, LaunchConfig, RawStream, Stream};
+use crate::driver::{Context, DeviceInfo, DevicePtr, Function, LaunchConfig, RawStream, Stream};
 use crate::error::{Error, Result};
 use crate::executor::{
     Executor, ResolvedBackward, ResolvedForward, ResolvedInputs, ResolvedSettings, ResolvedStep,
@@ -18,15 +18,16 @@ use cce_codegen::problem::Problem;
 use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
 use std::collections::HashMap;
 
-/// What schedules must know of this device.
-pub(crate) fn gpu_of(context: &Context) -> Gpu {
-    let info = context.info();
-    Gpu {
-        name: info.name.clone(),
-        capability: info.compute_capability,
-        multiprocessors: info.multiprocessors,
-        shared_per_block: info.shared_per_block,
-        l2_bytes: info.l2_bytes,
+/// The device as schedules know it.
+impl From<&DeviceInfo> for Gpu {
+    fn from(info: &DeviceInfo) -> Gpu {
+        Gpu {
+            name: info.name.clone(),
+            capability: info.compute_capability,
+            multiprocessors: info.multiprocessors,
+            shared_per_block: info.shared_per_block,
+            l2_bytes: info.l2_bytes,
+        }
     }
 }
 
@@ -49,11 +50,13 @@ impl CudaExecutor {
         notes: &mut Vec<String>,
     ) -> Result<CudaExecutor> {
         let plan =
-            GpuPlan::build(program, problem, schedule, &gpu_of(context)).map_err(|error| match error {
-                PlanError::Workspace { limit, smallest } => {
-                    Error::WorkspaceTooSmall { given: limit, smallest }
+            GpuPlan::build(program, problem, schedule, &Gpu::from(context.info())).map_err(|error| {
+                match error {
+                    PlanError::Workspace { limit, smallest } => {
+                        Error::WorkspaceTooSmall { given: limit, smallest }
+                    }
+                    other => Error::Plan(other),
                 }
-                other => Error::Plan(other),
             })?;
         let info = context.info();
         let nvrtc = Nvrtc::find(Some(info.driver), Some(info.arch()))?;

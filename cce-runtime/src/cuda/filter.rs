@@ -1,12 +1,11 @@
 //! Which filter a plan on a GPU has.
 
-use super::gpu_of;
 use crate::driver::Context;
 use crate::error::{Error, Result};
 use cce_codegen::ir::Program;
 use cce_codegen::plan::{self, GpuPlan, PlanError};
 use cce_codegen::problem::{Filter, Problem};
-use cce_codegen::schedule::{Family, GpuSchedule};
+use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
 
 /// What the caller asked for.
 pub(crate) struct Asked {
@@ -28,7 +27,7 @@ pub(crate) fn decide_filter(
     asked: &Asked,
     notes: &mut Vec<String>,
 ) -> Result<Filter> {
-    let gpu = gpu_of(context);
+    let gpu = Gpu::from(context.info());
     let with = |filter: Filter| Problem { filter, ..problem.clone() };
     let family = |problem: &Problem| {
         asked.family.unwrap_or_else(|| GpuSchedule::default_for(program, problem, &gpu).family)

@@ -6,5 +6,5 @@ mod executor;
 mod filter;
 pub mod jit;
 
-pub(crate) use executor::{CudaExecutor, gpu_of};
+pub(crate) use executor::CudaExecutor;
 pub(crate) use filter::{Asked, decide_filter};

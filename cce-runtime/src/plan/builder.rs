@@ -3,7 +3,7 @@
 use super::Plan;
 use super::resolve::Resolver;
 use crate::cpu::{self, CpuExecutor};
-use crate::cuda::{self, CudaExecutor, gpu_of};
+use crate::cuda::{self, CudaExecutor};
 use crate::device::{Device, Inner};
 use crate::driver::Context;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::selection;
 use crate::workspace::next_plan_id;
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::problem::{DType, Filter, GradientOutput, Ignored, IndexType, Layout, Problem};
-use cce_codegen::schedule::{GpuSchedule, Schedule};
+use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
 use cce_tuning_db::Grade;
 
 /// Makes a [`Plan`]. Everything has a default; `build` checks it all.
@@ -223,7 +223,7 @@ impl PlanBuilder {
         match chosen.value {
             Some(executor) => Ok((executor, chosen.grade)),
             None => {
-                let default = GpuSchedule::default_for(&self.program, &problem, &gpu_of(context));
+                let default = GpuSchedule::default_for(&self.program, &problem, &Gpu::from(context.info()));
                 Ok((build(Schedule::Gpu(default), notes)?, Grade::Default))
             }
         }
