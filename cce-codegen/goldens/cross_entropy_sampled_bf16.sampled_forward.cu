@@ -675,7 +675,8 @@ struct QueueMemory {
         : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
     DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
     DEVICE u32 empty(u32 s) const { return full(QUEUE_STAGES + s); }
-    DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 1); }
+    // Every lane arrives for what it has written or read itself.
+    DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 32); }
 };
 
 // The consumer warp's end of its queue.
@@ -689,12 +690,11 @@ struct Queue : QueueMemory {
 
     // The stage is complete. Of the whole warp.
     DEVICE void publish(Part* part, int first) {
-        __syncwarp();
         if (lane_id() == 0) {
             Stage& to = stages[stage];
             to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first; to.row0 = row0;
-            barrier_arrive_here(full(stage));
         }
+        barrier_arrive_here(full(stage));
         advance();
         filled = 0;
     }
@@ -784,16 +784,13 @@ DEVICE void serve_queues(unsigned char* shared, int server, int segments, const 
         for (int q = server; q < QUEUES; q += SERVERS) {
             const QueueMemory queue(shared, q);
             const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
-            const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
-            if (!__any_sync(ALL, ready)) continue;
-            __syncwarp();                                     // what the first lane has waited for is there for all
+            if (!__all_sync(ALL, barrier_test(queue.full(at), turn / QUEUE_STAGES & 1))) continue;
             idle = false;
             const Stage& stage = queue.stages[at];
             Part* part = stage.part;
             const u32 now = emit(stage, __shfl_sync(ALL, count, q), served);
             if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.capacity)};
-            __syncwarp();
-            if (lane_id() == 0) barrier_arrive_here(queue.empty(at));
+            barrier_arrive_here(queue.empty(at));
             if (lane_id() == q) { turns++; count = part ? 0 : now; closed += part != nullptr; }
             if (part && __shfl_sync(ALL, closed, q) == segments) open--;
         }

@@ -43,7 +43,8 @@ struct QueueMemory {
         : stages((Stage*)(ring_of(shared) + RING_BYTES + BARRIER_BYTES + warp * (STAGING_BYTES * WARPGROUPS / QUEUES))) {}
     DEVICE u32 full(u32 s) const { return shared_address(stages + QUEUE_STAGES) + 8 * s; }
     DEVICE u32 empty(u32 s) const { return full(QUEUE_STAGES + s); }
-    DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 1); }
+    // Every lane arrives for what it has written or read itself.
+    DEVICE void init() const { for (int s = 0; s < 2 * QUEUE_STAGES; s++) barrier_init(full(s), 32); }
 };
 
 // The consumer warp's end of its queue.
@@ -57,12 +58,11 @@ struct Queue : QueueMemory {
 
     // The stage is complete. Of the whole warp.
     DEVICE void publish(Part* part, int first) {
-        __syncwarp();
         if (lane_id() == 0) {
             Stage& to = stages[stage];
             to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first; to.row0 = row0;
-            barrier_arrive_here(full(stage));
         }
+        barrier_arrive_here(full(stage));
         advance();
         filled = 0;
     }

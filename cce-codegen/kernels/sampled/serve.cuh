@@ -62,16 +62,13 @@ DEVICE void serve_queues(unsigned char* shared, int server, int segments, const 
         for (int q = server; q < QUEUES; q += SERVERS) {
             const QueueMemory queue(shared, q);
             const u32 turn = __shfl_sync(ALL, turns, q), at = turn % QUEUE_STAGES;
-            const bool ready = lane_id() == 0 && barrier_test(queue.full(at), turn / QUEUE_STAGES & 1);
-            if (!__any_sync(ALL, ready)) continue;
-            __syncwarp();                                     // what the first lane has waited for is there for all
+            if (!__all_sync(ALL, barrier_test(queue.full(at), turn / QUEUE_STAGES & 1))) continue;
             idle = false;
             const Stage& stage = queue.stages[at];
             Part* part = stage.part;
             const u32 now = emit(stage, __shfl_sync(ALL, count, q), served);
             if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.capacity)};
-            __syncwarp();
-            if (lane_id() == 0) barrier_arrive_here(queue.empty(at));
+            barrier_arrive_here(queue.empty(at));
             if (lane_id() == q) { turns++; count = part ? 0 : now; closed += part != nullptr; }
             if (part && __shfl_sync(ALL, closed, q) == segments) open--;
         }
