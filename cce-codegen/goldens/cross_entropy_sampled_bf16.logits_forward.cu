@@ -473,7 +473,7 @@ DEVICE void write_partial(float* partials, float (&stats)[STATS], int part, bool
     }
 }
 
-#define WALK_TILES 8
+#define WALK_TILES 7
 
 // How the clusters of a persistent kernel divide row_blocks x tiles among themselves: plain arithmetic, so that it follows a number of rows that only
 // the device knows. Row blocks form groups of about equal size that are done one after the other: the rows of a group stay in L2 while its clusters

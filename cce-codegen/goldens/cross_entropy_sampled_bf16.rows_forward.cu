@@ -113,7 +113,7 @@ template <class Value> DEVICE double total(int tokens, Value value) {
 }
 
 #define WALK_BLOCK 256
-#define WALK_TILES 992
+#define WALK_TILES 993
 #define PARTS_BEFORE 1
 
 // How the clusters of a persistent kernel divide row_blocks x tiles among themselves: plain arithmetic, so that it follows a number of rows that only

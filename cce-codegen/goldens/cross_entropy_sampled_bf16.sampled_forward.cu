@@ -18,11 +18,11 @@
 #define FLOOR 1.5e0f
 #define EPS 9.765625e-4f
 #define MAX_ENTRIES 384
-#define QUOTA 8.051612903225807e0f
+#define QUOTA 8.043504531722055e0f
 #define TILE_ENTRIES 11
-#define HOT_TILES 8
-#define COLD_TILES 992
-#define HOT 2048
+#define HOT_TILES 7
+#define COLD_TILES 993
+#define HOT 1792
 #define COLD (VOCAB - HOT)
 #define WALK_BLOCK 256
 #define KEEPS_LOGITS 0

@@ -44,13 +44,8 @@ const COLUMNS_OF_A_START: f64 = 8.0;
 
 /// The most columns that a default schedule of a sampled plan treats densely. On a real head (49152 columns in
 /// order of frequency, 576 wide) the first 4096 hold 65 % of what a sampled filter keeps, and 2048 are 8 %
-/// slower on an H100; where rows are wide a hot column costs more than what it keeps from being sampled, and
-/// 2048 are 1 % faster than 4096 (256,000 columns, 2304 wide).
+/// slower on an H100.
 const MOST_HOT: usize = 4096;
-const MOST_HOT_OF_WIDE: usize = 2048;
-
-/// Rows of this many elements are wide.
-const WIDE: usize = 1024;
 
 /// The hidden size from which products are deep in family `mma`, and what the large tile may then waste on the
 /// last columns, in hundredths. Deep products take it: 3 % of a step on an H100 at D 2304. In shallow ones two
@@ -141,7 +136,11 @@ impl GpuSchedule {
         // Beside 128 sums a thread there are registers for one more reduction and its constants, if the logits
         // need no transform.
         let logits = if keeps_one_sum(program, problem) { WGMMA[0] } else { WGMMA_HALF };
-        let classifier_gradient = for_product(problem.vocab.min(COMMON_CHUNK));
+        let hot = hot_columns(problem, gpu, &logits);
+        let classifier_gradient = for_product(match problem.filter {
+            Filter::Exact | Filter::Blocks { .. } => problem.vocab.min(COMMON_CHUNK),
+            Filter::Sampled { .. } => hot as usize,
+        });
         let schedule = GpuSchedule {
             family: Family::Wgmma,
             logits,
@@ -150,7 +149,7 @@ impl GpuSchedule {
             classifier_gradient,
             hidden_gradient: for_product(problem.tokens),
             chunk: chunk(problem, gpu, &classifier_gradient, Family::Wgmma),
-            hot: hot_columns(problem, logits.n),
+            hot,
             group: group(problem, gpu, &logits),
         };
         match small_chunk(program, problem, gpu, &schedule) {
@@ -272,12 +271,16 @@ impl GpuSchedule {
     }
 }
 
-/// How many of the first columns are hot: an eighth of a small vocabulary; all of a tiny one.
-fn hot_columns(problem: &Problem, tile: u32) -> u32 {
-    let (vocab, tile) = (problem.vocab, tile as usize);
-    let most = if problem.hidden < WIDE { MOST_HOT } else { MOST_HOT_OF_WIDE };
-    let hot = if vocab <= 2 * tile { vocab } else { (vocab / 8).clamp(tile, most) };
-    u32::try_from(hot.next_multiple_of(tile)).unwrap_or(u32::MAX)
+/// How many of the first columns are hot: an eighth of a small vocabulary, all of a tiny one, and no more than
+/// have their product dC done in one round of tiles on all multiprocessors. Where rows are wide, a hot column
+/// costs more than what it keeps from being sampled: on an H100, of 256,000 columns of 2304, 1792 are 0.3 % faster
+/// than 2048, and of 128,256 of 4096, 1024 0.6 %.
+fn hot_columns(problem: &Problem, gpu: &Gpu, tile: &Tile) -> u32 {
+    let (vocab, columns) = (problem.vocab, tile.n as usize);
+    let round = gpu.multiprocessors as usize / problem.hidden.div_ceil(WGMMA[0].n as usize).max(1);
+    let most = (round * tile.m as usize / columns * columns).clamp(columns, MOST_HOT);
+    let hot = if vocab <= 2 * columns { vocab } else { (vocab / 8).clamp(columns, most) };
+    u32::try_from(hot.next_multiple_of(columns)).unwrap_or(u32::MAX)
 }
 
 /// Row blocks of a cluster (two tiles) that form a group of the walk: as many as L2 keeps ([`GROUP_OF_L2`]),
