@@ -25,7 +25,7 @@ fn problem(tokens: usize, hidden: usize, vocab: usize, dtype: DType) -> Problem 
     Problem { filter: Filter::Exact, ..Problem::new(tokens, hidden, vocab, dtype) }
 }
 
-/// Every skeleton in both families, with a short and a long transform, with and without packing, Col
+/// Every skeleton in its families, with a short and a long transform, with and without packing, Col
 /// gradients, scaling, sums in the output.
 fn goldens() -> Vec<Golden> {
     let all_inputs = |mut problem: Problem, program: &Program| {
@@ -41,6 +41,7 @@ fn goldens() -> Vec<Golden> {
     let smoothing = losses::label_smoothing::program();
     let mut dense = problem(8192, 2304, 256_000, DType::Bf16);
     dense.ignored = cce_codegen::problem::Ignored::None;
+    let sampled = |problem: Problem| Problem { filter: Filter::SAMPLED, ..problem };
     let mut accumulated = problem(300, 64, 1000, DType::Bf16);
     let out = cce::GradientOutput { dtype: DType::F32, accumulate: true };
     accumulated.hidden_gradient = Some(out);
@@ -55,7 +56,7 @@ fn goldens() -> Vec<Golden> {
         Golden {
             name: "cross_entropy_sampled_bf16",
             program: losses::cross_entropy::program(),
-            problem: Problem { filter: Filter::SAMPLED, ..dense.clone() },
+            problem: sampled(dense.clone()),
             family: Family::Wgmma,
         },
         Golden {
@@ -75,6 +76,18 @@ fn goldens() -> Vec<Golden> {
             problem: all_inputs(problem(300, 123, 507, DType::F16), &gemma2),
             program: gemma2,
             family: Family::Mma,
+        },
+        Golden {
+            name: "label_smoothing_sampled_mma_f16",
+            program: smoothing.clone(),
+            problem: sampled(problem(300, 123, 4099, DType::F16)),
+            family: Family::Mma,
+        },
+        Golden {
+            name: "cross_entropy_sampled_simt_f32",
+            program: losses::cross_entropy::program(),
+            problem: sampled(problem(300, 64, 4099, DType::F32)),
+            family: Family::Simt,
         },
         Golden {
             name: "label_smoothing_simt_f32",
@@ -224,37 +237,58 @@ fn every_golden_compiles_without_spills_or_warnings_with_nvrtc_12() {
 }
 
 /// With the tiles that a schedule chooses for a large head, where the registers are fewest.
-#[test]
-fn every_shipped_loss_on_hopper_compiles_without_spills_sampled_where_it_can_be() {
-    let gpu = Gpu::h100();
+fn of_a_large_head(gpu: &Gpu, family: Family, filter: Filter) -> Vec<GpuPlan> {
+    let types = [DType::Bf16, DType::F16, DType::F32];
+    let programs = losses::ALL.iter().map(|(_, program)| program());
+    let cases = programs.flat_map(|program| types.map(|dtype| (program.clone(), dtype)));
+    cases
+        .filter_map(|(program, dtype)| {
+            let problem = Problem { filter, ..Problem::new(8192, 2304, 256_000, dtype) };
+            let problem = match program.has_target() {
+                true => problem,
+                false => Problem { ignored: cce_codegen::problem::Ignored::None, ..problem },
+            };
+            let offered = family.refuses(&problem, gpu).is_none();
+            (offered && plan::refuses(&program, &problem).is_none()).then(|| {
+                let schedule = GpuSchedule::of_family(family, &program, &problem, gpu);
+                GpuPlan::build(&program, &problem, &schedule, gpu).unwrap()
+            })
+        })
+        .collect()
+}
+
+/// Modules that differ by more than the comment that names the loss.
+fn different(plans: &[GpuPlan], arch: Arch) -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
-    let mut sampled = 0;
-    for program in losses::ALL.iter().map(|(_, program)| program()) {
-        for dtype in [DType::Bf16, DType::F16] {
-            for filter in [Filter::Exact, Filter::SAMPLED] {
-                let problem = Problem { filter, ..Problem::new(8192, 2304, 256_000, dtype) };
-                let problem = match program.has_target() {
-                    true => problem,
-                    false => Problem { ignored: cce_codegen::problem::Ignored::None, ..problem },
-                };
-                if plan::refuses(&program, &problem, Family::Wgmma).is_some() {
-                    continue;
-                }
-                sampled += usize::from(filter != Filter::Exact);
-                let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &problem, &gpu);
-                let plan = GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap();
-                for job in Job::of(&format!("{}, {dtype:?}, {filter:?}", program.name()), &plan, Arch::SM_90A)
-                {
-                    // The products are the same for every loss but for the comment that names it.
-                    if !jobs.iter().any(|other| other.kernels() == job.kernels()) {
-                        jobs.push(job);
-                    }
-                }
+    for plan in plans {
+        let (dtype, filter) = (plan.problem.dtype, plan.problem.filter);
+        for job in Job::of(&format!("{}, {dtype:?}, {filter}", plan.program.name()), plan, arch) {
+            if !jobs.iter().any(|other| other.kernels() == job.kernels()) {
+                jobs.push(job);
             }
         }
     }
-    assert!(sampled > 0, "no loss can be sampled");
-    compile_all("CCE_TEST_NVRTC_13", &jobs);
+    jobs
+}
+
+#[test]
+fn every_shipped_loss_on_hopper_compiles_without_spills_sampled_where_it_can_be() {
+    let of = |filter| of_a_large_head(&Gpu::h100(), Family::Wgmma, filter);
+    let sampled = of(Filter::SAMPLED);
+    assert!(!sampled.is_empty(), "no loss can be sampled");
+    let plans = [of(Filter::Exact), sampled].concat();
+    compile_all("CCE_TEST_NVRTC_13", &different(&plans, Arch::SM_90A));
+}
+
+#[test]
+fn what_samples_compiles_without_spills_for_every_shipped_loss_before_hopper() {
+    let gpu = Gpu::of_capability(8, 0);
+    for family in [Family::Mma, Family::Simt] {
+        let mut jobs = different(&of_a_large_head(&gpu, family, Filter::SAMPLED), Arch::SM_80);
+        jobs.retain(|job| job.module.name.starts_with("sampled"));
+        assert!(!jobs.is_empty(), "no loss can be sampled");
+        compile_all("CCE_TEST_NVRTC_13", &jobs);
+    }
 }
 
 #[test]

@@ -112,6 +112,20 @@ template <class Value> DEVICE double total(int tokens, Value value) {
     return sum;
 }
 
+#define WALK_BLOCK 128
+#define WALK_TILES 1000
+#define PARTS_BEFORE 0
+
+// How thread blocks divide row_blocks x tiles: the tiles of every row block are cut into as many parts, one for a thread block.
+struct Walk {
+    int row_blocks, tiles, cut;
+
+    DEVICE Walk(int rows, int block, int, int tile_count, int parts) { row_blocks = ceil_div(rows, block); tiles = tile_count; cut = parts; }
+    DEVICE int begin_of(int part) const { return (int)((i64)tiles * part / cut); }
+    DEVICE int most_parts() const { return cut; }
+    DEVICE int parts_of(int) const { return cut; }
+};
+
 // --- from the program ---
 // The program's inputs besides hidden states, classifier and targets.
 struct Values {
@@ -176,9 +190,9 @@ extern "C" __global__ void __launch_bounds__(1024) pack(const Index* __restrict_
 }
 
 // partials, as the forward pass wrote them, -> saved [SAVED][tokens] and the outputs' rows. A thread a token, in the order of the partials' rows.
-// clusters_or_splits: clusters that walked (WALK_TILES), or parts of every row.
+// clusters_or_parts: what the walk was divided by.
 extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict__ partials, const Index* __restrict__ targets, const int* __restrict__ order,
-        const int* __restrict__ count, const Values values, const Rows outputs, float* __restrict__ saved, int tokens, int clusters_or_splits, int group) {
+        const int* __restrict__ count, const Values values, const Rows outputs, float* __restrict__ saved, int tokens, int clusters_or_parts, int group) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= tokens) return;
     int rows = PACKED ? *count : tokens, token = PACKED ? order[at] : at;
@@ -194,12 +208,8 @@ extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict_
 #else
     int target = 0;
 #endif
-#ifdef WALK_TILES
-    const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, clusters_or_splits);
+    const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, clusters_or_parts);
     int parts = PARTS_BEFORE + walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
-#else
-    int parts = clusters_or_splits, pitch = tokens;
-#endif
     float stats[STATS], other[STATS];
     for (int k = 0; k < STATS; k++) stats[k] = partials[(u64)k * pitch + at];
     for (int s = 1; s < parts; s++) {

@@ -24,6 +24,8 @@
 #define COLD_TILES 993
 #define HOT 1792
 #define COLD (VOCAB - HOT)
+#define BANDS 1
+#define SAMPLED_N 256
 #define WALK_BLOCK 256
 #define KEEPS_LOGITS 0
 
@@ -461,9 +463,9 @@ template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], fl
 }
 
 // The statistics of a row, from the neighbouring lanes that share it.
-DEVICE void merge_lanes(float (&stats)[STATS]) {
+template <int LANES> DEVICE void merge_lanes(float (&stats)[STATS]) {
     #pragma unroll
-    for (int mask = 1; mask < ROW_LANES; mask *= 2) {
+    for (int mask = 1; mask < LANES; mask *= 2) {
         float other[STATS];
         #pragma unroll
         for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
@@ -471,11 +473,11 @@ DEVICE void merge_lanes(float (&stats)[STATS]) {
     }
 }
 
-// The statistics of a row's segment, [parts][STATS][pitch]: from the lanes that share the row. The segment that is alone in a tail leaves the other
-// part empty.
+// The statistics of a row's segment, [parts][STATS][pitch]: from the four neighbouring lanes that share the row. The segment that is alone in a tail leaves
+// the other part empty.
 DEVICE void write_partial(float* partials, float (&stats)[STATS], int part, bool last_part, int pitch, int row) {
-    merge_lanes(stats);
-    if ((lane_id() & (ROW_LANES - 1)) != 0) return;
+    merge_lanes<4>(stats);
+    if ((lane_id() & 3) != 0) return;
     float* to = partials + (u64)part * STATS * pitch + row;
     float nothing[STATS];
     stats_init(nothing);
@@ -588,7 +590,7 @@ DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column;
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 
-// A segment's part of a stream: its first cold tile, and how many entries it has.
+// A segment's part of a stream: the first tile that it has room for, and how many entries it has.
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
@@ -597,8 +599,8 @@ struct Kept : KeptLogit {
     DEVICE Kept(int of_column, float of_probability, float x) : KeptLogit(x), column(of_column), probability(of_probability) {}
 };
 
-// Entries of one stream: all cold tiles, in as many parts as a walk may have.
-DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
+// Entries of one stream: all cold tiles (of SAMPLED_N columns), in as many parts as a walk may have.
+DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * (COLD_TILES * BANDS) + (u64)SEGMENT_ENTRIES * parts; }
 // Where a segment's part begins; `first` counts cold tiles.
 DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }
 
@@ -630,13 +632,16 @@ DEVICE float following(float next, float sum, float step, float per_step) {
     return fmaxf(fmaf(step, thresholds(next, sum, per_step), next), sum * 1.0000002f);
 }
 
-// Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
-// consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
-// tiles. (No more than that goes through shared memory: the multiplication takes nearly all of its bandwidth.)
+// What a lane has of a tile that its warp samples, and what becomes of a group of 8 of its columns into which a threshold falls: who looks through the group
+// writes entries of the segment's part of its stream.
 
-#define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
-#define QUEUES 8                                              // one for each consumer warp
-#define QUEUE_STAGES 2
+// A warp samples 16 rows and SAMPLED_N columns at a time, as tensor cores lay out their sums: a lane has two rows, and pairs of columns.
+#define LANE_ROWS 2
+#define LANE_COLS (SAMPLED_N / 4)
+#define GROUPS (LANE_COLS / 8)                                // of 8 of a lane's columns
+DEVICE int lane_row(int r) { return r * 8 + (lane_id() >> 2); }
+DEVICE int lane_col(int c) { return (c >> 1) * 8 + (lane_id() & 3) * 2 + (c & 1); }
+struct LaneRows { int of[LANE_ROWS]; DEVICE int operator()(int r) const { return of[r]; } };
 
 // A group of 8 columns of a row: their logits, how far from its beginning the threshold is, step and reference of the row, and the key of an entry of the
 // first column. The last three bits of the step, which is 10^-6 of it, are the number of thresholds in the group, less one, 7 standing for all from 8 on:
@@ -649,13 +654,73 @@ struct alignas(16) Found {
     u32 key;
 };
 DEVICE u32 step_and_count(float step, float count) { return (__float_as_uint(step) & ~7u) | ((u32)fminf(fmaxf(count, 1.0f), 8.0f) - 1); }
+DEVICE Found found_group(const float (&x)[8], float ahead, u32 step_and_count, float reference, u32 key) {
+    return Found{make_float4(x[0], x[1], x[2], x[3]), make_float4(x[4], x[5], x[6], x[7]), ahead, step_and_count, reference, key};
+}
+
+// Where the entries of a segment go, and the first of the 16 rows that they are of.
+struct Room { Entry* entries; u32 capacity; int row0; };
+
+// What is known of the tokens.
+struct Tokens { const Index* targets; const int* order; const Values& values; const Uniform uniform; int rows; };
+
+// The entries of a group for each lane that has a `valid` one, of the whole warp, behind `count` that the segment has already; returns how many there are
+// then.
+DEVICE u32 emit(const Found& found, bool valid, const Room& room, u32 count, const Tokens& tokens) {
+    const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
+    const float step = __uint_as_float(found.step_and_count & ~7u), per_step = reciprocal(step);
+    const int most = (found.step_and_count & 7) + 1;
+    float z[8];
+#if MASK_LOGITS
+    #pragma unroll
+    for (int i = 0; i < 8; i++) z[i] = x[i];
+#else
+    const int token = valid ? token_at(tokens.order, room.row0 + entry_row(found.key), tokens.rows) : -1, y = target_in_range(tokens.targets, token);
+    const RowIn row = row_in(tokens.values, max(token, 0));
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int col = valid ? entry_column(found.key) + (lane_col(i) - lane_col(0)) : 0;
+        z[i] = masked_logit<true>(x[i], col, y, row, tokens.values, tokens.uniform);
+    }
+#endif
+    float passed = 0.0f, next = found.ahead;
+    u32 kept = 0, some = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float weight = weight_of(z[i], found.reference);
+        passed += weight;
+        if (weight > 0.0f) {
+            some |= 1u << i;
+            if (passed >= next && __popc(kept) < most) { kept |= 1u << i; next = following(next, passed, step, per_step); }
+        }
+    }
+    // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
+    if (kept == 0 && some != 0) kept = 1u << (31 - __clz(some));
+    if (!valid) kept = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const bool keep = kept >> i & 1;
+        const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
+        if (keep && at < room.capacity)
+            room.entries[at] = Entry(found.key + (lane_col(i) - lane_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(step)), x[i]);
+        count += __popc(lanes);
+    }
+    return count;
+}
+
+// Where a threshold falls into a lane's part of a row, the column is looked for by warps that do not multiply, so that the tensor cores need not wait: a
+// consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
+// tiles. (No more than that goes through shared memory: the multiplication takes nearly all of its bandwidth.)
+
+#define QUEUES 8                                              // one for each consumer warp
+#define QUEUE_STAGES 2
+
 // Groups of one segment, where its entries go, and whether it ends here: then its part is written.
 struct alignas(16) Stage {
     Found found[32];
-    Entry* entries;
+    Room room;
     Part* part;
-    u32 capacity;
-    int count, first, row0;                                   // the segment's first tile; the first of the warp's rows
+    int count, first;                                         // the segment's first tile
 };
 static_assert(QUEUE_STAGES * (sizeof(Stage) + 16) <= STAGING_BYTES * WARPGROUPS / QUEUES, "a warp's part of the staging");
 
@@ -683,7 +748,7 @@ struct QueueMemory {
 struct Queue : QueueMemory {
     u32 stage = 0, phase = 0;
     int filled = 0;                                           // groups of the stage so far
-    Entry* entries; u32 capacity; int row0;                   // of the segment
+    Room room;                                                // of the segment
 
     DEVICE Queue(unsigned char* shared, int warp) : QueueMemory(shared, warp) {}
     DEVICE void advance() { if (++stage == QUEUE_STAGES) { stage = 0; phase ^= 1; } }
@@ -692,7 +757,7 @@ struct Queue : QueueMemory {
     DEVICE void publish(Part* part, int first) {
         if (lane_id() == 0) {
             Stage& to = stages[stage];
-            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first; to.row0 = row0;
+            to.room = room; to.part = part; to.count = filled; to.first = first;
         }
         barrier_arrive_here(full(stage));
         advance();
@@ -706,12 +771,7 @@ struct Queue : QueueMemory {
         const u32 lanes = __ballot_sync(ALL, found);
         const int place = filled + __popc(lanes & ((1u << lane_id()) - 1));
         const bool placed = found && place < 32;
-        if (placed) {
-            Found& to = stages[stage].found[place];
-            to.low = make_float4(x[0], x[1], x[2], x[3]);
-            to.high = make_float4(x[4], x[5], x[6], x[7]);
-            *(float4*)&to.ahead = make_float4(ahead, __uint_as_float(step_and_count), reference, __uint_as_float(key));
-        }
+        if (placed) stages[stage].found[place] = found_group(x, ahead, step_and_count, reference, key);
         filled = min(filled + __popc(lanes), 32);
         if (filled == 32) publish(nullptr, 0);
         return placed;
@@ -720,62 +780,12 @@ struct Queue : QueueMemory {
     DEVICE void close(Part* part, int first) { make_room(); publish(part, first); }
 };
 
-// The warps that serve the queues: they look through the groups that a threshold falls into, and what is kept becomes an entry of its segment's stream.
+// The warps that serve the queues: they look through the groups that a threshold falls into.
 
 #define SERVERS 3                                             // the producer's warpgroup, but for the warp that copies
 
-// What the warps that do not multiply know of the rows.
-struct Served {
-    const Index* targets; const int* order; const Values& values; const Uniform uniform; int rows;
-};
-
-// A stage's entries, behind `count` that its segment has already; returns how many there are then. A lane looks at a group.
-DEVICE u32 emit(const Stage& stage, u32 count, const Served& served) {
-    const Found found = stage.found[lane_id()];
-    const bool valid = lane_id() < stage.count;
-    const float x[8] = {found.low.x, found.low.y, found.low.z, found.low.w, found.high.x, found.high.y, found.high.z, found.high.w};
-    const float step = __uint_as_float(found.step_and_count & ~7u), per_step = reciprocal(step);
-    const int most = (found.step_and_count & 7) + 1;
-    float z[8];
-#if MASK_LOGITS
-    #pragma unroll
-    for (int i = 0; i < 8; i++) z[i] = x[i];
-#else
-    const int token = valid ? token_at(served.order, stage.row0 + entry_row(found.key), served.rows) : -1, y = target_in_range(served.targets, token);
-    const RowIn row = row_in(served.values, max(token, 0));
-    #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        int col = valid ? entry_column(found.key) + (acc_col(i) - acc_col(0)) : 0;
-        z[i] = masked_logit<true>(x[i], col, y, row, served.values, served.uniform);
-    }
-#endif
-    float passed = 0.0f, next = found.ahead;
-    u32 kept = 0, some = 0;
-    #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        float weight = weight_of(z[i], found.reference);
-        passed += weight;
-        if (weight > 0.0f) {
-            some |= 1u << i;
-            if (passed >= next && __popc(kept) < most) { kept |= 1u << i; next = following(next, passed, step, per_step); }
-        }
-    }
-    // Added one by one the weights may come to less than in the test of the group: the threshold is then the last one's.
-    if (kept == 0 && some != 0) kept = 1u << (31 - __clz(some));
-    if (!valid) kept = 0;
-    #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const bool keep = kept >> i & 1;
-        const u32 lanes = __ballot_sync(ALL, keep), at = count + __popc(lanes & ((1u << lane_id()) - 1));
-        if (keep && at < stage.capacity)
-            stage.entries[at] = Entry(found.key + (acc_col(i) - acc_col(0)), fmaxf(z[i] * LOG2E, found.reference + log2_approx(step)), x[i]);
-        count += __popc(lanes);
-    }
-    return count;
-}
-
 // What the serving warps have in common: every SERVERS-th queue is this one's, until each has brought all its segments. Lane q keeps what is known of queue q.
-DEVICE void serve_queues(unsigned char* shared, int server, int segments, const Served& served) {
+DEVICE void serve_queues(unsigned char* shared, int server, int segments, const Tokens& tokens) {
     u32 turns = 0, count = 0, closed = 0;
     int open = segments > 0 ? ceil_div(QUEUES - server, SERVERS) : 0;
     while (open > 0) {
@@ -788,8 +798,8 @@ DEVICE void serve_queues(unsigned char* shared, int server, int segments, const 
             idle = false;
             const Stage& stage = queue.stages[at];
             Part* part = stage.part;
-            const u32 now = emit(stage, __shfl_sync(ALL, count, q), served);
-            if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.capacity)};
+            const u32 now = emit(stage.found[lane_id()], lane_id() < stage.count, stage.room, __shfl_sync(ALL, count, q), tokens);
+            if (part && lane_id() == 0) *part = Part{stage.first, min(now, stage.room.capacity)};
             barrier_arrive_here(queue.empty(at));
             if (lane_id() == q) { turns++; count = part ? 0 : now; closed += part != nullptr; }
             if (part && __shfl_sync(ALL, closed, q) == segments) open--;
@@ -805,21 +815,41 @@ DEVICE void serve_queues(unsigned char* shared, int server, int segments, const 
 // c that depends on sums and not on draws, the expected weight is the true one. A row has four lanes with a phase each.
 // c = f EPS B: B is what is known of the row's normaliser (hot columns, target, the walk so far with this tile), f a power of two for the 16 rows of the
 // warp: the smallest for which the demand of the tile, the sum over its groups of 8 columns of min(a / c, 8), stays within the pace of the segment's
-// quota. Groups are tested whole: one into which a threshold falls goes to the warps that look for the column (`queue.cuh`).
+// quota. Groups are tested whole: into one that a threshold falls into somebody looks for the column (`found.cuh`).
 
 #define PACE 6.0f                                             // how far ahead of an even distribution the demand may run
 
 DEVICE float quad_sum(float x) { x += __shfl_xor_sync(ALL, x, 1); return x + __shfl_xor_sync(ALL, x, 2); }
 DEVICE float quad_max(float x) { x = fmaxf(x, __shfl_xor_sync(ALL, x, 1)); return fmaxf(x, __shfl_xor_sync(ALL, x, 2)); }
-// A sum over the warp in units of 2^-16, rounded up: one instruction. No addend counts as more than 1024.
-DEVICE float warp_sum_up(float x) { return (float)__reduce_add_sync(ALL, __float2uint_ru(fminf(x, 1024.0f) * 65536.0f)) * (1.0f / 65536.0f); }
+// A sum over the warp in units of 2^-16, rounded up: one instruction from sm_80 on. No addend counts as more than 1024.
+DEVICE float warp_sum_up(float x) {
+    u32 sum = __float2uint_ru(fminf(x, 1024.0f) * 65536.0f);
+#if __CUDA_ARCH__ >= 800
+    sum = __reduce_add_sync(ALL, sum);
+#else
+    #pragma unroll
+    for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(ALL, sum, mask);
+#endif
+    return (float)sum * (1.0f / 65536.0f);
+}
 
 // What a thread knows of its two rows during a segment.
 struct Sampler {
-    float stats[ACC_ROWS][STATS];                             // this lane's share of the walk's, relative to a reference that the row's lanes have in common
-    float known[ACC_ROWS];                                    // the normaliser before the walk
-    float phase[ACC_ROWS];                                    // distance to the next threshold, in steps
-    float admitted, quota;                                    // demand of the warp's segment
+    float stats[LANE_ROWS][STATS];                            // this lane's share of the walk's, relative to a reference that the row's lanes have in common
+    float known[LANE_ROWS];                                   // the normaliser before the walk
+    float phase[LANE_ROWS];                                   // distance to the next threshold, in steps
+    float rest;                                               // of the quota of the warp's segment
+
+    // The beginning of a part of a row, its place `at` among those that count; the row's lanes draw their phases from its token.
+    DEVICE void begin(int r, int at, int rows, int token, const float* reference, const SeedArg& seed, int part) {
+        stats_init(stats[r]);
+        stats[r][0] = at < rows ? reference[at] : 0.0f;
+        // Rows behind the last one have weights, too, of whatever stands there; a normaliser beyond all bounds keeps them from sampling.
+        known[r] = at < rows ? 1.0f : POS_INF;
+        Words words = philox(seed_of(seed), (u32)token, (u32)part + 2);
+        u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);
+        phase[r] = uniform_number(word);
+    }
 };
 
 // Nothing is done with eight of the logits, or for their columns from `col` on, before the result so far is there: transforms of all of them at once need
@@ -831,8 +861,8 @@ DEVICE void in_turn(float& so_far, float* x, int& col) {
 
 // A tile's raw logits, and what their transform needs.
 struct Tile {
-    float (&x)[ACC_ROWS][ACC_COLS];
-    const HeldRows &tokens, &targets;
+    float (&x)[LANE_ROWS][LANE_COLS];
+    const LaneRows &tokens, &targets;
     const Values& values; const Uniform& uniform;
     int col0;
 
@@ -849,7 +879,7 @@ struct Tile {
             float group = 0.0f;
             #pragma unroll
             for (int i = g * 8; i < g * 8 + 8; i++) {
-                const int col = first + acc_col(i);
+                const int col = first + lane_col(i);
                 const float z = masked_logit<RARE>(x[r][i], col, targets(r), row, values, uniform), weight = weight_of(z, reference);
                 group += weight;
                 const bool live = !RARE || (col < VOCAB && col != targets(r));
@@ -859,9 +889,9 @@ struct Tile {
         }
         stats[1] = sum;
     }
-    template <bool RARE> DEVICE void add_up(float (&stats)[ACC_ROWS][STATS], float (&sums)[ACC_ROWS][GROUPS], const Sampler& s) const {
+    template <bool RARE> DEVICE void add_up(float (&stats)[LANE_ROWS][STATS], float (&sums)[LANE_ROWS][GROUPS], const Sampler& s) const {
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) add_up<RARE>(stats[r], sums[r], r, s.stats[r][0]);
+        for (int r = 0; r < LANE_ROWS; r++) add_up<RARE>(stats[r], sums[r], r, s.stats[r][0]);
     }
     DEVICE float largest(int r, float than) const {
         const RowIn row = row_in(values, tokens(r));
@@ -870,21 +900,22 @@ struct Tile {
             int col = col0;
             in_turn(than, &x[r][g * 8], col);
             #pragma unroll
-            for (int i = g * 8; i < g * 8 + 8; i++) than = fmaxf(than, masked_logit<true>(x[r][i], col + acc_col(i), targets(r), row, values, uniform) * LOG2E);
+            for (int i = g * 8; i < g * 8 + 8; i++) than = fmaxf(than, masked_logit<true>(x[r][i], col + lane_col(i), targets(r), row, values, uniform) * LOG2E);
         }
         return than;
     }
 };
 
-// Samples one tile; `left` tiles of the segment are left, this one included. `rare`: it has columns to mask after the transform.
-DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool rare) {
-    float stats[ACC_ROWS][STATS], sums[ACC_ROWS][GROUPS], step[ACC_ROWS], per_step[ACC_ROWS], sum[ACC_ROWS];
+// Samples one tile; `left` tiles of the segment are left, this one included. `rare`: it has columns to mask after the transform. A group into which a threshold
+// falls is handed over to `looks`, for each lane that has found one: it says which lanes' groups it took, and is given the others again.
+template <class Looks> DEVICE void sample(const Tile& tile, Sampler& s, Looks& looks, int left, bool rare) {
+    float stats[LANE_ROWS][STATS], sums[LANE_ROWS][GROUPS], step[LANE_ROWS], per_step[LANE_ROWS], sum[LANE_ROWS];
     #pragma unroll 1
     for (bool again = false;; again = true) {
         if (!MASK_LOGITS && rare) tile.add_up<true>(stats, sums, s); else tile.add_up<false>(stats, sums, s);
         if (again || !__any_sync(ALL, !(stats[0][1] < FAR) || !(stats[1][1] < FAR))) break;
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {                  // a reference is far behind: it moves to the largest logit, for the four lanes of a row
+        for (int r = 0; r < LANE_ROWS; r++) {                 // a reference is far behind: it moves to the largest logit, for the four lanes of a row
             float largest = quad_max(tile.largest(r, s.stats[r][0]));
             if (quad_max(stats[r][1] < FAR ? 0.0f : 1.0f) == 0.0f) continue;
             float by = rescale(s.stats[r][0], largest);
@@ -893,7 +924,7 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
         }
     }
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
+    for (int r = 0; r < LANE_ROWS; r++) {
         sum[r] = stats[r][1];
         float total = s.known[r] + quad_sum(s.stats[r][1] + sum[r]);
         step[r] = EPS * total;
@@ -902,35 +933,35 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
         per_step[r] = alive ? reciprocal(step[r]) : 0.0f;
         if (STATS > 2) stats_merge(s.stats[r], stats[r]); else s.stats[r][1] += sum[r];
     }
-    float rest = fmaxf(s.quota - s.admitted, 0.0f);
+    const float rest = s.rest;
     float allowed = fmaxf(left == 1 ? rest : fminf(rest * 0.5f, fmaxf(rest * PACE * reciprocal((float)left), rest * 0.05f)), FLOOR);
     // In most tiles no group comes near the limit of 8: the demand is then a product of sums.
     float demand = warp_sum_up((per_step[0] > 0.0f ? sum[0] * per_step[0] : 0.0f) + (per_step[1] > 0.0f ? sum[1] * per_step[1] : 0.0f));
     while (!(demand <= fminf(allowed, 8.0f))) {
         float limited = 0.0f;
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++)
+        for (int r = 0; r < LANE_ROWS; r++)
             #pragma unroll
             for (int g = 0; g < GROUPS; g++) limited += per_step[r] > 0.0f ? fminf((sums[r][g] - (g ? sums[r][g - 1] : 0.0f)) * per_step[r], 8.0f) : 0.0f;
         demand = warp_sum_up(limited);
         if (demand <= allowed) break;
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) { step[r] *= 2.0f; per_step[r] *= 0.5f; }
+        for (int r = 0; r < LANE_ROWS; r++) { step[r] *= 2.0f; per_step[r] *= 0.5f; }
     }
-    s.admitted += demand;
+    s.rest = fmaxf(rest - demand, 0.0f);
 
     // The next thresholds, and whether one of them falls into the tile: into few tiles of a trained head.
-    float next[ACC_ROWS];
-    bool found[ACC_ROWS];
+    float next[LANE_ROWS];
+    bool found[LANE_ROWS];
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
+    for (int r = 0; r < LANE_ROWS; r++) {
         next[r] = per_step[r] > 0.0f ? s.phase[r] * step[r] : POS_INF;
         found[r] = per_step[r] > 0.0f && sum[r] >= next[r];
     }
     #pragma unroll 1
     while (__any_sync(ALL, found[0] || found[1])) {
         #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
+        for (int r = 0; r < LANE_ROWS; r++) {
             if (!__any_sync(ALL, found[r])) continue;
             int group = 0;
             #pragma unroll
@@ -946,16 +977,16 @@ DEVICE void sample(const Tile& tile, Sampler& s, Queue& queue, int left, bool ra
                 #pragma unroll
                 for (int i = 0; i < 8; i++) x[i] = here ? tile.x[r][g * 8 + i] : x[i];
             }
-            const u32 key = entry_key((lane_id() >> 2) + r * 8, tile.col0 + acc_col(0) + group * (acc_col(8) - acc_col(0)));
+            const u32 key = entry_key(lane_row(r), tile.col0 + lane_col(0) + group * (lane_col(8) - lane_col(0)));
             const u32 with_count = step_and_count(step[r], thresholds(next[r], to, per_step[r]));
-            if (queue.hand_over(found[r], x, next[r] - before, with_count, s.stats[r][0], key)) {
+            if (looks.hand_over(found[r], x, next[r] - before, with_count, s.stats[r][0], key)) {
                 next[r] = following(next[r], to, step[r], per_step[r]);
                 found[r] = sum[r] >= next[r];
             }
         }
     }
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++)
+    for (int r = 0; r < LANE_ROWS; r++)
         if (per_step[r] > 0.0f) s.phase[r] = fminf(fmaxf((next[r] - sum[r]) * per_step[r], 0.0f), 1.0f);
 }
 
@@ -989,7 +1020,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (warp_id() > 0) {
             int mine = 0;
             while (segments.next(s)) mine++;
-            serve_queues(shared, warp_id() - 1, mine, Served{targets, order, values, uniform_of(values), rows});
+            serve_queues(shared, warp_id() - 1, mine, Tokens{targets, order, values, uniform_of(values), rows});
         }
     } else {
         take_registers<SERVER_REGISTERS>();
@@ -999,27 +1030,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         while (segments.next(s)) {
             const int row0 = s.row_block * CLUSTER_M + cluster_rank() * TILE_M;
             const int stream = (row0 + acc_row(0)) / STREAM_ROWS;
-            HeldRows tokens_of, targets_of;
+            const int length = s.last - s.first;
+            LaneRows tokens_of, targets_of;
             Sampler sampler;
             #pragma unroll
-            for (int r = 0; r < ACC_ROWS; r++) {
+            for (int r = 0; r < LANE_ROWS; r++) {
                 int at = row0 + acc_row(r), token = token_at(order, at, rows);
                 tokens_of.of[r] = max(token, 0);
                 targets_of.of[r] = target_in_range(targets, token);
-                stats_init(sampler.stats[r]);
-                sampler.stats[r][0] = token >= 0 ? reference[at] : 0.0f;
-                // Rows behind the last one have weights, too, of whatever stands there; a normaliser beyond all bounds keeps them from sampling.
-                sampler.known[r] = token >= 0 ? 1.0f : POS_INF;
-                Words words = philox(seed_of(seed), (u32)max(token, 0), (u32)s.part + 2);
-                u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);
-                sampler.phase[r] = uniform_number(word);
+                sampler.begin(r, at, rows, tokens_of(r), reference, seed, s.part);
             }
-            const int length = s.last - s.first;
-            sampler.admitted = 0.0f;
-            sampler.quota = QUOTA * length;
-            queue.row0 = row0 + acc_row(0) - (lane_id() >> 2);
-            queue.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
-            queue.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
+            sampler.rest = QUOTA * length;
+            queue.room = Room{streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part),
+                (u32)(TILE_ENTRIES * length + SEGMENT_ENTRIES), row0 + acc_row(0) - lane_row(0)};
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
                 const int at = HOT_TILES + tile;

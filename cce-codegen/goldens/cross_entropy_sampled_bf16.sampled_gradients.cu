@@ -6,7 +6,10 @@
 #define VOCAB 256000
 #define PACKED 0
 #define ROW_STRIDE 2304
+#define ROW_ALIGN 16
+#define ROWS_PACKED 0
 #define CLASSIFIER_STRIDE 2304
+#define CLASSIFIER_ALIGN 16
 #define STREAM_ROWS 16
 #define SEGMENT_ENTRIES 66
 #define FLOOR 1.5e0f
@@ -18,6 +21,8 @@
 #define COLD_TILES 993
 #define HOT 1792
 #define COLD (VOCAB - HOT)
+#define BANDS 1
+#define SAMPLED_N 256
 #define WALK_BLOCK 256
 #define KEEPS_LOGITS 0
 #define SCALED 0
@@ -191,7 +196,7 @@ DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column;
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 
-// A segment's part of a stream: its first cold tile, and how many entries it has.
+// A segment's part of a stream: the first tile that it has room for, and how many entries it has.
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
@@ -200,10 +205,66 @@ struct Kept : KeptLogit {
     DEVICE Kept(int of_column, float of_probability, float x) : KeptLogit(x), column(of_column), probability(of_probability) {}
 };
 
-// Entries of one stream: all cold tiles, in as many parts as a walk may have.
-DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
+// Entries of one stream: all cold tiles (of SAMPLED_N columns), in as many parts as a walk may have.
+DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * (COLD_TILES * BANDS) + (u64)SEGMENT_ENTRIES * parts; }
 // Where a segment's part begins; `first` counts cold tiles.
 DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }
+
+// Rows of E and C, eight neighbouring elements at a time: in one piece where a row is aligned to it, else one by one. Behind the last element are zeros.
+
+#ifdef DTYPE_F32
+struct Eight {
+    float of[8];
+    DEVICE void widened(float (&x)[8]) const {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = of[i];
+    }
+};
+#else
+struct Eight {
+    uint4 bits;
+    DEVICE void widened(float (&x)[8]) const {
+        u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+        #pragma unroll
+        for (int i = 0; i < 4; i++) { x[2 * i] = widen((u16)words[i]); x[2 * i + 1] = widen((u16)(words[i] >> 16)); }
+    }
+};
+#endif
+
+// Loads that are under way at once: what registers there are for, half as many where elements are read one by one.
+#define IN_FLIGHT (16 / (int)sizeof(Elem) / (ROW_ALIGN < 16 || CLASSIFIER_ALIGN < 16 || HIDDEN % 8 ? 2 : 1))
+
+// How many of eight elements from `col` on a row has.
+DEVICE int eight_of(int col) { return HIDDEN % 8 == 0 ? 8 : min(8, HIDDEN - col); }
+
+// Elements col .. col + 8 of a row of a matrix, `col` a multiple of 8. ALIGN is what the address of every row is known to be a multiple of, up to 16.
+template <int STRIDE, int ALIGN> DEVICE Eight load8(const Elem* matrix, int row, int col) {
+    const Elem* from = matrix + (u64)row * STRIDE + col;
+    const int n = eight_of(col);
+#ifdef DTYPE_F32
+    if (ALIGN == 16 && n == 8) {
+        float4 low = __ldg((const float4*)from), high = __ldg((const float4*)from + 1);
+        return Eight{{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+    }
+    Eight x;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) x.of[i] = i < n ? from[i] : 0.0f;
+    return x;
+#else
+    // In units of 16 bytes: one sum for all rows of a column.
+    if (ALIGN == 16 && n == 8) return Eight{__ldg(&((const uint4*)matrix)[col / 8 + (u64)row * (STRIDE / 8)])};
+    u32 words[4];
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        u32 low = 2 * i < n ? from[2 * i] : 0, high = 2 * i + 1 < n ? from[2 * i + 1] : 0;
+        words[i] = low | high << 16;
+    }
+    return Eight{make_uint4(words[0], words[1], words[2], words[3])};
+#endif
+}
+
+// Which row of E is that of a token, which counts as number `at`: where rows were copied, those that count lie one after the other.
+DEVICE int hidden_row(int at, int token) { return ROWS_PACKED ? at : token; }
 
 // What was kept, by column: for each cold column a list of rows and dL/dx, targets among them. Counted, placed, filled: in an order that the gather mends.
 // `entry_gradient` comes from the program: dL/dx of a kept entry, from its probability.
@@ -211,7 +272,7 @@ DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first
 // Where the entries of a row begin.
 DEVICE u64 first_entry(int at, const u32* starts) { return (u64)(at / STREAM_ROWS) * (STREAM_ROWS * MAX_ENTRIES) + starts[at]; }
 
-// A row of E or C, and what it is multiplied with. In a column's list: a row's place among the tokens that count, and dL/dx.
+// A row of E or C, and what it is multiplied with. In a column's list: a row of E, and dL/dx.
 struct Weighted { int row; float weight; };
 
 extern "C" __global__ void __launch_bounds__(1024) clear_columns(u32* __restrict__ column_counts) {
@@ -279,56 +340,60 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
         float g = entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
-        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{at, g};
+        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{hidden_row(at, token), g};
     }
-    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
+    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{hidden_row(at, token), row.target0};
 }
 
 // Weighted sums of rows of E or C, in fp32, and how they become rows of a gradient.
 
 #define THREADS GATHER_THREADS
 
+// What a gradient holds, in its own type or fp32.
 DEVICE float as_float(float x) { return x; }
+DEVICE void store(float& to, float x) { to = x; }
+#ifndef DTYPE_F32
 DEVICE float as_float(u16 x) { return widen(x); }
+DEVICE void store(u16& to, float x) { narrow(to, x); }
+#endif
 
-// Eight neighbouring elements of a gradient, in one piece where they are aligned to it.
-template <class T> DEVICE void add8(const T* from, float (&x)[8]) {
+// `n` of eight neighbouring elements of a gradient, all in one piece where they are aligned to it.
+template <class T> DEVICE void add8(const T* from, float (&x)[8], int n) {
     #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] += as_float(from[i]);
+    for (int i = 0; i < 8; i++) if (i < n) x[i] += as_float(from[i]);
 }
-DEVICE void store8(float* to, const float (&x)[8]) {
-    if (((u64)to & 15) == 0) {
-        *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
-        *(float4*)(to + 4) = make_float4(x[4], x[5], x[6], x[7]);
-        return;
-    }
-    #pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = x[i];
+DEVICE void store_whole8(float* to, const float (&x)[8]) {
+    *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
+    *(float4*)(to + 4) = make_float4(x[4], x[5], x[6], x[7]);
 }
-DEVICE void store8(u16* to, const float (&x)[8]) {
-    if (((u64)to & 15) == 0) {
-        *(uint4*)to = make_uint4(narrow2(x[0], x[1]), narrow2(x[2], x[3]), narrow2(x[4], x[5]), narrow2(x[6], x[7]));
-        return;
-    }
+#ifndef DTYPE_F32
+DEVICE void store_whole8(u16* to, const float (&x)[8]) {
+    *(uint4*)to = make_uint4(narrow2(x[0], x[1]), narrow2(x[2], x[3]), narrow2(x[4], x[5]), narrow2(x[6], x[7]));
+}
+#endif
+template <class T> DEVICE void store8(T* to, const float (&x)[8], int n) {
+    if (n == 8 && ((u64)to & 15) == 0) { store_whole8(to, x); return; }
     #pragma unroll
-    for (int i = 0; i < 8; i++) narrow(to[i], x[i]);
+    for (int i = 0; i < 8; i++) if (i < n) store(to[i], x[i]);
 }
 
-// Sums of rows of 16-bit elements: a thread has 8 columns, in steps of THREADS * 8.
+// Sums of rows: a thread has 8 columns, in steps of THREADS * 8.
 struct Sums {
     float of[8];
     DEVICE void clear() {
         #pragma unroll
         for (int i = 0; i < 8; i++) of[i] = 0.0f;
     }
-    DEVICE void add(float g, uint4 x) {
-        u32 words[4] = {x.x, x.y, x.z, x.w};
-        #pragma unroll
-        for (int i = 0; i < 4; i++) { of[2 * i] += g * widen((u16)words[i]); of[2 * i + 1] += g * widen((u16)(words[i] >> 16)); }
-    }
-    DEVICE void add(float g, const float* x) {
+    DEVICE void add(float g, const Eight& row) {
+        float x[8];
+        row.widened(x);
         #pragma unroll
         for (int i = 0; i < 8; i++) of[i] += g * x[i];
+    }
+    // The first `n` alone.
+    DEVICE void add(float g, const float* x, int n) {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) if (i < n) of[i] += g * x[i];
     }
 };
 
@@ -375,24 +440,24 @@ DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, i
 // The gradient of the cold columns: dE from the entries of a row, dC from the list of a column, and the uniform part of both. Accumulated in fp32 in a fixed order, rounded once.
 
 #define BATCH 128
-// sums += weights * rows of `from`, in the order of the batch.
-DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* batch, int n) {
+// sums += weights * elements from `col` on of rows of `matrix`, in the order of the batch.
+template <int STRIDE, int ALIGN> DEVICE void gather(Sums& sums, const Elem* matrix, int col, const Weighted* batch, int n) {
     int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        uint4 x[8];
+    for (; i + IN_FLIGHT <= n; i += IN_FLIGHT) {
+        Eight x[IN_FLIGHT];
         #pragma unroll
-        for (int k = 0; k < 8; k++) x[k] = __ldg(&from[(u64)batch[i + k].row * stride]);
+        for (int k = 0; k < IN_FLIGHT; k++) x[k] = load8<STRIDE, ALIGN>(matrix, batch[i + k].row, col);
         #pragma unroll
-        for (int k = 0; k < 8; k++) sums.add(batch[i + k].weight, x[k]);
+        for (int k = 0; k < IN_FLIGHT; k++) sums.add(batch[i + k].weight, x[k]);
     }
-    for (; i < n; i++) sums.add(batch[i].weight, __ldg(&from[(u64)batch[i].row * stride]));
+    for (; i < n; i++) sums.add(batch[i].weight, load8<STRIDE, ALIGN>(matrix, batch[i].row, col));
 }
 
 // dE of a token: hot columns (`hot`, fp32, scaled), entries, a cold target, the uniform part (`uniform_sum` [HIDDEN]). A block a row.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidden(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, const float* __restrict__ scale,
-        const uint4* __restrict__ classifier, const float* __restrict__ hot, const float* __restrict__ uniform_sum, HiddenOut* __restrict__ out, int tokens) {
+        const Elem* __restrict__ classifier, const float* __restrict__ hot, const float* __restrict__ uniform_sum, HiddenOut* __restrict__ out, int tokens) {
     __shared__ Weighted batch[BATCH];
     const int at = blockIdx.x, rows = PACKED ? *count : tokens;
     if (at >= rows) return;
@@ -414,24 +479,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
                 batch[i] = Weighted{entry.column, entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform)};
             }
             __syncthreads();
-            if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));
+            if (col < HIDDEN) gather<CLASSIFIER_STRIDE, CLASSIFIER_ALIGN>(sums, classifier, col, batch, min(BATCH, n - done));
         }
         if (col >= HIDDEN) continue;
-        #pragma unroll
-        for (int i = 0; i < 8; i++) sums.of[i] += hot[(u64)at * HIDDEN + col + i] * factor;
+        sums.add(factor, hot + (u64)at * HIDDEN + col, eight_of(col));
 #if UNIFORM_PART
-        sums.add(uniform_row(row, uniform), uniform_sum + col);
+        sums.add(uniform_row(row, uniform), uniform_sum + col, eight_of(col));
 #endif
         HiddenOut* to = out + (u64)token * HIDDEN + col;
-        if (HIDDEN_ACCUMULATE) add8(to, sums.of);
-        store8(to, sums.of);
+        if (HIDDEN_ACCUMULATE) add8(to, sums.of, eight_of(col));
+        store8(to, sums.of, eight_of(col));
     }
 }
 
 // dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
 // order in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
-        const uint4* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
+        const Elem* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
     __shared__ Weighted unsorted[SORTED], sorted[SORTED];
     __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
     const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
@@ -453,20 +517,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
             auto finish = [&] {
                 ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
 #if UNIFORM_PART
-                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col);
+                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col, eight_of(col));
 #endif
-                if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
-                store8(to, sums.of);
+                if (CLASSIFIER_ACCUMULATE) add8(to, sums.of, eight_of(col));
+                store8(to, sums.of, eight_of(col));
                 sums.clear();
                 c++;
             };
             // Most columns have few entries: loads are under way together whatever column they are for.
-            for (int i = 0; i < n; i += 8) {
-                uint4 x[8];
+            for (int i = 0; i < n; i += IN_FLIGHT) {
+                Eight x[IN_FLIGHT];
                 #pragma unroll
-                for (int k = 0; k < 8; k++) if (i + k < n) x[k] = __ldg(&hidden[col / 8 + (u64)list[i + k].row * (ROW_STRIDE / 8)]);
+                for (int k = 0; k < IN_FLIGHT; k++) if (i + k < n) x[k] = load8<ROW_STRIDE, ROW_ALIGN>(hidden, list[i + k].row, col);
                 #pragma unroll
-                for (int k = 0; k < 8; k++) {
+                for (int k = 0; k < IN_FLIGHT; k++) {
                     if (i + k >= n) break;
                     while (from + i + k == ends[c]) finish();
                     sums.add(list[i + k].weight, x[k]);

@@ -6,7 +6,10 @@
 #define VOCAB 256000
 #define PACKED 0
 #define ROW_STRIDE 2304
+#define ROW_ALIGN 16
+#define ROWS_PACKED 0
 #define CLASSIFIER_STRIDE 2304
+#define CLASSIFIER_ALIGN 16
 #define STREAM_ROWS 16
 #define SEGMENT_ENTRIES 66
 #define FLOOR 1.5e0f
@@ -18,6 +21,8 @@
 #define COLD_TILES 993
 #define HOT 1792
 #define COLD (VOCAB - HOT)
+#define BANDS 1
+#define SAMPLED_N 256
 #define WALK_BLOCK 256
 #define KEEPS_LOGITS 0
 
@@ -266,7 +271,7 @@ DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column;
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 
-// A segment's part of a stream: its first cold tile, and how many entries it has.
+// A segment's part of a stream: the first tile that it has room for, and how many entries it has.
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
@@ -275,40 +280,92 @@ struct Kept : KeptLogit {
     DEVICE Kept(int of_column, float of_probability, float x) : KeptLogit(x), column(of_column), probability(of_probability) {}
 };
 
-// Entries of one stream: all cold tiles, in as many parts as a walk may have.
-DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
+// Entries of one stream: all cold tiles (of SAMPLED_N columns), in as many parts as a walk may have.
+DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * (COLD_TILES * BANDS) + (u64)SEGMENT_ENTRIES * parts; }
 // Where a segment's part begins; `first` counts cold tiles.
 DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }
 
-// After the hot columns: what is known of every row's normaliser. The target joins with a product of its own, so that a sure target in a cold column
-// does not leave the walk's steps too small.
-// The product of eight pairs of 16-bit elements.
-DEVICE float dot8(uint4 a, uint4 b) {
-    u32 x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
-    float sum = 0.0f;
+// Rows of E and C, eight neighbouring elements at a time: in one piece where a row is aligned to it, else one by one. Behind the last element are zeros.
+
+#ifdef DTYPE_F32
+struct Eight {
+    float of[8];
+    DEVICE void widened(float (&x)[8]) const {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) x[i] = of[i];
+    }
+};
+#else
+struct Eight {
+    uint4 bits;
+    DEVICE void widened(float (&x)[8]) const {
+        u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
+        #pragma unroll
+        for (int i = 0; i < 4; i++) { x[2 * i] = widen((u16)words[i]); x[2 * i + 1] = widen((u16)(words[i] >> 16)); }
+    }
+};
+#endif
+
+// Loads that are under way at once: what registers there are for, half as many where elements are read one by one.
+#define IN_FLIGHT (16 / (int)sizeof(Elem) / (ROW_ALIGN < 16 || CLASSIFIER_ALIGN < 16 || HIDDEN % 8 ? 2 : 1))
+
+// How many of eight elements from `col` on a row has.
+DEVICE int eight_of(int col) { return HIDDEN % 8 == 0 ? 8 : min(8, HIDDEN - col); }
+
+// Elements col .. col + 8 of a row of a matrix, `col` a multiple of 8. ALIGN is what the address of every row is known to be a multiple of, up to 16.
+template <int STRIDE, int ALIGN> DEVICE Eight load8(const Elem* matrix, int row, int col) {
+    const Elem* from = matrix + (u64)row * STRIDE + col;
+    const int n = eight_of(col);
+#ifdef DTYPE_F32
+    if (ALIGN == 16 && n == 8) {
+        float4 low = __ldg((const float4*)from), high = __ldg((const float4*)from + 1);
+        return Eight{{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+    }
+    Eight x;
     #pragma unroll
-    for (int i = 0; i < 4; i++) sum += widen((u16)x[i]) * widen((u16)y[i]) + widen((u16)(x[i] >> 16)) * widen((u16)(y[i] >> 16));
-    return sum;
+    for (int i = 0; i < 8; i++) x.of[i] = i < n ? from[i] : 0.0f;
+    return x;
+#else
+    // In units of 16 bytes: one sum for all rows of a column.
+    if (ALIGN == 16 && n == 8) return Eight{__ldg(&((const uint4*)matrix)[col / 8 + (u64)row * (STRIDE / 8)])};
+    u32 words[4];
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        u32 low = 2 * i < n ? from[2 * i] : 0, high = 2 * i + 1 < n ? from[2 * i + 1] : 0;
+        words[i] = low | high << 16;
+    }
+    return Eight{make_uint4(words[0], words[1], words[2], words[3])};
+#endif
 }
 
-// hidden [tokens that count, ROW_STRIDE] elements; hot: partials of the hot columns [parts][STATS][pitch]; partials: those of the whole, of which the
+// Which row of E is that of a token, which counts as number `at`: where rows were copied, those that count lie one after the other.
+DEVICE int hidden_row(int at, int token) { return ROWS_PACKED ? at : token; }
+
+// After the hot columns: what is known of every row's normaliser. The target joins with a product of its own, so that a sure target in a cold column
+// does not leave the walk's steps too small.
+// hidden [rows, ROW_STRIDE]; hot: partials of the hot columns [parts][STATS][pitch]; partials: those of the whole, of which the
 // first part is written. reference [rows]: log2 of the known normaliser. A warp a row.
-extern "C" __global__ void __launch_bounds__(256, 4) bounds(const uint4* __restrict__ hidden, const uint4* __restrict__ classifier,
+extern "C" __global__ void __launch_bounds__(256, 4) bounds(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
-        const float* __restrict__ hot, float* __restrict__ partials, float* __restrict__ reference, int tokens, int clusters, int group) {
+        const float* __restrict__ hot, float* __restrict__ partials, float* __restrict__ reference, int tokens, int clusters_or_parts, int group) {
     int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
     if (at >= rows) return;
     int token = token_at(order, at, rows), y = target_in_range(targets, token);
     float dot = 0.0f;
     if (y >= 0) {
-        const uint4 *e = hidden + (u64)at * (ROW_STRIDE / 8), *c = classifier + (u64)y * (CLASSIFIER_STRIDE / 8);
-        #pragma unroll 4
-        for (int i = lane_id(); i < HIDDEN / 8; i += 32) dot += dot8(e[i], c[i]);
+        #pragma unroll (IN_FLIGHT / 2)
+        for (int col = lane_id() * 8; col < HIDDEN; col += 32 * 8) {
+            float x[8], w[8];
+            load8<ROW_STRIDE, ROW_ALIGN>(hidden, hidden_row(at, token), col).widened(x);
+            load8<CLASSIFIER_STRIDE, CLASSIFIER_ALIGN>(classifier, y, col).widened(w);
+            #pragma unroll
+            for (int i = 0; i < 8; i++) dot += x[i] * w[i];
+        }
     }
     #pragma unroll
     for (int mask = 16; mask; mask /= 2) dot += __shfl_xor_sync(0xffffffff, dot, mask);
 
-    const Walk walk(rows, WALK_BLOCK, group, HOT_TILES, clusters);
+    const Walk walk(rows, WALK_BLOCK, group, HOT_TILES, clusters_or_parts);
     int parts = walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
     float stats[STATS], other[STATS];
     for (int k = 0; k < STATS; k++) stats[k] = hot[(u64)k * pitch + at];
@@ -406,13 +463,24 @@ struct Stream {
     }
 };
 
+// The lanes that have the same row, STREAM_ROWS for none.
+DEVICE u32 lanes_with(int row) {
+#if __CUDA_ARCH__ >= 700
+    return __match_any_sync(0xffffffff, row);
+#else
+    u32 same = 0;
+    for (int r = 0; r <= STREAM_ROWS; r++) { u32 lanes = __ballot_sync(0xffffffff, row == r); same = row == r ? lanes : same; }
+    return same;
+#endif
+}
+
 // kept [rows / 16][16 MAX_ENTRIES], row by row; starts, kept_counts [rows]: of a row's entries within the stream's. A block a stream.
 extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restrict__ streams,
         const Part* __restrict__ segments, const float* __restrict__ lse, const int* __restrict__ order, const int* __restrict__ count, const SeedArg seed,
-        Kept* __restrict__ kept, u32* __restrict__ starts, u32* __restrict__ kept_counts, int tokens, int clusters, int group) {
+        Kept* __restrict__ kept, u32* __restrict__ starts, u32* __restrict__ kept_counts, int tokens, int clusters_or_parts, int group) {
     const int rows = PACKED ? *count : tokens, row0 = blockIdx.x * STREAM_ROWS, thread = threadIdx.x;
     if (row0 >= rows) return;
-    const Walk walk(rows, WALK_BLOCK, group, COLD_TILES, clusters);
+    const Walk walk(rows, WALK_BLOCK, group, COLD_TILES, clusters_or_parts);
     const int most_parts = walk.most_parts();
     __shared__ float log_step[STREAM_ROWS];
     __shared__ u32 row_counts[STREAM_ROWS], row_next[STREAM_ROWS], warp_rows[8][STREAM_ROWS];
@@ -438,7 +506,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restric
         int row = entry_row(entry.key);
         for (int i = thread; i < 8 * STREAM_ROWS; i += 256) warp_rows[i / STREAM_ROWS][i % STREAM_ROWS] = 0;
         __syncthreads();
-        u32 same = __match_any_sync(0xffffffff, chosen ? row : STREAM_ROWS), rank = __popc(same & ((1u << lane_id()) - 1));
+        u32 same = lanes_with(chosen ? row : STREAM_ROWS), rank = __popc(same & ((1u << lane_id()) - 1));
         if (chosen && rank == 0) warp_rows[warp_id()][row] = __popc(same);
         __syncthreads();
         if (chosen) {

@@ -338,6 +338,7 @@ template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned cha
             for (int r = 0; r < ACC_ROWS; r++)
                 #pragma unroll
                 for (int c = 0; c < ACC_COLS; c++) acc[r][c] = 0.0f;
+            if (at + 1 < total) fetch<A, B>(f[0], stage, 0);  // again: meanwhile `done` had its registers
         }
     }
     cp_async_wait<0>();
@@ -538,9 +539,9 @@ template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], fl
 }
 
 // The statistics of a row, from the neighbouring lanes that share it.
-DEVICE void merge_lanes(float (&stats)[STATS]) {
+template <int LANES> DEVICE void merge_lanes(float (&stats)[STATS]) {
     #pragma unroll
-    for (int mask = 1; mask < ROW_LANES; mask *= 2) {
+    for (int mask = 1; mask < LANES; mask *= 2) {
         float other[STATS];
         #pragma unroll
         for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
@@ -548,11 +549,24 @@ DEVICE void merge_lanes(float (&stats)[STATS]) {
     }
 }
 
+
+#define WALK_TILES 4
+
+// How thread blocks divide row_blocks x tiles: the tiles of every row block are cut into as many parts, one for a thread block.
+struct Walk {
+    int row_blocks, tiles, cut;
+
+    DEVICE Walk(int rows, int block, int, int tile_count, int parts) { row_blocks = ceil_div(rows, block); tiles = tile_count; cut = parts; }
+    DEVICE int begin_of(int part) const { return (int)((i64)tiles * part / cut); }
+    DEVICE int most_parts() const { return cut; }
+    DEVICE int parts_of(int) const { return cut; }
+};
+
 // Forward: every reduction over the vocabulary in one pass over the logits, which never leave registers.
 // A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
 // a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
 
-// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [SPLITS][STATS][tokens], in the order of the rows. order, count: the tokens that count, if PACKED.
+// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
@@ -571,7 +585,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     }
     __syncthreads();
 
-    int tiles = ceil_div(VOCAB, TILE_N), first = (int)((i64)tiles * split / splits), last = (int)((i64)tiles * (split + 1) / splits);
+    const Walk tiles(rows, TILE_M, group, WALK_TILES, splits);
+    const int first = tiles.begin_of(split), last = tiles.begin_of(split + 1), pitch = tiles.row_blocks * TILE_M;
     KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
     KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, first * TILE_N, VOCAB, HIDDEN, 0);
     const Uniform uniform = uniform_of(values);
@@ -587,7 +602,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     float* exchange = (float*)shared;                         // [ROW_WARPS][STATS][TILE_M]
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
-        merge_lanes(stats[r]);
+        merge_lanes<ROW_LANES>(stats[r]);
         if ((lane_id() & (ROW_LANES - 1)) == 0)
             #pragma unroll
             for (int k = 0; k < STATS; k++) exchange[(row_warp() * STATS + k) * TILE_M + acc_row(r)] = stats[r][k];
@@ -603,6 +618,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
             stats_merge(sum, other);
         }
         #pragma unroll
-        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * tokens + row0 + i] = sum[k];
+        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * pitch + row0 + i] = sum[k];
     }
 }

@@ -341,6 +341,7 @@ template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned cha
             for (int r = 0; r < ACC_ROWS; r++)
                 #pragma unroll
                 for (int c = 0; c < ACC_COLS; c++) acc[r][c] = 0.0f;
+            if (at + 1 < total) fetch<A, B>(f[0], stage, 0);  // again: meanwhile `done` had its registers
         }
     }
     cp_async_wait<0>();

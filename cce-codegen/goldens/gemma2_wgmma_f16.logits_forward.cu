@@ -472,9 +472,9 @@ template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], fl
 }
 
 // The statistics of a row, from the neighbouring lanes that share it.
-DEVICE void merge_lanes(float (&stats)[STATS]) {
+template <int LANES> DEVICE void merge_lanes(float (&stats)[STATS]) {
     #pragma unroll
-    for (int mask = 1; mask < ROW_LANES; mask *= 2) {
+    for (int mask = 1; mask < LANES; mask *= 2) {
         float other[STATS];
         #pragma unroll
         for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
@@ -482,11 +482,11 @@ DEVICE void merge_lanes(float (&stats)[STATS]) {
     }
 }
 
-// The statistics of a row's segment, [parts][STATS][pitch]: from the lanes that share the row. The segment that is alone in a tail leaves the other
-// part empty.
+// The statistics of a row's segment, [parts][STATS][pitch]: from the four neighbouring lanes that share the row. The segment that is alone in a tail leaves
+// the other part empty.
 DEVICE void write_partial(float* partials, float (&stats)[STATS], int part, bool last_part, int pitch, int row) {
-    merge_lanes(stats);
-    if ((lane_id() & (ROW_LANES - 1)) != 0) return;
+    merge_lanes<4>(stats);
+    if ((lane_id() & 3) != 0) return;
     float* to = partials + (u64)part * STATS * pitch + row;
     float nothing[STATS];
     stats_init(nothing);

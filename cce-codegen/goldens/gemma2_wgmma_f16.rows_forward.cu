@@ -275,9 +275,9 @@ extern "C" __global__ void __launch_bounds__(1024) pack(const Index* __restrict_
 }
 
 // partials, as the forward pass wrote them, -> saved [SAVED][tokens] and the outputs' rows. A thread a token, in the order of the partials' rows.
-// clusters_or_splits: clusters that walked (WALK_TILES), or parts of every row.
+// clusters_or_parts: what the walk was divided by.
 extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict__ partials, const Index* __restrict__ targets, const int* __restrict__ order,
-        const int* __restrict__ count, const Values values, const Rows outputs, float* __restrict__ saved, int tokens, int clusters_or_splits, int group) {
+        const int* __restrict__ count, const Values values, const Rows outputs, float* __restrict__ saved, int tokens, int clusters_or_parts, int group) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= tokens) return;
     int rows = PACKED ? *count : tokens, token = PACKED ? order[at] : at;
@@ -293,12 +293,8 @@ extern "C" __global__ void __launch_bounds__(128) merge(const float* __restrict_
 #else
     int target = 0;
 #endif
-#ifdef WALK_TILES
-    const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, clusters_or_splits);
+    const Walk walk(rows, WALK_BLOCK, group, WALK_TILES, clusters_or_parts);
     int parts = PARTS_BEFORE + walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
-#else
-    int parts = clusters_or_splits, pitch = tokens;
-#endif
     float stats[STATS], other[STATS];
     for (int k = 0; k < STATS; k++) stats[k] = partials[(u64)k * pitch + at];
     for (int s = 1; s < parts; s++) {

@@ -109,9 +109,9 @@ template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], fl
 }
 
 // The statistics of a row, from the neighbouring lanes that share it.
-DEVICE void merge_lanes(float (&stats)[STATS]) {
+template <int LANES> DEVICE void merge_lanes(float (&stats)[STATS]) {
     #pragma unroll
-    for (int mask = 1; mask < ROW_LANES; mask *= 2) {
+    for (int mask = 1; mask < LANES; mask *= 2) {
         float other[STATS];
         #pragma unroll
         for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);

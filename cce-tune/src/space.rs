@@ -88,14 +88,17 @@ impl Space {
 }
 
 /// The parts of a schedule that are varied one at a time: each sets the part of the first to that of the
-/// second.
+/// second. Hot columns stay whole tiles of the logits.
 const PARTS: [fn(&mut GpuSchedule, &GpuSchedule); 6] = [
-    |to, from| (to.logits, to.splits, to.group) = (from.logits, from.splits, from.group),
+    |to, from| {
+        (to.logits, to.splits, to.group) = (from.logits, from.splits, from.group);
+        to.hot = to.hot.next_multiple_of(to.logits.n);
+    },
     |to, from| to.logits_gradient = from.logits_gradient,
     |to, from| to.classifier_gradient = from.classifier_gradient,
     |to, from| to.hidden_gradient = from.hidden_gradient,
     |to, from| to.chunk = from.chunk,
-    |to, from| to.hot = from.hot,
+    |to, from| to.hot = from.hot.next_multiple_of(to.logits.n),
 ];
 
 /// Whether `schedule` is `base` with this part changed, or not even that.

@@ -2,7 +2,7 @@
 // A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
 // a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
 
-// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [SPLITS][STATS][tokens], in the order of the rows. order, count: the tokens that count, if PACKED.
+// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
@@ -21,7 +21,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     }
     __syncthreads();
 
-    int tiles = ceil_div(VOCAB, TILE_N), first = (int)((i64)tiles * split / splits), last = (int)((i64)tiles * (split + 1) / splits);
+    const Walk tiles(rows, TILE_M, group, WALK_TILES, splits);
+    const int first = tiles.begin_of(split), last = tiles.begin_of(split + 1), pitch = tiles.row_blocks * TILE_M;
     KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
     KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, first * TILE_N, VOCAB, HIDDEN, 0);
     const Uniform uniform = uniform_of(values);
@@ -37,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     float* exchange = (float*)shared;                         // [ROW_WARPS][STATS][TILE_M]
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) {
-        merge_lanes(stats[r]);
+        merge_lanes<ROW_LANES>(stats[r]);
         if ((lane_id() & (ROW_LANES - 1)) == 0)
             #pragma unroll
             for (int k = 0; k < STATS; k++) exchange[(row_warp() * STATS + k) * TILE_M + acc_row(r)] = stats[r][k];
@@ -53,6 +54,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
             stats_merge(sum, other);
         }
         #pragma unroll
-        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * tokens + row0 + i] = sum[k];
+        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * pitch + row0 + i] = sum[k];
     }
 }

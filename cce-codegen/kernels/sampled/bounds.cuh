@@ -1,32 +1,28 @@
 // After the hot columns: what is known of every row's normaliser. The target joins with a product of its own, so that a sure target in a cold column
 // does not leave the walk's steps too small.
-// The product of eight pairs of 16-bit elements.
-DEVICE float dot8(uint4 a, uint4 b) {
-    u32 x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
-    float sum = 0.0f;
-    #pragma unroll
-    for (int i = 0; i < 4; i++) sum += widen((u16)x[i]) * widen((u16)y[i]) + widen((u16)(x[i] >> 16)) * widen((u16)(y[i] >> 16));
-    return sum;
-}
-
-// hidden [tokens that count, ROW_STRIDE] elements; hot: partials of the hot columns [parts][STATS][pitch]; partials: those of the whole, of which the
+// hidden [rows, ROW_STRIDE]; hot: partials of the hot columns [parts][STATS][pitch]; partials: those of the whole, of which the
 // first part is written. reference [rows]: log2 of the known normaliser. A warp a row.
-extern "C" __global__ void __launch_bounds__(256, 4) bounds(const uint4* __restrict__ hidden, const uint4* __restrict__ classifier,
+extern "C" __global__ void __launch_bounds__(256, 4) bounds(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
-        const float* __restrict__ hot, float* __restrict__ partials, float* __restrict__ reference, int tokens, int clusters, int group) {
+        const float* __restrict__ hot, float* __restrict__ partials, float* __restrict__ reference, int tokens, int clusters_or_parts, int group) {
     int at = blockIdx.x * 8 + warp_id(), rows = PACKED ? *count : tokens;
     if (at >= rows) return;
     int token = token_at(order, at, rows), y = target_in_range(targets, token);
     float dot = 0.0f;
     if (y >= 0) {
-        const uint4 *e = hidden + (u64)at * (ROW_STRIDE / 8), *c = classifier + (u64)y * (CLASSIFIER_STRIDE / 8);
-        #pragma unroll 4
-        for (int i = lane_id(); i < HIDDEN / 8; i += 32) dot += dot8(e[i], c[i]);
+        #pragma unroll (IN_FLIGHT / 2)
+        for (int col = lane_id() * 8; col < HIDDEN; col += 32 * 8) {
+            float x[8], w[8];
+            load8<ROW_STRIDE, ROW_ALIGN>(hidden, hidden_row(at, token), col).widened(x);
+            load8<CLASSIFIER_STRIDE, CLASSIFIER_ALIGN>(classifier, y, col).widened(w);
+            #pragma unroll
+            for (int i = 0; i < 8; i++) dot += x[i] * w[i];
+        }
     }
     #pragma unroll
     for (int mask = 16; mask; mask /= 2) dot += __shfl_xor_sync(0xffffffff, dot, mask);
 
-    const Walk walk(rows, WALK_BLOCK, group, HOT_TILES, clusters);
+    const Walk walk(rows, WALK_BLOCK, group, HOT_TILES, clusters_or_parts);
     int parts = walk.parts_of(at / WALK_BLOCK), pitch = walk.row_blocks * WALK_BLOCK;
     float stats[STATS], other[STATS];
     for (int k = 0; k < STATS; k++) stats[k] = hot[(u64)k * pitch + at];

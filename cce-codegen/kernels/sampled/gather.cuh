@@ -1,24 +1,24 @@
 // The gradient of the cold columns: dE from the entries of a row, dC from the list of a column, and the uniform part of both. Accumulated in fp32 in a fixed order, rounded once.
 
 #define BATCH 128
-// sums += weights * rows of `from`, in the order of the batch.
-DEVICE void gather(Sums& sums, const uint4* from, int stride, const Weighted* batch, int n) {
+// sums += weights * elements from `col` on of rows of `matrix`, in the order of the batch.
+template <int STRIDE, int ALIGN> DEVICE void gather(Sums& sums, const Elem* matrix, int col, const Weighted* batch, int n) {
     int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        uint4 x[8];
+    for (; i + IN_FLIGHT <= n; i += IN_FLIGHT) {
+        Eight x[IN_FLIGHT];
         #pragma unroll
-        for (int k = 0; k < 8; k++) x[k] = __ldg(&from[(u64)batch[i + k].row * stride]);
+        for (int k = 0; k < IN_FLIGHT; k++) x[k] = load8<STRIDE, ALIGN>(matrix, batch[i + k].row, col);
         #pragma unroll
-        for (int k = 0; k < 8; k++) sums.add(batch[i + k].weight, x[k]);
+        for (int k = 0; k < IN_FLIGHT; k++) sums.add(batch[i + k].weight, x[k]);
     }
-    for (; i < n; i++) sums.add(batch[i].weight, __ldg(&from[(u64)batch[i].row * stride]));
+    for (; i < n; i++) sums.add(batch[i].weight, load8<STRIDE, ALIGN>(matrix, batch[i].row, col));
 }
 
 // dE of a token: hot columns (`hot`, fp32, scaled), entries, a cold target, the uniform part (`uniform_sum` [HIDDEN]). A block a row.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidden(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, const float* __restrict__ scale,
-        const uint4* __restrict__ classifier, const float* __restrict__ hot, const float* __restrict__ uniform_sum, HiddenOut* __restrict__ out, int tokens) {
+        const Elem* __restrict__ classifier, const float* __restrict__ hot, const float* __restrict__ uniform_sum, HiddenOut* __restrict__ out, int tokens) {
     __shared__ Weighted batch[BATCH];
     const int at = blockIdx.x, rows = PACKED ? *count : tokens;
     if (at >= rows) return;
@@ -40,24 +40,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
                 batch[i] = Weighted{entry.column, entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform)};
             }
             __syncthreads();
-            if (col < HIDDEN) gather(sums, classifier + col / 8, CLASSIFIER_STRIDE / 8, batch, min(BATCH, n - done));
+            if (col < HIDDEN) gather<CLASSIFIER_STRIDE, CLASSIFIER_ALIGN>(sums, classifier, col, batch, min(BATCH, n - done));
         }
         if (col >= HIDDEN) continue;
-        #pragma unroll
-        for (int i = 0; i < 8; i++) sums.of[i] += hot[(u64)at * HIDDEN + col + i] * factor;
+        sums.add(factor, hot + (u64)at * HIDDEN + col, eight_of(col));
 #if UNIFORM_PART
-        sums.add(uniform_row(row, uniform), uniform_sum + col);
+        sums.add(uniform_row(row, uniform), uniform_sum + col, eight_of(col));
 #endif
         HiddenOut* to = out + (u64)token * HIDDEN + col;
-        if (HIDDEN_ACCUMULATE) add8(to, sums.of);
-        store8(to, sums.of);
+        if (HIDDEN_ACCUMULATE) add8(to, sums.of, eight_of(col));
+        store8(to, sums.of, eight_of(col));
     }
 }
 
 // dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
 // order in shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
-        const uint4* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
+        const Elem* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
     __shared__ Weighted unsorted[SORTED], sorted[SORTED];
     __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
     const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
@@ -79,20 +78,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
             auto finish = [&] {
                 ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
 #if UNIFORM_PART
-                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col);
+                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col, eight_of(col));
 #endif
-                if (CLASSIFIER_ACCUMULATE) add8(to, sums.of);
-                store8(to, sums.of);
+                if (CLASSIFIER_ACCUMULATE) add8(to, sums.of, eight_of(col));
+                store8(to, sums.of, eight_of(col));
                 sums.clear();
                 c++;
             };
             // Most columns have few entries: loads are under way together whatever column they are for.
-            for (int i = 0; i < n; i += 8) {
-                uint4 x[8];
+            for (int i = 0; i < n; i += IN_FLIGHT) {
+                Eight x[IN_FLIGHT];
                 #pragma unroll
-                for (int k = 0; k < 8; k++) if (i + k < n) x[k] = __ldg(&hidden[col / 8 + (u64)list[i + k].row * (ROW_STRIDE / 8)]);
+                for (int k = 0; k < IN_FLIGHT; k++) if (i + k < n) x[k] = load8<ROW_STRIDE, ROW_ALIGN>(hidden, list[i + k].row, col);
                 #pragma unroll
-                for (int k = 0; k < 8; k++) {
+                for (int k = 0; k < IN_FLIGHT; k++) {
                     if (i + k >= n) break;
                     while (from + i + k == ends[c]) finish();
                     sums.add(list[i + k].weight, x[k]);

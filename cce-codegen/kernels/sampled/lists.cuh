@@ -4,7 +4,7 @@
 // Where the entries of a row begin.
 DEVICE u64 first_entry(int at, const u32* starts) { return (u64)(at / STREAM_ROWS) * (STREAM_ROWS * MAX_ENTRIES) + starts[at]; }
 
-// A row of E or C, and what it is multiplied with. In a column's list: a row's place among the tokens that count, and dL/dx.
+// A row of E or C, and what it is multiplied with. In a column's list: a row of E, and dL/dx.
 struct Weighted { int row; float weight; };
 
 extern "C" __global__ void __launch_bounds__(1024) clear_columns(u32* __restrict__ column_counts) {
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
         float g = entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
-        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{at, g};
+        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{hidden_row(at, token), g};
     }
-    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{at, row.target0};
+    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{hidden_row(at, token), row.target0};
 }

@@ -22,7 +22,7 @@ DEVICE u32 entry_key(int row, int column) { return (u32)row << 28 | (u32)column;
 DEVICE int entry_row(u32 key) { return key >> 28; }
 DEVICE int entry_column(u32 key) { return key & 0x0fffffff; }
 
-// A segment's part of a stream: its first cold tile, and how many entries it has.
+// A segment's part of a stream: the first tile that it has room for, and how many entries it has.
 struct Part { int first; u32 count; };
 
 // What thinning keeps of an entry: its row is known from where it stands.
@@ -31,7 +31,7 @@ struct Kept : KeptLogit {
     DEVICE Kept(int of_column, float of_probability, float x) : KeptLogit(x), column(of_column), probability(of_probability) {}
 };
 
-// Entries of one stream: all cold tiles, in as many parts as a walk may have.
-DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * COLD_TILES + (u64)SEGMENT_ENTRIES * parts; }
+// Entries of one stream: all cold tiles (of SAMPLED_N columns), in as many parts as a walk may have.
+DEVICE u64 stream_entries(int parts) { return (u64)TILE_ENTRIES * (COLD_TILES * BANDS) + (u64)SEGMENT_ENTRIES * parts; }
 // Where a segment's part begins; `first` counts cold tiles.
 DEVICE u64 segment_begin(int first, int part) { return (u64)TILE_ENTRIES * first + (u64)SEGMENT_ENTRIES * part; }

@@ -79,13 +79,24 @@ struct Stream {
     }
 };
 
+// The lanes that have the same row, STREAM_ROWS for none.
+DEVICE u32 lanes_with(int row) {
+#if __CUDA_ARCH__ >= 700
+    return __match_any_sync(0xffffffff, row);
+#else
+    u32 same = 0;
+    for (int r = 0; r <= STREAM_ROWS; r++) { u32 lanes = __ballot_sync(0xffffffff, row == r); same = row == r ? lanes : same; }
+    return same;
+#endif
+}
+
 // kept [rows / 16][16 MAX_ENTRIES], row by row; starts, kept_counts [rows]: of a row's entries within the stream's. A block a stream.
 extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restrict__ streams,
         const Part* __restrict__ segments, const float* __restrict__ lse, const int* __restrict__ order, const int* __restrict__ count, const SeedArg seed,
-        Kept* __restrict__ kept, u32* __restrict__ starts, u32* __restrict__ kept_counts, int tokens, int clusters, int group) {
+        Kept* __restrict__ kept, u32* __restrict__ starts, u32* __restrict__ kept_counts, int tokens, int clusters_or_parts, int group) {
     const int rows = PACKED ? *count : tokens, row0 = blockIdx.x * STREAM_ROWS, thread = threadIdx.x;
     if (row0 >= rows) return;
-    const Walk walk(rows, WALK_BLOCK, group, COLD_TILES, clusters);
+    const Walk walk(rows, WALK_BLOCK, group, COLD_TILES, clusters_or_parts);
     const int most_parts = walk.most_parts();
     __shared__ float log_step[STREAM_ROWS];
     __shared__ u32 row_counts[STREAM_ROWS], row_next[STREAM_ROWS], warp_rows[8][STREAM_ROWS];
@@ -111,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) thin(const Entry* __restric
         int row = entry_row(entry.key);
         for (int i = thread; i < 8 * STREAM_ROWS; i += 256) warp_rows[i / STREAM_ROWS][i % STREAM_ROWS] = 0;
         __syncthreads();
-        u32 same = __match_any_sync(0xffffffff, chosen ? row : STREAM_ROWS), rank = __popc(same & ((1u << lane_id()) - 1));
+        u32 same = lanes_with(chosen ? row : STREAM_ROWS), rank = __popc(same & ((1u << lane_id()) - 1));
         if (chosen && rank == 0) warp_rows[warp_id()][row] = __popc(same);
         __syncthreads();
         if (chosen) {

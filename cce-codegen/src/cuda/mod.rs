@@ -29,8 +29,7 @@ const GRADIENT: &str = include_str!("../../kernels/gradient.cuh");
 const STORE: &str = include_str!("../../kernels/store.cuh");
 const CLASSIFIER_ROWS: &str = include_str!("../../kernels/classifier_rows.cuh");
 const HIDDEN_ROWS: &str = include_str!("../../kernels/hidden_rows.cuh");
-const WALK: &str = include_str!("../../kernels/walk.cuh");
-const PARTIAL: &str = include_str!("../../kernels/clusters/partial.cuh");
+const PARTIAL: &str = include_str!("../../kernels/partial.cuh");
 const CLUSTERS_STAGING: &str = include_str!("../../kernels/clusters/staging.cuh");
 const TOKEN_SUMS: &str = include_str!("../../kernels/token_sums.cuh");
 const ROWS_FORWARD: &str = include_str!("../../kernels/rows_forward.cuh");
@@ -42,8 +41,13 @@ struct Skeletons {
     staging: &'static str,
     /// Staging of G, where it is that of the sums.
     gradient_staging: &'static str,
-    /// How the statistics' kernel divides its work and what it leaves, where not a block a tile.
-    walk: Option<Walk>,
+    /// How the statistics' kernel divides its work.
+    walk: &'static str,
+    /// What stands in front of it, where a warp and not a block leaves the partials.
+    partial: &'static str,
+    /// The sampled walk: what its sampler hands groups to, or takes its sums from; the kernel.
+    sampled: [&'static str; 2],
+    sampled_forward: &'static str,
     /// What copies the rows that count, where matrix kernels cannot gather them.
     pack_hidden: &'static str,
     forward: &'static str,
@@ -52,18 +56,15 @@ struct Skeletons {
     hidden_gradient: &'static str,
 }
 
-/// A persistent walk, and the partials that its segments leave.
-struct Walk {
-    division: &'static str,
-    partial: &'static str,
-}
-
 /// One block a tile: families `mma` and `simt`.
 const BLOCKS: Skeletons = Skeletons {
     tile: "",
     staging: include_str!("../../kernels/blocks/staging.cuh"),
     gradient_staging: "",
-    walk: None,
+    walk: include_str!("../../kernels/blocks/walk.cuh"),
+    partial: "",
+    sampled: [""; 2],
+    sampled_forward: include_str!("../../kernels/blocks/sampled_forward.cuh"),
     pack_hidden: "",
     forward: include_str!("../../kernels/blocks/forward.cuh"),
     logits_gradient: include_str!("../../kernels/blocks/logits_gradient.cuh"),
@@ -77,15 +78,29 @@ fn skeletons(family: Family) -> Skeletons {
             tile: include_str!("../../kernels/clusters/wgmma_tile.cuh"),
             staging: CLUSTERS_STAGING,
             gradient_staging: CLUSTERS_STAGING,
-            walk: Some(Walk { division: WALK, partial: PARTIAL }),
+            walk: include_str!("../../kernels/walk.cuh"),
+            partial: PARTIAL,
+            sampled: [
+                include_str!("../../kernels/clusters/queue.cuh"),
+                include_str!("../../kernels/clusters/serve.cuh"),
+            ],
+            sampled_forward: include_str!("../../kernels/clusters/sampled_forward.cuh"),
             pack_hidden: include_str!("../../kernels/pack_hidden.cuh"),
             forward: include_str!("../../kernels/clusters/forward.cuh"),
             logits_gradient: include_str!("../../kernels/clusters/logits_gradient.cuh"),
             classifier_gradient: include_str!("../../kernels/clusters/classifier_gradient.cuh"),
             hidden_gradient: include_str!("../../kernels/clusters/hidden_gradient.cuh"),
         },
-        Family::Mma => Skeletons { tile: include_str!("../../kernels/blocks/mma_tile.cuh"), ..BLOCKS },
-        Family::Simt => Skeletons { tile: include_str!("../../kernels/blocks/simt_tile.cuh"), ..BLOCKS },
+        Family::Mma => Skeletons {
+            tile: include_str!("../../kernels/blocks/mma_tile.cuh"),
+            sampled: [include_str!("../../kernels/blocks/mma_pieces.cuh"), ""],
+            ..BLOCKS
+        },
+        Family::Simt => Skeletons {
+            tile: include_str!("../../kernels/blocks/simt_tile.cuh"),
+            sampled: [include_str!("../../kernels/blocks/simt_pieces.cuh"), ""],
+            ..BLOCKS
+        },
     }
 }
 
@@ -191,9 +206,7 @@ impl Emitter<'_> {
 
     pub(crate) fn logits_forward(&self, tile: &Tile, holes: &Forward<'_>) -> String {
         let kernels = skeletons(self.family);
-        let walk = kernels.walk.map_or_else(String::new, |Walk { division, partial }| {
-            format!("{partial}\n#define WALK_TILES {}\n\n{division}\n", self.walk_tiles(tile))
-        });
+        let walk_tiles = format!("\n#define WALK_TILES {}\n\n", self.walk_tiles(tile));
         self.assemble(&[
             &self.opening("Forward pass over the logits."),
             &self.matrix_constants(tile),
@@ -208,24 +221,25 @@ impl Emitter<'_> {
             "\n",
             STATISTICS,
             "\n",
-            &walk,
+            kernels.partial,
+            &walk_tiles,
+            kernels.walk,
+            "\n",
             kernels.forward,
         ])
     }
 
     pub(crate) fn rows_forward(&self, tile: &Tile, outputs: usize, holes: &Forward<'_>) -> String {
         let kernels = skeletons(self.family);
-        let walk = kernels.walk.map_or_else(String::new, |Walk { division, .. }| {
-            let tiles = match self.sampling {
-                Some(sampling) => sampling.cold_tiles(tile, self.problem.vocab),
-                None => self.walk_tiles(tile),
-            };
-            format!(
-                "#define WALK_BLOCK {}\n#define WALK_TILES {tiles}\n#define PARTS_BEFORE {}\n\n{division}\n",
-                tile.cluster_rows(),
-                i32::from(self.sampling.is_some())
-            )
-        });
+        let tiles = match self.sampling {
+            Some(sampling) => sampling.cold_tiles(tile, self.problem.vocab),
+            None => self.walk_tiles(tile),
+        };
+        let walk_constants = format!(
+            "#define WALK_BLOCK {}\n#define WALK_TILES {tiles}\n#define PARTS_BEFORE {}\n\n",
+            tile.walk_rows(self.family),
+            i32::from(self.sampling.is_some())
+        );
         let pack = match kernels.pack_hidden {
             pack if self.packed && !pack.is_empty() => {
                 format!("\n#define HIDDEN_STRIDE {}\n{pack}", self.problem.hidden_layout.row_stride)
@@ -239,8 +253,9 @@ impl Emitter<'_> {
             "\n",
             TOKEN_SUMS,
             "\n",
-            &walk,
-            "// --- from the program ---\n",
+            &walk_constants,
+            kernels.walk,
+            "\n// --- from the program ---\n",
             &holes.row_functions(outputs),
             "\n",
             ROWS_FORWARD,
@@ -303,19 +318,26 @@ impl Emitter<'_> {
 
     pub(crate) fn hidden_gradient(&self, tile: &Tile, out: DType, accumulate: bool) -> String {
         let split = GradientOutput { dtype: out, accumulate }.holds_half_a_sum();
-        self.hidden_product(tile, out, accumulate, split)
+        self.hidden_product(tile, out, accumulate, (out == DType::F32, split))
     }
 
     /// The part of some columns in dE as fp32 sums, still scaled: for a chunk that is not the last.
     pub(crate) fn hidden_sums(&self, tile: &Tile) -> String {
-        self.hidden_product(tile, self.problem.dtype, false, false)
+        self.hidden_product(tile, self.problem.dtype, false, (false, false))
     }
 
-    fn hidden_product(&self, tile: &Tile, out: DType, accumulate: bool, split: bool) -> String {
+    /// `is_sum`: the sums are where the output is; `split`: half of their bits are.
+    fn hidden_product(
+        &self,
+        tile: &Tile,
+        out: DType,
+        accumulate: bool,
+        (is_sum, split): (bool, bool),
+    ) -> String {
         let constants = format!(
             "{}#define OUT_IS_SUM {}\n#define SPLIT_SUMS {}\n",
             self.output_constants(out, accumulate),
-            i32::from(out == DType::F32),
+            i32::from(is_sum),
             i32::from(split)
         );
         let skeleton = skeletons(self.family).hidden_gradient;

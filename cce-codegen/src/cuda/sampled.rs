@@ -1,17 +1,16 @@
 //! Emission of the kernels that sample.
 
-use super::{Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, WALK};
+use super::{Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, alignment, skeletons};
 use crate::problem::{DType, Filter, GradientOutput};
-use crate::schedule::Tile;
+use crate::schedule::{Family, Tile};
 use std::fmt::Write;
 
 const PHILOX: &str = include_str!("../../kernels/sampled/philox.cuh");
 const STREAM: &str = include_str!("../../kernels/sampled/stream.cuh");
 const WEIGHTS: &str = include_str!("../../kernels/sampled/weights.cuh");
-const QUEUE: &str = include_str!("../../kernels/sampled/queue.cuh");
-const SERVE: &str = include_str!("../../kernels/sampled/serve.cuh");
+const FOUND: &str = include_str!("../../kernels/sampled/found.cuh");
 const SAMPLE: &str = include_str!("../../kernels/sampled/sample.cuh");
-const FORWARD: &str = include_str!("../../kernels/sampled/forward.cuh");
+const EIGHTS: &str = include_str!("../../kernels/sampled/eights.cuh");
 const BOUNDS: &str = include_str!("../../kernels/sampled/bounds.cuh");
 const THIN: &str = include_str!("../../kernels/sampled/thin.cuh");
 const LISTS: &str = include_str!("../../kernels/sampled/lists.cuh");
@@ -41,6 +40,9 @@ pub(crate) const UNIFORM_BLOCKS: u32 = 528;
 /// Threads of a multiprocessor that gather at once: what registers for eight loads in flight leave.
 const GATHER_THREADS_AT_ONCE: u32 = 896;
 
+/// Blocks that every GPU's multiprocessors can have at once.
+const MOST_BLOCKS: u32 = 16;
+
 /// The sampled filter of a plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sampling {
@@ -68,36 +70,44 @@ impl Sampling {
         if self.keeps_logits { 12 } else { 8 }
     }
 
-    /// Entries that a walk may emit a tile for the 16 rows of a stream.
-    fn quota(&self, cold_tiles: usize) -> f64 {
-        Filter::EMITTED_PER_KEPT * STREAM_ROWS as f64 * f64::from(self.max_entries) / cold_tiles as f64
+    /// Tiles of the sampler: a warp's columns of a tile of cold ones.
+    fn sampled_tiles(&self, family: Family, tile: &Tile, vocab: usize) -> usize {
+        self.cold_tiles(tile, vocab) * tile.bands(family) as usize
     }
 
-    /// Entries of a tile that a stream has room for: the bound of `sampled/stream.cuh`, or all there are.
-    fn tile_entries(&self, tile: &Tile, cold_tiles: usize) -> u64 {
-        let bound = (9.0 / 8.0 * (self.quota(cold_tiles) + FLOOR)).ceil() as u64;
-        bound.min(STREAM_ROWS * u64::from(tile.n))
+    /// Entries that a walk may emit a tile of the sampler for the 16 rows of a stream.
+    fn quota(&self, sampled_tiles: usize) -> f64 {
+        Filter::EMITTED_PER_KEPT * STREAM_ROWS as f64 * f64::from(self.max_entries) / sampled_tiles as f64
+    }
+
+    /// Entries of such a tile, of so many columns, that a stream has room for: the bound of
+    /// `sampled/stream.cuh`, or all there are.
+    fn tile_entries(&self, columns: u32, sampled_tiles: usize) -> u64 {
+        let bound = (9.0 / 8.0 * (self.quota(sampled_tiles) + FLOOR)).ceil() as u64;
+        bound.min(STREAM_ROWS * u64::from(columns))
     }
 
     /// Entries of one stream, as `stream_entries` in `sampled/stream.cuh`.
-    pub(crate) fn stream_entries(&self, tile: &Tile, vocab: usize, parts: u64) -> u64 {
-        let tiles = self.cold_tiles(tile, vocab);
-        self.tile_entries(tile, tiles) * tiles as u64 + SEGMENT_ENTRIES * parts
+    pub(crate) fn stream_entries(&self, family: Family, tile: &Tile, vocab: usize, parts: u64) -> u64 {
+        let tiles = self.sampled_tiles(family, tile, vocab);
+        self.tile_entries(tile.n / tile.bands(family), tiles) * tiles as u64 + SEGMENT_ENTRIES * parts
     }
 
-    fn constants(&self, tile: &Tile, vocab: usize) -> String {
+    fn constants(&self, family: Family, tile: &Tile, vocab: usize) -> String {
         let (hot, cold) = (self.hot_tiles(tile), self.cold_tiles(tile, vocab));
+        let (bands, tiles) = (tile.bands(family), self.sampled_tiles(family, tile, vocab));
+        let columns = tile.n / bands;
         format!(
             "#define STREAM_ROWS {STREAM_ROWS}\n#define SEGMENT_ENTRIES {SEGMENT_ENTRIES}\n\
              #define FLOOR {FLOOR:e}f\n#define EPS {:e}f\n#define MAX_ENTRIES {}\n#define QUOTA {:e}f\n#define TILE_ENTRIES {}\n\
              #define HOT_TILES {hot}\n#define COLD_TILES {cold}\n#define HOT {}\n#define COLD (VOCAB - HOT)\n\
-             #define WALK_BLOCK {}\n#define KEEPS_LOGITS {}\n",
+             #define BANDS {bands}\n#define SAMPLED_N {columns}\n#define WALK_BLOCK {}\n#define KEEPS_LOGITS {}\n",
             self.eps,
             self.max_entries,
-            self.quota(cold),
-            self.tile_entries(tile, cold),
+            self.quota(tiles),
+            self.tile_entries(columns, tiles),
             self.hot,
-            tile.cluster_rows(),
+            tile.walk_rows(family),
             i32::from(self.keeps_logits),
         )
     }
@@ -109,17 +119,29 @@ pub(crate) fn gather_threads(hidden: usize) -> u32 {
 }
 
 impl Emitter<'_> {
+    /// Where rows of E and C are; copied ones lie one after the other.
     fn strides(&self) -> String {
-        let row = if self.packed { self.problem.hidden } else { self.problem.hidden_layout.row_stride };
-        let classifier = self.problem.classifier_layout.row_stride;
-        format!("#define ROW_STRIDE {row}\n#define CLASSIFIER_STRIDE {classifier}\n")
+        let (p, bytes) = (self.problem, self.problem.dtype.bytes());
+        let copied = self.packed && self.family == Family::Wgmma;
+        let (row, align) = match copied {
+            true => (p.hidden, 16),
+            false => (p.hidden_layout.row_stride, alignment(p.hidden_layout, bytes)),
+        };
+        format!(
+            "#define ROW_STRIDE {row}\n#define ROW_ALIGN {align}\n#define ROWS_PACKED {}\n\
+             #define CLASSIFIER_STRIDE {}\n#define CLASSIFIER_ALIGN {}\n",
+            i32::from(copied),
+            p.classifier_layout.row_stride,
+            alignment(p.classifier_layout, bytes)
+        )
     }
 
     pub(crate) fn sampled_forward(&self, sampling: &Sampling, tile: &Tile, holes: &Forward<'_>) -> String {
+        let kernels = skeletons(self.family);
         self.assemble(&[
             &self.opening("Forward pass over the cold columns, sampled on the way."),
             &self.matrix_constants(tile),
-            &sampling.constants(tile, self.problem.vocab),
+            &sampling.constants(self.family, tile, self.problem.vocab),
             "\n",
             COMMON,
             "\n",
@@ -133,7 +155,7 @@ impl Emitter<'_> {
             "\n",
             PARTIAL,
             "\n",
-            WALK,
+            kernels.walk,
             "\n",
             PHILOX,
             "\n",
@@ -141,13 +163,15 @@ impl Emitter<'_> {
             "\n",
             WEIGHTS,
             "\n",
-            QUEUE,
+            FOUND,
             "\n",
-            SERVE,
+            kernels.sampled[0],
+            "\n",
+            kernels.sampled[1],
             "\n",
             SAMPLE,
             "\n",
-            FORWARD,
+            kernels.sampled_forward,
         ])
     }
 
@@ -155,7 +179,7 @@ impl Emitter<'_> {
         self.assemble(&[
             &self.opening("Kernels over tokens around the sampled forward pass."),
             &self.strides(),
-            &sampling.constants(tile, self.problem.vocab),
+            &sampling.constants(self.family, tile, self.problem.vocab),
             "\n",
             COMMON,
             "\n// --- from the program ---\n",
@@ -163,11 +187,13 @@ impl Emitter<'_> {
             "\n",
             TARGETS,
             "\n",
-            WALK,
+            skeletons(self.family).walk,
             "\n",
             PHILOX,
             "\n",
             STREAM,
+            "\n",
+            EIGHTS,
             "\n",
             BOUNDS,
             "\n",
@@ -190,12 +216,12 @@ impl Emitter<'_> {
         self.assemble(&[
             &self.opening("Backward pass: the sampled softmax part, as lists by row and by column."),
             &self.strides(),
-            &sampling.constants(tile, self.problem.vocab),
+            &sampling.constants(self.family, tile, self.problem.vocab),
             &format!(
                 "#define SCALED {}\n#define GATHER_THREADS {threads}\n#define GATHER_BLOCKS {}\n\
                  #define SORTED {SORTED}\n#define COLUMNS {GATHERED_COLUMNS}\n\n",
                 i32::from(self.scaled),
-                (GATHER_THREADS_AT_ONCE / threads).max(1)
+                (GATHER_THREADS_AT_ONCE / threads).clamp(1, MOST_BLOCKS)
             ),
             COMMON,
             "\n",
@@ -208,6 +234,8 @@ impl Emitter<'_> {
             TARGETS,
             "\n",
             STREAM,
+            "\n",
+            EIGHTS,
             "\n",
             LISTS,
             "\n",

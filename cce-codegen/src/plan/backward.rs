@@ -52,7 +52,10 @@ impl Scratch {
         let gradient = match schedule.family {
             _ if !Products::wanted(problem).any() => 0,
             Family::Wgmma => gradient_bytes(problem, widest),
-            Family::Mma | Family::Simt => tokens * u64::from(schedule.chunk) * problem.dtype.bytes() as u64,
+            Family::Mma | Family::Simt => match widest {
+                0 => 0,
+                _ => (problem.tokens * common.pitch() * problem.dtype.bytes()) as u64,
+            },
         };
         Scratch {
             coefs: take(holes.coefs() as u64 * tokens * 4),

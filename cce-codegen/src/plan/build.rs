@@ -4,6 +4,7 @@ use super::backward::{Backward, Scratch};
 use super::forward::{Forward, ForwardScratch};
 use super::sampled::Sampled;
 use super::saved::SavedSlots;
+use super::walk::{Division, Walk};
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::cuda::{self, Sampling};
 use crate::diff::{Lowered, Wanted, lower, uniform_factors};
@@ -49,16 +50,16 @@ pub enum PlanError {
     },
 }
 
-/// Why the CUDA kernels of a family do not offer the problem's filter for a program, if they do not.
-pub fn refuses(program: &Program, problem: &Problem, family: Family) -> Option<String> {
+/// Why the CUDA kernels do not offer the problem's filter for a program, if they do not.
+pub fn refuses(program: &Program, problem: &Problem) -> Option<String> {
     match problem.filter {
         Filter::Exact => None,
         Filter::Blocks { .. } => Some("the CUDA kernels do not skip blocks".to_owned()),
-        Filter::Sampled { max_entries, .. } => cannot_sample(program, problem, family, max_entries),
+        Filter::Sampled { max_entries, .. } => cannot_sample(program, problem, max_entries),
     }
 }
 
-fn cannot_sample(program: &Program, problem: &Problem, family: Family, max_entries: u32) -> Option<String> {
+fn cannot_sample(program: &Program, problem: &Problem, max_entries: u32) -> Option<String> {
     if let Some(mistake) = problem.filter.mistake() {
         return Some(mistake.to_owned());
     }
@@ -67,8 +68,6 @@ fn cannot_sample(program: &Program, problem: &Problem, family: Family, max_entri
     let entries = problem.tokens as u64 * (u64::from(max_entries) + 1);
     let reason = if max_entries > 1 << 20 {
         "on a GPU max_entries must be at most 1048576"
-    } else if family != Family::Wgmma {
-        "on a GPU only family `wgmma` samples"
     } else if entries > u64::from(u32::MAX) {
         "tokens times max_entries are more than the kernels count in 32 bits: lower max_entries"
     } else if lowered.softmax.is_none() {
@@ -111,7 +110,7 @@ impl GpuPlan {
         schedule: &GpuSchedule,
         gpu: &Gpu,
     ) -> Result<GpuPlan, PlanError> {
-        if let Some(reason) = refuses(program, problem, schedule.family) {
+        if let Some(reason) = refuses(program, problem) {
             return Err(PlanError::Filter { filter: problem.filter, reason });
         }
         for (what, found, most) in [
@@ -340,7 +339,7 @@ impl<'a> Common<'a> {
             problem: self.problem,
             packed: self.packing.is_some(),
             family: self.schedule.family,
-            pitch: (self.schedule.family != Family::Wgmma).then_some(self.schedule.chunk as usize),
+            pitch: (self.schedule.family != Family::Wgmma).then_some(self.pitch()),
             scaled: self.problem.dtype == DType::F16,
             sampling: self.sampling,
         }
@@ -361,20 +360,43 @@ impl<'a> Common<'a> {
         Some(super::Buffer { offset: self.saved.offset + slot * bytes, bytes, ..self.saved })
     }
 
-    /// Rows of a block of the clusters' walk.
-    pub(super) fn rows_of_a_walk(&self) -> u64 {
-        u64::from(self.schedule.logits.cluster_rows())
+    /// Columns of G that a row has in memory, in families `mma` and `simt`: those of the widest chunk.
+    pub(super) fn pitch(&self) -> usize {
+        self.sampling.map_or(self.schedule.chunk, |sampling| sampling.hot) as usize
     }
 
-    /// The clusters' walk over some tiles.
-    pub(super) fn walk(&self, tiles: usize) -> super::walk::Walk {
-        super::walk::Walk {
-            row_blocks: (self.problem.tokens as u64).div_ceil(self.rows_of_a_walk()),
+    /// A walk over some tiles, of which each row block's parts have so many bands.
+    pub(super) fn walk(&self, tiles: usize, bands: u32) -> Walk {
+        let GpuSchedule { family, logits, splits, group, .. } = self.schedule;
+        let rows = u64::from(logits.walk_rows(family));
+        Walk {
+            rows,
+            row_blocks: (self.problem.tokens as u64).div_ceil(rows),
             any_fewer: self.packing.is_some(),
-            group: u64::from(self.schedule.group),
-            tiles: tiles as u64,
-            clusters: u64::from(self.clusters),
+            division: match family {
+                Family::Wgmma => Division::Clusters {
+                    group: u64::from(group),
+                    tiles: tiles as u64,
+                    clusters: u64::from(self.clusters),
+                },
+                Family::Mma | Family::Simt => Division::Parts(u64::from(splits * bands)),
+            },
         }
+    }
+
+    /// What a walk's kernels are told of its division: clusters, or parts of so many bands.
+    pub(super) fn clusters_or_parts(&self, bands: u32) -> super::Arg {
+        super::Arg::Int(match self.schedule.family {
+            Family::Wgmma => self.clusters,
+            Family::Mma | Family::Simt => self.schedule.splits * bands,
+        } as i32)
+    }
+
+    /// The arguments behind the number of tokens of a kernel that walks: how many parts a row block has where
+    /// clusters do not count themselves, and the rows that walk together.
+    pub(super) fn walk_args(&self) -> impl Iterator<Item = super::Arg> {
+        let splits = (self.schedule.family != Family::Wgmma).then(|| self.clusters_or_parts(1));
+        splits.into_iter().chain([self.group()])
     }
 
     pub(super) fn tokens(&self) -> super::Arg {

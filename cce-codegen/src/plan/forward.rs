@@ -5,7 +5,6 @@ use super::operand::Operand;
 use super::sampled::Sampled;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
-use crate::schedule::Family;
 
 pub(super) struct Forward {
     pub(super) launches: Vec<Launch>,
@@ -70,8 +69,6 @@ impl Forward {
             family: None,
         });
 
-        let clusters_or_splits =
-            if schedule.family == Family::Wgmma { common.clusters } else { schedule.splits };
         let check_targets = common.program.has_target().then(|| Launch {
             module: rows,
             entry: "check_targets",
@@ -127,8 +124,7 @@ impl Forward {
             Arg::Workspace(sampled.map_or(partials, |sampled| sampled.hot_partials)),
             common.tokens(),
         ];
-        args.extend((schedule.family != Family::Wgmma).then_some(Arg::Int(schedule.splits as i32)));
-        args.push(common.group());
+        args.extend(common.walk_args());
         launches.push(Launch {
             module: walk,
             entry: "logits_forward",
@@ -154,7 +150,7 @@ impl Forward {
                 Arg::OutputRows,
                 Arg::Workspace(common.saved),
                 common.tokens(),
-                Arg::Int(clusters_or_splits as i32),
+                common.clusters_or_parts(sampled.map_or(1, |_| tile.bands(schedule.family))),
                 common.group(),
             ],
         });
@@ -183,16 +179,7 @@ impl Forward {
 
 /// Partials of one statistic, over all rows.
 fn partials_of_a_statistic(common: &Common<'_>, sampled: Option<&Sampled>) -> u64 {
-    let (problem, schedule) = (common.problem, &common.schedule);
-    if schedule.family != Family::Wgmma {
-        return u64::from(schedule.splits) * problem.tokens as u64;
-    }
-    let rows = common.rows_of_a_walk();
-    match sampled {
-        None => {
-            let walk = common.walk(problem.vocab.div_ceil(schedule.logits.n as usize));
-            walk.most(|blocks, parts| rows * blocks * parts)
-        }
-        Some(sampled) => sampled.cold.most(|blocks, parts| rows * blocks * (1 + parts)),
-    }
+    let all = common.problem.vocab.div_ceil(common.schedule.logits.n as usize);
+    let (walk, before) = sampled.map_or((common.walk(all, 1), 0), |sampled| (sampled.cold, 1));
+    walk.most(|blocks, parts| walk.rows * blocks * (before + parts))
 }

@@ -146,13 +146,15 @@ impl Sampled {
         let lse = common.saved_lse()?;
         let tile = &common.schedule.logits;
         let (tokens, vocab) = (common.problem.tokens as u64, common.problem.vocab);
-        let cold = common.walk(sampling.cold_tiles(tile, vocab));
-        let streams_of_a_block = common.rows_of_a_walk() / STREAM_ROWS;
-        let entries = cold
-            .most(|blocks, parts| blocks * streams_of_a_block * sampling.stream_entries(tile, vocab, parts));
+        let family = common.schedule.family;
+        let cold = common.walk(sampling.cold_tiles(tile, vocab), tile.bands(family));
+        let streams_of_a_block = cold.rows / STREAM_ROWS;
+        let entries = cold.most(|blocks, parts| {
+            blocks * streams_of_a_block * sampling.stream_entries(family, tile, vocab, parts)
+        });
         let segments = cold.most(|blocks, parts| blocks * streams_of_a_block * parts);
-        let hot = common.walk(sampling.hot_tiles(tile));
-        let hot_partials = hot.most(|blocks, parts| common.rows_of_a_walk() * blocks * parts);
+        let hot = common.walk(sampling.hot_tiles(tile), 1);
+        let hot_partials = hot.most(|blocks, parts| hot.rows * blocks * parts);
         let kept = tokens.div_ceil(STREAM_ROWS) * STREAM_ROWS * u64::from(sampling.max_entries);
         Some(Sampled {
             sampling,
@@ -215,17 +217,17 @@ impl Sampled {
                 Arg::Workspace(partials),
                 Arg::Workspace(self.reference),
                 common.tokens(),
-                Arg::Int(common.clusters as i32),
+                common.clusters_or_parts(1),
                 common.group(),
             ],
         });
         launches.push(Launch {
             module: rows + 1,
             entry: "sampled_forward",
-            blocks: common.matrix_blocks(tile, common.problem.tokens, tile.n as usize),
+            blocks: common.matrix_blocks(tile, common.problem.tokens, tile.n as usize) * schedule.splits,
             threads: tile.threads(schedule.family),
             shared_bytes: tile.shared_bytes(schedule.family),
-            args: vec![
+            args: [
                 common.hidden(Operand::LeftByK, tile),
                 common.classifier(Operand::RightByK, tile),
                 Arg::Targets,
@@ -239,8 +241,10 @@ impl Sampled {
                 Arg::Workspace(self.streams),
                 Arg::Workspace(self.segments),
                 common.tokens(),
-                common.group(),
-            ],
+            ]
+            .into_iter()
+            .chain(common.walk_args())
+            .collect(),
         });
         rows
     }
@@ -265,7 +269,7 @@ impl Sampled {
                 Arg::Workspace(self.starts),
                 Arg::Workspace(self.counts),
                 common.tokens(),
-                Arg::Int(common.clusters as i32),
+                common.clusters_or_parts(common.schedule.logits.bands(common.schedule.family)),
                 common.group(),
             ],
         }
@@ -394,10 +398,19 @@ mod tests {
     }
 
     fn plan(shape: [usize; 3], max_entries: u32, ignored: Ignored) -> Result<GpuPlan, PlanError> {
+        of_family(Family::Wgmma, shape, max_entries, ignored)
+    }
+
+    fn of_family(
+        family: Family,
+        shape: [usize; 3],
+        max_entries: u32,
+        ignored: Ignored,
+    ) -> Result<GpuPlan, PlanError> {
         let (program, gpu) = (cross_entropy(), Gpu::h100());
         let filter = Filter::Sampled { eps: 1.0 / 1024.0, max_entries };
         let problem = Problem { filter, ignored, ..Problem::new(shape[0], shape[1], shape[2], DType::Bf16) };
-        let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &problem, &gpu);
+        let schedule = GpuSchedule::of_family(family, &program, &problem, &gpu);
         GpuPlan::build(&program, &problem, &schedule, &gpu)
     }
 
@@ -411,11 +424,43 @@ mod tests {
         }
     }
 
+    /// Bands have a floor of demand each, and parts of every row block more pending thresholds than clusters.
+    #[test]
+    fn the_other_families_hold_the_same_and_have_room_for_a_walk_of_four_bands() {
+        for family in [Family::Mma, Family::Simt] {
+            for tokens in [4096, 8192, 32_768] {
+                let of = |family| of_family(family, [tokens, 2304, 256_000], 384, Ignored::None).unwrap();
+                let (clusters, plan) = (of(Family::Wgmma).workspace, of(family).workspace);
+                assert_eq!(plan.held, clusters.held, "{family:?} {tokens}");
+                let most = 2 * clusters.forward;
+                assert!(plan.forward <= most, "{family:?} {tokens}: {} of {most}", plan.forward);
+            }
+        }
+    }
+
     #[test]
     fn room_for_entries_is_bounded_by_the_columns_there_are() {
-        let bytes =
-            |max_entries| plan([300, 64, 4099], max_entries, Ignored::Possible).unwrap().workspace.peak();
-        assert_eq!(bytes(1 << 14), bytes(1 << 13));
+        for family in Family::ALL {
+            let bytes = |max_entries| {
+                let plan = of_family(family, [300, 64, 4099], max_entries, Ignored::Possible);
+                plan.unwrap().workspace.peak()
+            };
+            assert_eq!(bytes(1 << 14), bytes(1 << 13), "{family:?}");
+        }
+    }
+
+    #[test]
+    fn a_warp_with_too_few_columns_to_sample_is_refused_by_the_schedule() {
+        use crate::schedule::{ScheduleError, Tile};
+        let (program, gpu) = (cross_entropy(), Gpu::h100());
+        let problem = Problem::new(300, 64, 4099, DType::Bf16);
+        let schedule = GpuSchedule::of_family(Family::Mma, &program, &problem, &gpu);
+        let logits = Tile { m: 64, n: 64, k: 64, stages: 4, warps_m: 1, warps_n: 4 };
+        let narrow = GpuSchedule { logits, ..schedule };
+        let error = narrow.check(&Problem { filter: Filter::SAMPLED, ..problem.clone() }, &gpu).unwrap_err();
+        assert!(matches!(error, ScheduleError::Tile { which: "logits", .. }), "{error}");
+        assert!(error.to_string().ends_with("16 columns; the sampled filter takes 32 at a time"), "{error}");
+        assert_eq!(narrow.check(&Problem { filter: Filter::Exact, ..problem }, &gpu), Ok(()));
     }
 
     #[test]

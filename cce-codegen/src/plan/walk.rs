@@ -1,16 +1,29 @@
-//! How many partials the clusters of the forward pass leave: the counterpart of `kernels/walk.cuh`.
+//! How many partials the forward pass leaves: the counterpart of `kernels/walk.cuh` and `kernels/blocks/walk.cuh`.
 
 /// A walk over row blocks and tiles.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
+    /// Rows of a row block.
+    pub(super) rows: u64,
     /// Row blocks, at most.
     pub(super) row_blocks: u64,
     /// Whether there may be fewer, which only the device knows.
     pub(super) any_fewer: bool,
-    /// Row blocks of a group, at most: those that walk at once.
-    pub(super) group: u64,
-    pub(super) tiles: u64,
-    pub(super) clusters: u64,
+    pub(super) division: Division,
+}
+
+/// How a walk is divided.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Division {
+    /// Among persistent clusters.
+    Clusters {
+        /// Row blocks of a group, at most: those that walk at once.
+        group: u64,
+        tiles: u64,
+        clusters: u64,
+    },
+    /// Into so many parts of every row block.
+    Parts(u64),
 }
 
 impl Walk {
@@ -20,14 +33,19 @@ impl Walk {
         (fewest..=self.row_blocks).map(|live| size(live, self.parts(live))).max().unwrap_or(0)
     }
 
-    /// The most parts of a row block: one for each set of walkers, and two for the tail that is left over.
+    /// The most parts of a row block: of clusters one for each set of walkers, and two for the tail that is
+    /// left over.
     fn parts(&self, row_blocks: u64) -> u64 {
-        let groups = row_blocks.div_ceil(self.group).max(1);
+        let (group, tiles, clusters) = match self.division {
+            Division::Parts(parts) => return parts,
+            Division::Clusters { group, tiles, clusters } => (group, tiles, clusters),
+        };
+        let groups = row_blocks.div_ceil(group).max(1);
         let sizes = [row_blocks / groups, row_blocks.div_ceil(groups)];
         let parts = |size: u64| {
-            let busy = self.clusters / size * size;
-            let walked = (self.tiles * busy).div_ceil(self.clusters);
-            self.clusters / size + if walked < self.tiles { 2 } else { 0 }
+            let busy = clusters / size * size;
+            let walked = (tiles * busy).div_ceil(clusters);
+            clusters / size + if walked < tiles { 2 } else { 0 }
         };
         sizes.into_iter().filter(|&size| size > 0).map(parts).max().unwrap_or(0)
     }
@@ -36,6 +54,10 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of_clusters(row_blocks: u64, any_fewer: bool, group: u64, tiles: u64, clusters: u64) -> Walk {
+        Walk { rows: 256, row_blocks, any_fewer, division: Division::Clusters { group, tiles, clusters } }
+    }
 
     /// `begin_of_piece` of `kernels/walk.cuh`.
     fn begin_of_piece(n: i32, pieces: i32, at: i32) -> i32 {
@@ -68,13 +90,10 @@ mod tests {
 
     impl Device {
         fn of(walk: &Walk, row_blocks: u64) -> Device {
-            let row_blocks = row_blocks as i32;
-            Device {
-                row_blocks,
-                tiles: walk.tiles as i32,
-                clusters: walk.clusters as i32,
-                groups: (row_blocks + walk.group as i32 - 1) / walk.group as i32,
-            }
+            let Division::Clusters { group, tiles, clusters } = walk.division else { panic!("of clusters") };
+            let (row_blocks, group) = (row_blocks as i32, group as i32);
+            let groups = (row_blocks + group - 1) / group;
+            Device { row_blocks, tiles: tiles as i32, clusters: clusters as i32, groups }
         }
 
         fn begin_of(&self, group: i32) -> i32 {
@@ -150,7 +169,7 @@ mod tests {
             for row_blocks in (1..=34).chain([50, 65, 66, 67, 131, 200]) {
                 for group in [1, 2, 3, 5, 8, 13, 16, 32, 66] {
                     for tiles in [1, 2, 7, 16, 100, 193, 1000] {
-                        let walk = Walk { row_blocks, any_fewer: false, group, tiles, clusters };
+                        let walk = of_clusters(row_blocks, false, group, tiles, clusters);
                         tails += usize::from(is_covered(&walk));
                     }
                 }
@@ -162,14 +181,11 @@ mod tests {
     /// Checks a walk; whether some clusters shared tails.
     fn is_covered(walk: &Walk) -> bool {
         let device = Device::of(walk, walk.row_blocks);
-        let what = format!(
-            "{} row blocks in groups of {}, {} tiles, {} clusters",
-            walk.row_blocks, walk.group, walk.tiles, walk.clusters
-        );
+        let what = format!("{walk:?}");
         let rows = walk.row_blocks as usize;
         let (mut covered, mut written) = (vec![Vec::new(); rows], vec![Vec::new(); rows]);
         let mut any_tail = false;
-        for segment in (0..walk.clusters as i32).flat_map(|cluster| device.segments_of(cluster)) {
+        for segment in (0..device.clusters).flat_map(|cluster| device.segments_of(cluster)) {
             let row = segment.row_block as usize;
             assert!(0 <= segment.first && segment.last <= device.tiles, "{what}");
             covered[row].push((segment.first, segment.last));
@@ -198,7 +214,7 @@ mod tests {
     #[test]
     fn the_most_of_a_number_of_rows_that_only_the_device_knows_is_enough_for_each() {
         for (row_blocks, group, clusters) in [(17, 6, 66), (34, 16, 66), (5, 5, 54), (100, 16, 57)] {
-            let walk = Walk { row_blocks, any_fewer: true, group, tiles: 193, clusters };
+            let walk = of_clusters(row_blocks, true, group, 193, clusters);
             let most = walk.most(|blocks, parts| blocks * parts);
             let needed = (1..=row_blocks).map(|live| live * Device::of(&walk, live).most_parts() as u64);
             assert_eq!(needed.max(), Some(most));

@@ -1,7 +1,7 @@
 //! What a tile needs, and why one may not be possible.
 
 use super::{Family, Gpu, GpuSchedule, Tile};
-use crate::problem::{DType, Layout, Problem};
+use crate::problem::{DType, Filter, Layout, Problem};
 use thiserror::Error;
 
 /// Why a schedule does not fit a problem or a GPU.
@@ -95,6 +95,17 @@ impl Tile {
     /// Rows that a cluster of family `wgmma` takes: a tile a block.
     pub(crate) fn cluster_rows(&self) -> u32 {
         CLUSTER * self.m
+    }
+
+    /// Rows that the walk over the vocabulary takes together: a cluster's or a block's.
+    pub(crate) fn walk_rows(&self, family: Family) -> u32 {
+        if family == Family::Wgmma { self.cluster_rows() } else { self.m }
+    }
+
+    /// Warps that have different columns of the same rows of a finished tile, which a sampled walk samples by
+    /// themselves.
+    pub(crate) fn bands(&self, family: Family) -> u32 {
+        if family == Family::Mma { self.warps_n } else { 1 }
     }
 
     /// Bytes of what the shared memory of families `mma` and `simt` holds at different times: the ring, or a
@@ -306,8 +317,18 @@ impl GpuSchedule {
         if self.group == 0 || self.group > 256 {
             return number("group", self.group, "from 1 to 256");
         }
-        if self.family == Family::Wgmma && !self.hot.is_multiple_of(self.logits.n) {
+        if !self.hot.is_multiple_of(self.logits.n) {
             return number("hot", self.hot, "a multiple of the logits' tile's columns");
+        }
+        let Tile { m, n, k, warps_n, .. } = self.logits;
+        if matches!(problem.filter, Filter::Sampled { .. })
+            && !(n / self.logits.bands(self.family)).is_multiple_of(32)
+        {
+            let reason = format!(
+                "gives each of {warps_n} warps {} columns; the sampled filter takes 32 at a time",
+                n / warps_n
+            );
+            return Err(ScheduleError::Tile { which: "logits", m, n, k, reason });
         }
         if self.chunk == 0 || !self.chunk.is_multiple_of(64) {
             return number("chunk", self.chunk, "a multiple of 64, at least 64");

@@ -3,7 +3,7 @@
 use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
 use crate::diff::{Wanted, lower};
 use crate::ir::{ExprId, Node, Program};
-use crate::plan::{refuses, sums_raw_logits, widest_chunk};
+use crate::plan::{sums_raw_logits, widest_chunk};
 use crate::problem::{Filter, Problem};
 
 /// Bytes of gradient scratch that a default schedule asks for where no limit is given.
@@ -87,15 +87,8 @@ impl GpuSchedule {
     /// so that the plan's error names the smallest workspace there is.
     pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         let can = |family: &Family| family.refuses(problem, gpu).is_none();
-        let offers = |family: &Family| refuses(program, problem, *family).is_none();
-        let mut families: Vec<Family> = Family::ALL.into_iter().filter(can).collect();
-        // Where none offers the filter, the plan of the fastest says why.
-        match families.iter().any(offers) {
-            true => families.retain(offers),
-            false => families.truncate(1),
-        }
         let mut least: Option<(u64, GpuSchedule)> = None;
-        for family in families {
+        for family in Family::ALL.into_iter().filter(can) {
             let schedule = GpuSchedule::of_family(family, program, problem, gpu);
             let Some(limit) = problem.workspace_limit else { return schedule };
             match widest_chunk(program, problem, &schedule, gpu, limit) {
@@ -169,7 +162,13 @@ impl GpuSchedule {
     fn mma(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
         let light = !is_heavy(program, problem);
         let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
-        let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (light || sums(t) <= 64));
+        // What samples needs more registers beside the sums: up to compute capability 9 they suffice for the
+        // normaliser of raw logits beside 128, later assemblers spill some.
+        let large = match samples(problem) {
+            true => gpu.capability < (10, 0) && keeps_one_sum(program, problem),
+            false => light,
+        };
+        let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (large || sums(t) <= 64));
         let most = problem.hidden * (100 + DEEP_WASTE);
         let deep = problem.hidden >= DEEP && problem.hidden.next_multiple_of(256) * 100 <= most;
         let widest = if deep { 256 } else { 128 };
@@ -186,7 +185,7 @@ impl GpuSchedule {
             classifier_gradient,
             hidden_gradient,
             chunk: chunk(problem, gpu, &classifier_gradient, Family::Mma),
-            hot: 0,
+            hot: hot_columns(problem, gpu, &logits),
             group,
         }
     }
@@ -205,7 +204,7 @@ impl GpuSchedule {
             classifier_gradient: largest,
             hidden_gradient: largest,
             chunk: chunk(problem, gpu, &largest, Family::Simt),
-            hot: 0,
+            hot: hot_columns(problem, gpu, &logits),
             group,
         }
     }
@@ -230,17 +229,11 @@ impl GpuSchedule {
             Family::Simt => &[SIMT, SIMT_SMALL],
         };
         if base.family == Family::Wgmma {
-            if refuses(program, problem, Family::Mma).is_none() {
-                add(GpuSchedule::mma(program, problem, gpu));
-            }
+            add(GpuSchedule::mma(program, problem, gpu));
             for &logits in tiles {
                 for group in [base.group, base.group.div_ceil(2), base.group * 2] {
-                    add(GpuSchedule { logits, group: group.min(gpu.clusters()), ..base });
-                }
-            }
-            if problem.filter != Filter::Exact && (base.hot as usize) < problem.vocab {
-                for hot in [base.hot / 2, base.hot * 2] {
-                    add(GpuSchedule { hot: hot.next_multiple_of(base.logits.n), ..base });
+                    let hot = base.hot.next_multiple_of(logits.n);
+                    add(GpuSchedule { logits, hot, group: group.min(gpu.clusters()), ..base });
                 }
             }
         } else {
@@ -252,8 +245,14 @@ impl GpuSchedule {
                     (group * 2, splits.div_ceil(2)),
                     (group, splits * 2),
                 ] {
-                    add(GpuSchedule { logits, splits, group, ..base });
+                    let hot = base.hot.next_multiple_of(logits.n);
+                    add(GpuSchedule { logits, hot, splits, group, ..base });
                 }
+            }
+        }
+        if problem.filter != Filter::Exact && (base.hot as usize) < problem.vocab {
+            for hot in [base.hot / 2, base.hot * 2] {
+                add(GpuSchedule { hot: hot.next_multiple_of(base.logits.n), ..base });
             }
         }
         if problem.wants_gradients() {
@@ -305,6 +304,10 @@ fn is_heavy(program: &Program, problem: &Problem) -> bool {
         matches!(lowered.graph.get(*stat), Node::Expect { .. } | Node::Max(_) | Node::Argmax(_))
     };
     lowered.stats.iter().any(heavy)
+}
+
+fn samples(problem: &Problem) -> bool {
+    matches!(problem.filter, Filter::Sampled { .. })
 }
 
 /// Whether the vocabulary loop keeps nothing but the sum of exponentials of raw logits.

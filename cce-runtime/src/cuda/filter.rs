@@ -15,7 +15,7 @@ pub(crate) struct Asked {
     pub(crate) family: Option<Family>,
 }
 
-/// The filter: what was asked for, or the sampled default where program and family allow it, else `Exact`,
+/// The filter: what was asked for, or the sampled default where the program allows it, else `Exact`,
 /// which is said once.
 ///
 /// # Errors
@@ -27,21 +27,9 @@ pub(crate) fn decide_filter(
     asked: &Asked,
     notes: &mut Vec<String>,
 ) -> Result<Filter> {
-    let gpu = Gpu::from(context.info());
     let with = |filter: Filter| Problem { filter, ..problem.clone() };
-    let family = |problem: &Problem| {
-        asked.family.unwrap_or_else(|| GpuSchedule::default_for(program, problem, &gpu).family)
-    };
-    let refused = |problem: &Problem, family: Family| {
-        plan::refuses(program, problem, family).map(|reason| {
-            // A better family would sample, but cannot run this problem here.
-            let why = (family != Family::Wgmma).then(|| Family::Wgmma.refuses(problem, &gpu)).flatten();
-            why.map_or_else(|| reason.clone(), |why| format!("{reason}, which {why}"))
-        })
-    };
     if let Some(filter) = asked.filter {
-        let problem = with(filter);
-        return match refused(&problem, family(&problem)) {
+        return match plan::refuses(program, &with(filter)) {
             None => Ok(filter),
             Some(reason) => Err(Error::FilterNotAllowed { filter: filter.to_string(), reason }),
         };
@@ -51,11 +39,14 @@ pub(crate) fn decide_filter(
         return Ok(Filter::Exact);
     }
     let sampled = with(Filter::SAMPLED);
-    let family = family(&sampled);
-    let reason = refused(&sampled, family).or_else(|| {
+    let reason = plan::refuses(program, &sampled).or_else(|| {
         // A limit that an exact plan can meet is met.
         sampled.workspace_limit?;
-        let schedule = GpuSchedule::of_family(family, program, &sampled, &gpu);
+        let gpu = Gpu::from(context.info());
+        let schedule = match asked.family {
+            Some(family) => GpuSchedule::of_family(family, program, &sampled, &gpu),
+            None => GpuSchedule::default_for(program, &sampled, &gpu),
+        };
         match GpuPlan::build(program, &sampled, &schedule, &gpu) {
             Err(error @ PlanError::Workspace { .. }) => Some(format!("sampled, {error}")),
             _ => None,

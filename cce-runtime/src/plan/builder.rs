@@ -63,7 +63,7 @@ impl PlanBuilder {
         self
     }
 
-    /// The filter. Default: [`Filter::SAMPLED`] where program and device allow it, else [`Filter::Exact`],
+    /// The filter. Default: [`Filter::SAMPLED`] where the program allows it, else [`Filter::Exact`],
     /// which [`Plan::notes`] says.
     #[must_use]
     pub fn filter(mut self, filter: Filter) -> PlanBuilder {

@@ -50,7 +50,7 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
         Arch { major: 9, minor: 0, .. } => Gpu::h100(),
         arch => Gpu::of_capability(arch.major, arch.minor),
     };
-    let problem = problem(args, program, &gpu)?;
+    let problem = problem(args, program)?;
     let schedule = match Family::named(&args.family) {
         Some(family) => GpuSchedule::of_family(family, program, &problem, &gpu),
         None => GpuSchedule::default_for(program, &problem, &gpu),
@@ -90,7 +90,7 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
 }
 
 /// The problem as a GPU's plan would have it, with the GPU's defaults.
-fn problem(args: &EmitArgs, program: &Program, gpu: &Gpu) -> Result<Problem, Error> {
+fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
     let flags = &args.problem;
     // A plan of the CPU device checks names and types in the same way.
     let task = Task {
@@ -111,10 +111,8 @@ fn problem(args: &EmitArgs, program: &Program, gpu: &Gpu) -> Result<Problem, Err
     }
     problem.filter = flags.filter.unwrap_or(Filter::SAMPLED);
     // As a plan on that GPU, which samples by default where it can.
-    let family = Family::named(&args.family)
-        .unwrap_or_else(|| GpuSchedule::default_for(program, &problem, gpu).family);
     let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
-    if flags.filter.is_none() && (!large || refuses(program, &problem, family).is_some()) {
+    if flags.filter.is_none() && (!large || refuses(program, &problem).is_some()) {
         problem.filter = Filter::Exact;
     }
     Ok(problem)

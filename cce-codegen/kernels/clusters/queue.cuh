@@ -2,28 +2,15 @@
 // consumer warp hands over the group of 8 columns in shared memory. Its queue has QUEUE_STAGES stages of 32 groups; two barriers a stage, as in the ring of
 // tiles. (No more than that goes through shared memory: the multiplication takes nearly all of its bandwidth.)
 
-#define GROUPS (ACC_COLS / 8)                                 // of 8 of a lane's columns in a tile
 #define QUEUES 8                                              // one for each consumer warp
 #define QUEUE_STAGES 2
 
-// A group of 8 columns of a row: their logits, how far from its beginning the threshold is, step and reference of the row, and the key of an entry of the
-// first column. The last three bits of the step, which is 10^-6 of it, are the number of thresholds in the group, less one, 7 standing for all from 8 on:
-// what emits entries may add up weights to a little more than what counted.
-struct alignas(16) Found {
-    float4 low, high;
-    float ahead;
-    u32 step_and_count;
-    float reference;
-    u32 key;
-};
-DEVICE u32 step_and_count(float step, float count) { return (__float_as_uint(step) & ~7u) | ((u32)fminf(fmaxf(count, 1.0f), 8.0f) - 1); }
 // Groups of one segment, where its entries go, and whether it ends here: then its part is written.
 struct alignas(16) Stage {
     Found found[32];
-    Entry* entries;
+    Room room;
     Part* part;
-    u32 capacity;
-    int count, first, row0;                                   // the segment's first tile; the first of the warp's rows
+    int count, first;                                         // the segment's first tile
 };
 static_assert(QUEUE_STAGES * (sizeof(Stage) + 16) <= STAGING_BYTES * WARPGROUPS / QUEUES, "a warp's part of the staging");
 
@@ -51,7 +38,7 @@ struct QueueMemory {
 struct Queue : QueueMemory {
     u32 stage = 0, phase = 0;
     int filled = 0;                                           // groups of the stage so far
-    Entry* entries; u32 capacity; int row0;                   // of the segment
+    Room room;                                                // of the segment
 
     DEVICE Queue(unsigned char* shared, int warp) : QueueMemory(shared, warp) {}
     DEVICE void advance() { if (++stage == QUEUE_STAGES) { stage = 0; phase ^= 1; } }
@@ -60,7 +47,7 @@ struct Queue : QueueMemory {
     DEVICE void publish(Part* part, int first) {
         if (lane_id() == 0) {
             Stage& to = stages[stage];
-            to.entries = entries; to.capacity = capacity; to.part = part; to.count = filled; to.first = first; to.row0 = row0;
+            to.room = room; to.part = part; to.count = filled; to.first = first;
         }
         barrier_arrive_here(full(stage));
         advance();
@@ -74,12 +61,7 @@ struct Queue : QueueMemory {
         const u32 lanes = __ballot_sync(ALL, found);
         const int place = filled + __popc(lanes & ((1u << lane_id()) - 1));
         const bool placed = found && place < 32;
-        if (placed) {
-            Found& to = stages[stage].found[place];
-            to.low = make_float4(x[0], x[1], x[2], x[3]);
-            to.high = make_float4(x[4], x[5], x[6], x[7]);
-            *(float4*)&to.ahead = make_float4(ahead, __uint_as_float(step_and_count), reference, __uint_as_float(key));
-        }
+        if (placed) stages[stage].found[place] = found_group(x, ahead, step_and_count, reference, key);
         filled = min(filled + __popc(lanes), 32);
         if (filled == 32) publish(nullptr, 0);
         return placed;

@@ -28,7 +28,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         if (warp_id() > 0) {
             int mine = 0;
             while (segments.next(s)) mine++;
-            serve_queues(shared, warp_id() - 1, mine, Served{targets, order, values, uniform_of(values), rows});
+            serve_queues(shared, warp_id() - 1, mine, Tokens{targets, order, values, uniform_of(values), rows});
         }
     } else {
         take_registers<SERVER_REGISTERS>();
@@ -38,27 +38,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
         while (segments.next(s)) {
             const int row0 = s.row_block * CLUSTER_M + cluster_rank() * TILE_M;
             const int stream = (row0 + acc_row(0)) / STREAM_ROWS;
-            HeldRows tokens_of, targets_of;
+            const int length = s.last - s.first;
+            LaneRows tokens_of, targets_of;
             Sampler sampler;
             #pragma unroll
-            for (int r = 0; r < ACC_ROWS; r++) {
+            for (int r = 0; r < LANE_ROWS; r++) {
                 int at = row0 + acc_row(r), token = token_at(order, at, rows);
                 tokens_of.of[r] = max(token, 0);
                 targets_of.of[r] = target_in_range(targets, token);
-                stats_init(sampler.stats[r]);
-                sampler.stats[r][0] = token >= 0 ? reference[at] : 0.0f;
-                // Rows behind the last one have weights, too, of whatever stands there; a normaliser beyond all bounds keeps them from sampling.
-                sampler.known[r] = token >= 0 ? 1.0f : POS_INF;
-                Words words = philox(seed_of(seed), (u32)max(token, 0), (u32)s.part + 2);
-                u32 word = lane_id() & 2 ? (lane_id() & 1 ? words.of[3] : words.of[2]) : (lane_id() & 1 ? words.of[1] : words.of[0]);
-                sampler.phase[r] = uniform_number(word);
+                sampler.begin(r, at, rows, tokens_of(r), reference, seed, s.part);
             }
-            const int length = s.last - s.first;
-            sampler.admitted = 0.0f;
-            sampler.quota = QUOTA * length;
-            queue.row0 = row0 + acc_row(0) - (lane_id() >> 2);
-            queue.capacity = TILE_ENTRIES * length + SEGMENT_ENTRIES;
-            queue.entries = streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part);
+            sampler.rest = QUOTA * length;
+            queue.room = Room{streams + stream * stream_entries(most_parts) + segment_begin(s.first, s.part),
+                (u32)(TILE_ENTRIES * length + SEGMENT_ENTRIES), row0 + acc_row(0) - lane_row(0)};
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
                 const int at = HOT_TILES + tile;

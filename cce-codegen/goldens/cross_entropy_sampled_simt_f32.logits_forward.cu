@@ -1,0 +1,463 @@
+// Forward pass over the logits.
+// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+
+#define DTYPE_F32
+#define HIDDEN 64
+#define VOCAB 4099
+#define PACKED 1
+#define HIDDEN_STRIDE 64
+#define HIDDEN_ALIGN 16
+#define CLASSIFIER_STRIDE 64
+#define CLASSIFIER_ALIGN 16
+#define TILE_BYTES 69632
+#define TILE_M 128
+#define TILE_N 128
+#define TILE_K 16
+
+// Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
+// Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE __device__ __forceinline__
+#define NEG_INF __int_as_float(0xff800000)
+#define POS_INF __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+#ifdef INDEX_I64
+typedef i64 Index;
+#else
+typedef int Index;
+#endif
+
+// A scalar input: read from device memory where a pointer is given, so that no host has to wait for it.
+struct ScalarArg {
+    const float* pointer;
+    float value;
+};
+DEVICE float scalar(const ScalarArg& s) { return s.pointer ? *s.pointer : s.value; }
+
+DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+
+// --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
+#if defined(DTYPE_F32)
+typedef float Elem;
+DEVICE float widen(float x) { return x; }
+DEVICE void narrow(float& to, float x) { to = x; }
+#else
+typedef u16 Elem;
+#if defined(DTYPE_BF16)
+DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
+DEVICE void narrow(u16& to, float x) {
+    u32 bits = __float_as_uint(x);
+    to = x != x ? (u16)0x7fff : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // round to nearest even
+}
+DEVICE u32 narrow2(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r;
+#else
+    u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16;
+#endif
+}
+#else
+DEVICE float widen(u16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
+DEVICE void narrow(u16& to, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
+DEVICE u32 narrow2(float low, float high) { u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16; }
+#endif
+#endif
+
+// --- what the language's functions mean in fp32 --------------------------------------------------------------------
+// tanh within 5e-7 of the value: the exponential away from 0, the Taylor series near it, where the exponential would cancel.
+DEVICE float tanh_of(float x) {
+    float a = fabsf(x), t = exp2_approx(a * (-2.0f * LOG2E)), far = __fdividef(1.0f - t, 1.0f + t), s = x * x;
+    float near = a * (1.0f + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835)))));
+    return copysignf(a < 0.25f ? near : far, x);
+}
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+DEVICE float softplus(float x) { return x != x ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+DEVICE float log_sigmoid(float x) { return -softplus(-x); }
+// The first argument at ties; a NaN in either propagates.
+DEVICE float min_of(float a, float b) { return b < a || b != b ? b : a; }
+DEVICE float max_of(float a, float b) { return b > a || b != b ? b : a; }
+// a^b of a non-negative base, with the cases that occur most often cheap.
+DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a : b == 0.0f ? 1.0f : powf(a, b); }
+// 2^x for a difference of two references that may both be -inf.
+DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
+
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
+DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Which tile a block takes of `row_blocks` x `columns`: blocks of one group of rows and one column are neighbours, so that they read the same operand
+// at the same time.
+struct Place { int row_block, column; };
+DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
+    int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
+    return Place{first + place % width, place / width};
+}
+
+// One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
+// 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
+
+#define THREADS 256
+#define ACC_ROWS (TILE_M / 16)
+#define ACC_COLS (TILE_N / 16)
+#define A_PITCH (TILE_M + 4)
+#define B_PITCH (TILE_N + 4)
+#define ROW_LANES 16
+#define ROW_WARPS 1
+#define COL_WARPS 8
+
+DEVICE int row_warp() { return 0; }
+DEVICE int col_warp() { return warp_id(); }
+DEVICE int acc_row(int r) { return (r >> 2) * 64 + (threadIdx.x >> 4) * 4 + (r & 3); }
+DEVICE int acc_col(int c) { return (c >> 2) * 64 + (threadIdx.x & 15) * 4 + (c & 3); }
+
+// Elements of one stage wait in registers while the stage before them multiplies.
+template <int TILE> struct Staged {
+    static constexpr int COPIES = TILE * TILE_K / THREADS;
+    float value[COPIES];
+};
+
+// An operand whose source rows are tile rows, consecutive in k; read element by element, at any ALIGN. MAPPED: tile row r is source row map[r].
+template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct KMajor : Staged<TILE> {
+    using Staged<TILE>::value;
+    const Elem* source; int row, rows, k_end; const int* map;
+    DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
+    }
+    DEVICE void seek(int row0) { row = row0; }
+    DEVICE void fetch(int k0) {
+        int k = k0 + threadIdx.x % TILE_K;
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int r = row + (int)threadIdx.x / TILE_K + i * (THREADS / TILE_K);
+            value[i] = r < rows && k < k_end ? widen(source[(i64)(MAPPED ? map[r] : r) * STRIDE + k]) : 0.0f;
+        }
+    }
+    DEVICE void store(float* to, int pitch) const {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++)
+            to[(threadIdx.x % TILE_K) * pitch + threadIdx.x / TILE_K + i * (THREADS / TILE_K)] = value[i];
+    }
+};
+
+// An operand whose source rows are the k, consecutive along the tile's rows. MAPPED: k is source row map[k].
+template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor : Staged<TILE> {
+    using Staged<TILE>::value;
+    const Elem* source; int row, rows, k_end; const int* map;
+    DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
+    }
+    DEVICE void seek(int row0) { row = row0; }
+    DEVICE void fetch(int k0) {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int at = threadIdx.x + i * THREADS, r = row + at % TILE, k = k0 + at / TILE;
+            value[i] = r < rows && k < k_end ? widen(source[(i64)(MAPPED ? map[k] : k) * STRIDE + r]) : 0.0f;
+        }
+    }
+    DEVICE void store(float* to, int pitch) const {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int at = threadIdx.x + i * THREADS;
+            to[at / TILE * pitch + at % TILE] = value[i];
+        }
+    }
+};
+
+// DEEP products are summed in pieces of this many steps: beside a sum over a whole vocabulary its small terms would round to nothing.
+#define PIECE (512 / TILE_K)
+
+// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each.
+template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+    float* ring = (float*)shared;
+    int steps = ceil_div(depth, TILE_K);
+    for (int tile = first; tile < last; tile++) {
+        float acc[ACC_ROWS][ACC_COLS] = {}, pieces[ACC_ROWS][ACC_COLS] = {};
+        b.seek(tile * TILE_N);
+        if (steps) { a.fetch(0); b.fetch(0); }
+        for (int step = 0; step < steps; step++) {
+            float* sa = ring + (step & 1) * TILE_K * (A_PITCH + B_PITCH);
+            float* sb = sa + TILE_K * A_PITCH;
+            a.store(sa, A_PITCH); b.store(sb, B_PITCH);
+            __syncthreads();                                  // two buffers: the other one is still being read by the slowest
+            if (step + 1 < steps) { a.fetch((step + 1) * TILE_K); b.fetch((step + 1) * TILE_K); }
+            #pragma unroll
+            for (int k = 0; k < TILE_K; k++) {
+                float x[ACC_ROWS], y[ACC_COLS];
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r += 4) *(float4*)&x[r] = *(const float4*)&sa[k * A_PITCH + acc_row(r)];
+                #pragma unroll
+                for (int c = 0; c < ACC_COLS; c += 4) *(float4*)&y[c] = *(const float4*)&sb[k * B_PITCH + acc_col(c)];
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r++)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c++) acc[r][c] = fmaf(x[r], y[c], acc[r][c]);
+            }
+            if (DEEP && (step + 1 == steps || (step + 1) % PIECE == 0)) {
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r++)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c++) { pieces[r][c] += acc[r][c]; acc[r][c] = step + 1 == steps ? pieces[r][c] : 0.0f; }
+            }
+        }
+        __syncthreads();                                      // the ring may be refilled, or used for other things
+        done(acc, tile);
+    }
+}
+
+// --- from the program ---
+// The program's inputs besides hidden states, classifier and targets.
+struct Values {
+    int none;
+};
+#define STATS 2
+#define HAS_SOFTMAX
+#define HAS_TARGET
+#define MASK_LOGITS 1
+struct Uniform { };
+DEVICE Uniform uniform_of(const Values& values) {
+    return Uniform{};
+}
+struct ColIn { };
+DEVICE ColIn col_in(const Values& values, int col) {
+    return ColIn{};
+}
+struct RowIn { };
+DEVICE RowIn row_in(const Values& values, int token) {
+    return RowIn{};
+}
+// The logit of the softmax.
+DEVICE float logit_of(float x, const RowIn& row, const ColIn& column, const Uniform& uniform) {
+    return x;
+}
+// One column joins: e = exp(z - reference), 0 where it is not live.
+DEVICE void stats_add(float (&s)[STATS], float x, float z, float e, bool live, int col, const RowIn& row, const ColIn& column, const Uniform& uniform) {
+    s[1] += e;
+}
+DEVICE void stats_init(float (&s)[STATS]) {
+    s[0] = NEG_INF; s[1] = 0.0f;
+}
+DEVICE void stats_rescale(float (&s)[STATS], float factor) {
+    s[1] *= factor;
+}
+DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
+    float reference = fmaxf(s[0], o[0]), mine = rescale(s[0], reference), its = rescale(o[0], reference);
+    s[0] = reference; s[1] = s[1] * mine + o[1] * its;
+}
+
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
+// The statistics of a tile's logits, which a thread keeps for its rows over its columns.
+// The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
+
+// A thread's rows, by their place among them: as registers hold them, or as shared memory does for the whole tile.
+struct HeldRows { int of[ACC_ROWS]; DEVICE int operator()(int r) const { return of[r]; } };
+struct SharedRows { const int* of; DEVICE int operator()(int r) const { return of[acc_row(r)]; } };
+
+// What must not join the sums, columns behind the vocabulary and targets, is left out in one of two ways: where the softmax is of the raw logits and
+// nothing else is kept (MASK_LOGITS), the rare tile that has such columns gets logits of -inf; else every column is asked, after the transform.
+template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const Rows& tokens, const Rows& targets, float* target_logit) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        int y = targets(r);
+        float found = 0.0f;
+        bool here = false;
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) {
+            int col = tile * TILE_N + acc_col(c);
+            here |= col == y;
+            found = col == y ? acc[r][c] : found;
+            if (MASK_LOGITS) acc[r][c] = col == y || col >= VOCAB ? NEG_INF : acc[r][c];
+        }
+        if (here) target_logit[tokens(r)] = found;
+    }
+}
+
+// Where nothing but the sum of exponentials of raw logits is kept (MASK_LOGITS), the reference need not follow the largest: it is that of the first
+// tile, until a tile's sum leaves it far behind. An element then costs a multiplication, an exponential and an addition.
+#define FAR 1e30f
+DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
+    float sum[4] = {};
+    #pragma unroll
+    for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
+    float sum = sum_of_exponentials(x, stats[0]);
+    if (!(sum < FAR)) {                                       // NaN, too
+        float reference = stats[0];
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) reference = fmaxf(reference, x[c] * LOG2E);
+        stats_rescale(stats, rescale(stats[0], reference));
+        stats[0] = reference;
+        sum = sum_of_exponentials(x, reference == NEG_INF ? 0.0f : reference);
+    }
+    stats[1] += sum;
+}
+
+// The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
+// sums: a few columns at a time, fewer where more is kept.
+#define MOST_COLUMNS (STATS > 4 ? 8 : 16)
+#define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform) {
+    #pragma unroll
+    for (int first = 0; first < ACC_COLS; first += SLICE) {
+        asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {
+            RowIn row = row_in(values, tokens(r));
+            int y = targets(r);
+            auto live = [&](int at) { int col = tile * TILE_N + acc_col(at); return col < VOCAB && col != y; };
+            auto col_at = [&](int at) { return col_in(values, min(tile * TILE_N + acc_col(at), VOCAB - 1)); };
+#ifdef HAS_SOFTMAX
+            float z[SLICE], largest = NEG_INF;
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
+                largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
+            }
+            float reference = fmaxf(stats[r][0], largest * LOG2E);
+            if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
+            float base = reference == NEG_INF ? 0.0f : reference;
+#endif
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                int at = first + c;
+#ifdef HAS_SOFTMAX
+                float e = exp2_approx(fmaf(z[c], LOG2E, -base));
+                stats_add(stats[r], acc[r][at], z[c], live(at) ? e : 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+#else
+                stats_add(stats[r], acc[r][at], 0.0f, 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+#endif
+            }
+        }
+    }
+}
+
+// Whether a tile has columns that must not join the sums.
+template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
+    bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
+#ifdef HAS_TARGET
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
+#endif
+    return rare;
+}
+
+// A finished tile: targets written, everything else joined.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
+        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+    if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
+#if MASK_LOGITS
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
+#else
+    accumulate(acc, stats, tile, tokens, targets, values, uniform);
+#endif
+}
+
+// The statistics of a row, from the neighbouring lanes that share it.
+template <int LANES> DEVICE void merge_lanes(float (&stats)[STATS]) {
+    #pragma unroll
+    for (int mask = 1; mask < LANES; mask *= 2) {
+        float other[STATS];
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
+        stats_merge(stats, other);
+    }
+}
+
+
+#define WALK_TILES 4
+
+// How thread blocks divide row_blocks x tiles: the tiles of every row block are cut into as many parts, one for a thread block.
+struct Walk {
+    int row_blocks, tiles, cut;
+
+    DEVICE Walk(int rows, int block, int, int tile_count, int parts) { row_blocks = ceil_div(rows, block); tiles = tile_count; cut = parts; }
+    DEVICE int begin_of(int part) const { return (int)((i64)tiles * part / cut); }
+    DEVICE int most_parts() const { return cut; }
+    DEVICE int parts_of(int) const { return cut; }
+};
+
+// Forward: every reduction over the vocabulary in one pass over the logits, which never leave registers.
+// A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
+// a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
+
+// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+        const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
+        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    int* token_of = (int*)(shared + TILE_BYTES);
+    int* target_of = token_of + TILE_M;
+    int rows = PACKED ? *count : tokens;
+    Place place = place_of(blockIdx.x, ceil_div(tokens, TILE_M), splits, group);
+    int row0 = place.row_block * TILE_M, split = place.column;
+    if (row0 >= rows) return;
+
+    for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
+        int at = row0 + i, token = token_at(order, at, rows);
+        token_of[i] = max(token, 0);
+        target_of[i] = target_in_range(targets, token);
+    }
+    __syncthreads();
+
+    const Walk tiles(rows, TILE_M, group, WALK_TILES, splits);
+    const int first = tiles.begin_of(split), last = tiles.begin_of(split + 1), pitch = tiles.row_blocks * TILE_M;
+    KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
+    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, first * TILE_N, VOCAB, HIDDEN, 0);
+    const Uniform uniform = uniform_of(values);
+    float stats[ACC_ROWS][STATS];
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
+
+    walk<false>(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+        join_tile(acc, stats, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+    });
+
+    // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.
+    float* exchange = (float*)shared;                         // [ROW_WARPS][STATS][TILE_M]
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        merge_lanes<ROW_LANES>(stats[r]);
+        if ((lane_id() & (ROW_LANES - 1)) == 0)
+            #pragma unroll
+            for (int k = 0; k < STATS; k++) exchange[(row_warp() * STATS + k) * TILE_M + acc_row(r)] = stats[r][k];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < TILE_M && row0 + i < rows; i += THREADS) {
+        float sum[STATS], other[STATS];
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) sum[k] = exchange[k * TILE_M + i];
+        for (int w = 1; w < ROW_WARPS; w++) {
+            #pragma unroll
+            for (int k = 0; k < STATS; k++) other[k] = exchange[(w * STATS + k) * TILE_M + i];
+            stats_merge(sum, other);
+        }
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * pitch + row0 + i] = sum[k];
+    }
+}

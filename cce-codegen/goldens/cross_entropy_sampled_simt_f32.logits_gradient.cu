@@ -1,0 +1,375 @@
+// Backward pass: the gradient of a chunk's logits.
+// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+
+#define DTYPE_F32
+#define HIDDEN 64
+#define VOCAB 4099
+#define PACKED 1
+#define HIDDEN_STRIDE 64
+#define HIDDEN_ALIGN 16
+#define CLASSIFIER_STRIDE 64
+#define CLASSIFIER_ALIGN 16
+#define TILE_BYTES 69632
+#define TILE_M 128
+#define TILE_N 128
+#define TILE_K 16
+#define PITCH 512
+#define STORE_GRADIENT 1
+#define SCALED 0
+
+// Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
+// Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE __device__ __forceinline__
+#define NEG_INF __int_as_float(0xff800000)
+#define POS_INF __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+#ifdef INDEX_I64
+typedef i64 Index;
+#else
+typedef int Index;
+#endif
+
+// A scalar input: read from device memory where a pointer is given, so that no host has to wait for it.
+struct ScalarArg {
+    const float* pointer;
+    float value;
+};
+DEVICE float scalar(const ScalarArg& s) { return s.pointer ? *s.pointer : s.value; }
+
+DEVICE float exp2_approx(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+
+// --- element types: 16-bit floats are kept as their bits -----------------------------------------------------------
+#if defined(DTYPE_F32)
+typedef float Elem;
+DEVICE float widen(float x) { return x; }
+DEVICE void narrow(float& to, float x) { to = x; }
+#else
+typedef u16 Elem;
+#if defined(DTYPE_BF16)
+DEVICE float widen(u16 x) { return __uint_as_float((u32)x << 16); }
+DEVICE void narrow(u16& to, float x) {
+    u32 bits = __float_as_uint(x);
+    to = x != x ? (u16)0x7fff : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // round to nearest even
+}
+DEVICE u32 narrow2(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r;
+#else
+    u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16;
+#endif
+}
+#else
+DEVICE float widen(u16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
+DEVICE void narrow(u16& to, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
+DEVICE u32 narrow2(float low, float high) { u16 a, b; narrow(a, low); narrow(b, high); return a | (u32)b << 16; }
+#endif
+#endif
+
+// --- what the language's functions mean in fp32 --------------------------------------------------------------------
+// tanh within 5e-7 of the value: the exponential away from 0, the Taylor series near it, where the exponential would cancel.
+DEVICE float tanh_of(float x) {
+    float a = fabsf(x), t = exp2_approx(a * (-2.0f * LOG2E)), far = __fdividef(1.0f - t, 1.0f + t), s = x * x;
+    float near = a * (1.0f + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835)))));
+    return copysignf(a < 0.25f ? near : far, x);
+}
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+DEVICE float softplus(float x) { return x != x ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+DEVICE float log_sigmoid(float x) { return -softplus(-x); }
+// The first argument at ties; a NaN in either propagates.
+DEVICE float min_of(float a, float b) { return b < a || b != b ? b : a; }
+DEVICE float max_of(float a, float b) { return b > a || b != b ? b : a; }
+// a^b of a non-negative base, with the cases that occur most often cheap.
+DEVICE float pow_of(float a, float b) { return b == 2.0f ? a * a : b == 1.0f ? a : b == 0.0f ? 1.0f : powf(a, b); }
+// 2^x for a difference of two references that may both be -inf.
+DEVICE float rescale(float from, float to) { return from == to ? 1.0f : exp2_approx(from - to); }
+
+DEVICE u32 shared_address(const void* p) {
+    u32 r; asm("{ .reg .u64 t; cvta.to.shared.u64 t, %1; cvt.u32.u64 %0, t; }" : "=r"(r) : "l"(p)); return r;
+}
+DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+DEVICE int lane_id() { return threadIdx.x & 31; }
+DEVICE int warp_id() { return threadIdx.x >> 5; }
+
+// Which tile a block takes of `row_blocks` x `columns`: blocks of one group of rows and one column are neighbours, so that they read the same operand
+// at the same time.
+struct Place { int row_block, column; };
+DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
+    int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
+    return Place{first + place % width, place / width};
+}
+
+// One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
+// 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
+
+#define THREADS 256
+#define ACC_ROWS (TILE_M / 16)
+#define ACC_COLS (TILE_N / 16)
+#define A_PITCH (TILE_M + 4)
+#define B_PITCH (TILE_N + 4)
+#define ROW_LANES 16
+#define ROW_WARPS 1
+#define COL_WARPS 8
+
+DEVICE int row_warp() { return 0; }
+DEVICE int col_warp() { return warp_id(); }
+DEVICE int acc_row(int r) { return (r >> 2) * 64 + (threadIdx.x >> 4) * 4 + (r & 3); }
+DEVICE int acc_col(int c) { return (c >> 2) * 64 + (threadIdx.x & 15) * 4 + (c & 3); }
+
+// Elements of one stage wait in registers while the stage before them multiplies.
+template <int TILE> struct Staged {
+    static constexpr int COPIES = TILE * TILE_K / THREADS;
+    float value[COPIES];
+};
+
+// An operand whose source rows are tile rows, consecutive in k; read element by element, at any ALIGN. MAPPED: tile row r is source row map[r].
+template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct KMajor : Staged<TILE> {
+    using Staged<TILE>::value;
+    const Elem* source; int row, rows, k_end; const int* map;
+    DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
+    }
+    DEVICE void seek(int row0) { row = row0; }
+    DEVICE void fetch(int k0) {
+        int k = k0 + threadIdx.x % TILE_K;
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int r = row + (int)threadIdx.x / TILE_K + i * (THREADS / TILE_K);
+            value[i] = r < rows && k < k_end ? widen(source[(i64)(MAPPED ? map[r] : r) * STRIDE + k]) : 0.0f;
+        }
+    }
+    DEVICE void store(float* to, int pitch) const {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++)
+            to[(threadIdx.x % TILE_K) * pitch + threadIdx.x / TILE_K + i * (THREADS / TILE_K)] = value[i];
+    }
+};
+
+// An operand whose source rows are the k, consecutive along the tile's rows. MAPPED: k is source row map[k].
+template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor : Staged<TILE> {
+    using Staged<TILE>::value;
+    const Elem* source; int row, rows, k_end; const int* map;
+    DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
+    }
+    DEVICE void seek(int row0) { row = row0; }
+    DEVICE void fetch(int k0) {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int at = threadIdx.x + i * THREADS, r = row + at % TILE, k = k0 + at / TILE;
+            value[i] = r < rows && k < k_end ? widen(source[(i64)(MAPPED ? map[k] : k) * STRIDE + r]) : 0.0f;
+        }
+    }
+    DEVICE void store(float* to, int pitch) const {
+        #pragma unroll
+        for (int i = 0; i < Staged<TILE>::COPIES; i++) {
+            int at = threadIdx.x + i * THREADS;
+            to[at / TILE * pitch + at % TILE] = value[i];
+        }
+    }
+};
+
+// DEEP products are summed in pieces of this many steps: beside a sum over a whole vocabulary its small terms would round to nothing.
+#define PIECE (512 / TILE_K)
+
+// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each.
+template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+    float* ring = (float*)shared;
+    int steps = ceil_div(depth, TILE_K);
+    for (int tile = first; tile < last; tile++) {
+        float acc[ACC_ROWS][ACC_COLS] = {}, pieces[ACC_ROWS][ACC_COLS] = {};
+        b.seek(tile * TILE_N);
+        if (steps) { a.fetch(0); b.fetch(0); }
+        for (int step = 0; step < steps; step++) {
+            float* sa = ring + (step & 1) * TILE_K * (A_PITCH + B_PITCH);
+            float* sb = sa + TILE_K * A_PITCH;
+            a.store(sa, A_PITCH); b.store(sb, B_PITCH);
+            __syncthreads();                                  // two buffers: the other one is still being read by the slowest
+            if (step + 1 < steps) { a.fetch((step + 1) * TILE_K); b.fetch((step + 1) * TILE_K); }
+            #pragma unroll
+            for (int k = 0; k < TILE_K; k++) {
+                float x[ACC_ROWS], y[ACC_COLS];
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r += 4) *(float4*)&x[r] = *(const float4*)&sa[k * A_PITCH + acc_row(r)];
+                #pragma unroll
+                for (int c = 0; c < ACC_COLS; c += 4) *(float4*)&y[c] = *(const float4*)&sb[k * B_PITCH + acc_col(c)];
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r++)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c++) acc[r][c] = fmaf(x[r], y[c], acc[r][c]);
+            }
+            if (DEEP && (step + 1 == steps || (step + 1) % PIECE == 0)) {
+                #pragma unroll
+                for (int r = 0; r < ACC_ROWS; r++)
+                    #pragma unroll
+                    for (int c = 0; c < ACC_COLS; c++) { pieces[r][c] += acc[r][c]; acc[r][c] = step + 1 == steps ? pieces[r][c] : 0.0f; }
+            }
+        }
+        __syncthreads();                                      // the ring may be refilled, or used for other things
+        done(acc, tile);
+    }
+}
+
+
+// --- from the program ---
+// The program's inputs besides hidden states, classifier and targets.
+struct Values {
+    int none;
+};
+#define COL_GRADIENTS 0
+#define HAS_TARGET
+struct Uniform { };
+DEVICE Uniform uniform_of(const Values& values) {
+    return Uniform{};
+}
+struct ColIn { };
+DEVICE ColIn col_in(const Values& values, int col) {
+    return ColIn{};
+}
+// What an element reads of its token: log2 of the normaliser, target parts, Row values.
+struct Coefs { float lse2; float target0; float c0; };
+DEVICE Coefs coefs_of(const float* coefs, int token, int tokens) {
+    return Coefs{coefs[(u64)0 * tokens + token], coefs[(u64)1 * tokens + token], coefs[(u64)2 * tokens + token]};
+}
+DEVICE float probability(float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    return exp2_approx(x * LOG2E - row.lse2);
+}
+// p A + [target] T + B / V, the target's share formed without a difference.
+DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    return (at_target ? row.target0 : p * row.c0);
+}
+
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
+// The gradient of the loss with respect to one logit.
+
+#define COL_PARTS (COL_GRADIENTS > 0 ? COL_GRADIENTS : 1)
+
+// x: the raw logit of column col, in a row whose target is y; parts: what it adds to the gradients of Col inputs.
+DEVICE float gradient_at(float x, int col, int y, const Coefs& row, const Values& values, const Uniform& uniform, float (&parts)[COL_PARTS]) {
+    ColIn column = col_in(values, col);
+    float p = probability(x, row, column, uniform);
+#if COL_GRADIENTS > 0
+    col_gradients(parts, x, p, col == y, row, column, uniform);
+#endif
+    return logit_gradient(x, p, col == y, row, column, uniform);
+}
+
+// Two neighbouring ones, in the type of the next products' operands.
+#ifdef DTYPE_F32
+DEVICE void stage2(float* to, float a, float b) { *(float2*)to = make_float2(a, b); }
+#else
+DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
+#endif
+
+// Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
+// Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
+
+// G of a tile waits in shared memory, so that whole rows of it are written.
+#define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
+
+// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
+extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+        const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
+        const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
+        int tokens, int first, int width, int group) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    int* token_of = (int*)(shared + TILE_BYTES);
+    int* target_of = token_of + TILE_M;
+    int rows = PACKED ? *count : tokens;
+    int blocks = ceil_div(tokens, TILE_M);
+    Place place = place_of(blockIdx.x, blocks, ceil_div(width, TILE_N), group);
+    int block = place.row_block, tile = place.column, row0 = block * TILE_M;
+    if (row0 >= rows) return;
+
+    for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
+        int at = row0 + i, token = token_at(order, at, rows);
+        token_of[i] = token;
+        target_of[i] = target_in_range(targets, token);
+    }
+    __syncthreads();
+
+    KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
+    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
+    b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, width, HIDDEN, 0);
+    const Uniform uniform = uniform_of(values);
+    float factor = SCALED ? *scale : 1.0f;
+    Elem* staged = (Elem*)shared;
+    walk<false>(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+        __syncthreads();                                      // the ring has been read to its end
+#if COL_GRADIENTS > 0
+        float sums[COL_GRADIENTS][ACC_COLS] = {};
+#endif
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {
+            int token = token_of[acc_row(r)], y = target_of[acc_row(r)];
+            if (token < 0) continue;
+            Coefs row = coefs_of(coefs, token, tokens);
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c += 2) {
+                float g[2] = {};
+                #pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    // Columns behind the chunk's last get values too; nothing reads them.
+                    int col = min(first + tile * TILE_N + acc_col(c + i), VOCAB - 1);
+                    float parts[COL_PARTS];
+                    g[i] = gradient_at(acc[r][c + i], col, y, row, values, uniform, parts);
+#if COL_GRADIENTS > 0
+                    #pragma unroll
+                    for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
+#endif
+                }
+                if (STORE_GRADIENT) stage2(staged + acc_row(r) * STAGED_PITCH + acc_col(c), g[0] * factor, g[1] * factor);
+            }
+        }
+        __syncthreads();
+        if (STORE_GRADIENT) {                                 // row by row, 16 bytes a thread; PITCH leaves room for whole ones
+            constexpr int EACH = 16 / sizeof(Elem);
+            #pragma unroll 4
+            for (int i = threadIdx.x; i < TILE_M * TILE_N / EACH; i += THREADS) {
+                int r = i / (TILE_N / EACH), c = i % (TILE_N / EACH) * EACH, local = tile * TILE_N + c;
+                if (row0 + r < rows && local < width)
+                    *(uint4*)(gradient + (u64)(row0 + r) * PITCH + local) = *(const uint4*)(staged + r * STAGED_PITCH + c);
+            }
+        }
+#if COL_GRADIENTS > 0
+        __syncthreads();
+        float* exchange = (float*)shared;                     // [COL_WARPS][COL_GRADIENTS][TILE_N]
+        #pragma unroll
+        for (int k = 0; k < COL_GRADIENTS; k++)
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c++) {
+                float sum = sums[k][c];
+                #pragma unroll
+                for (int mask = ROW_LANES; mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+                if (lane_id() < ROW_LANES) exchange[(col_warp() * COL_GRADIENTS + k) * TILE_N + acc_col(c)] = sum;
+            }
+        __syncthreads();
+        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
+            int local = tile * TILE_N + i % TILE_N;
+            float sum = 0.0f;
+            for (int w = 0; w < COL_WARPS; w++) sum += exchange[w * COL_GRADIENTS * TILE_N + i];
+            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = sum;
+        }
+#endif
+    });
+}
