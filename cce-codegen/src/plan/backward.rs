@@ -4,6 +4,7 @@ use super::build::{Common, blocks};
 use super::chunks::{Chunk, Place, chunks, gradient_bytes};
 use super::operand::Operand;
 use super::sampled::{Cold, Hot, OfRows, Sampled};
+use super::skipped::Skipped;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
@@ -82,7 +83,7 @@ impl Backward {
         common: &Common<'_>,
         holes: &cuda::Backward<'_>,
         scratch: &Scratch,
-        sampled: Option<&Sampled>,
+        (sampled, skipped): (Option<&Sampled>, Option<&Skipped>),
         modules: &mut Vec<Module>,
     ) -> Backward {
         let problem = common.problem;
@@ -100,7 +101,8 @@ impl Backward {
         plan.row_launches(common, scratch, rows);
         let products = Products::wanted(problem);
         if products.any() || !common.lowered.cols.is_empty() {
-            let matrix = MatrixModules::add(common, &emitter, holes, products, modules);
+            let live = skipped.map_or(Arg::Null, Skipped::live);
+            let matrix = MatrixModules::add(common, &emitter, holes, products, live, modules);
             for (at, chunk) in scratch.chunks.iter().enumerate() {
                 // Of a sampled plan the chunk is the hot columns, and what follows is no chunk.
                 let ends = (at == 0, at + 1 == scratch.chunks.len() && sampled.is_none());
@@ -232,6 +234,7 @@ impl Backward {
             partials(0),
         ];
         args.extend(place);
+        args.push(matrix.live);
         self.launches.push(launch(matrix.logits, "logits_gradient", tile, problem.tokens, width, args));
 
         for (k, &(input, _)) in common.lowered.cols.iter().enumerate() {
@@ -262,6 +265,7 @@ impl Backward {
             args.extend((schedule.family != Family::Wgmma).then(|| common.order()));
             args.extend([common.count(), scale, Arg::ClassifierGradient]);
             args.extend(place);
+            args.push(matrix.live);
             self.launches.push(launch(module, "classifier_gradient", tile, width, problem.hidden, args));
         }
         if let Some(module) = matrix.hidden {
@@ -276,7 +280,7 @@ impl Backward {
                 Arg::HiddenGradient,
             ];
             args.extend(place);
-            args.extend([Arg::Int(i32::from(ends.0)), Arg::Int(i32::from(ends.1))]);
+            args.extend([Arg::Int(i32::from(ends.0)), Arg::Int(i32::from(ends.1)), matrix.live]);
             self.launches.push(launch(module, "hidden_gradient", tile, problem.tokens, problem.hidden, args));
         }
     }
@@ -315,11 +319,12 @@ impl Products {
     }
 }
 
-/// Indices of the matrix kernels' modules.
+/// Indices of the matrix kernels' modules, and what tells them which granules are computed.
 struct MatrixModules {
     logits: usize,
     classifier: Option<usize>,
     hidden: Option<usize>,
+    live: Arg,
 }
 
 impl MatrixModules {
@@ -328,6 +333,7 @@ impl MatrixModules {
         emitter: &cuda::Emitter<'_>,
         holes: &cuda::Backward<'_>,
         products: Products,
+        live: Arg,
         modules: &mut Vec<Module>,
     ) -> MatrixModules {
         let (problem, schedule) = (common.problem, &common.schedule);
@@ -336,6 +342,7 @@ impl MatrixModules {
             modules.len() - 1
         };
         MatrixModules {
+            live,
             logits: add(
                 "logits_gradient",
                 emitter.logits_gradient(&schedule.logits_gradient, products.any(), holes),

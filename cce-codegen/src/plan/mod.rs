@@ -13,9 +13,10 @@ mod memory;
 mod operand;
 mod sampled;
 pub(crate) mod saved;
+pub(crate) mod skipped;
 mod walk;
 
-pub use build::{PlanError, refuses};
+pub use build::{PlanError, cannot_skip, refuses};
 pub(crate) use build::{sums_raw_logits, widest_chunk};
 pub use memory::{Buffer, Region, WorkspaceLayout};
 
@@ -191,6 +192,9 @@ pub struct GpuPlan {
     pub output_rows: Buffer,
     /// How many entries each row kept, where columns are sampled: held from the forward pass on.
     pub kept: Option<KeptCounts>,
+    /// Which granules of the gradient are computed, where tiles are skipped: a byte each, 0 or 1, held from the
+    /// forward pass on.
+    pub live: Option<Buffer>,
     /// What the forward pass accumulates, f32 a token.
     pub statistics: usize,
     /// Row inputs whose gradients are wanted, in the order of `InputRows`.

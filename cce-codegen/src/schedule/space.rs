@@ -239,7 +239,7 @@ impl GpuSchedule {
                     add(GpuSchedule { logits, group: group.min(gpu.clusters()), ..base });
                 }
             }
-            if problem.filter != Filter::Exact && (base.hot as usize) < problem.vocab {
+            if matches!(problem.filter, Filter::Sampled { .. }) && (base.hot as usize) < problem.vocab {
                 for hot in [base.hot / 2, base.hot * 2] {
                     add(GpuSchedule { hot: hot.next_multiple_of(base.logits.n), ..base });
                 }
@@ -357,7 +357,7 @@ fn small_chunk(program: &Program, problem: &Problem, gpu: &Gpu, schedule: &GpuSc
     let widest = GpuSchedule { chunk: whole, ..*schedule };
     let limit = (outputs * DEFAULT_PERCENT / 100).max(SMALL_WORKSPACE);
     let chunk = widest_chunk(program, problem, &widest, gpu, limit).unwrap_or(0);
-    if chunk == whole {
+    if chunk >= whole {
         return Some(whole);
     }
     let tile = &schedule.classifier_gradient;

@@ -16,7 +16,7 @@ use super::code::{ForwardCode, GradientCode};
 use super::memory::{Planner, Region};
 use crate::error::{Error, Result};
 use crate::workspace::WorkspaceSize;
-use cce_codegen::problem::{DType, Problem};
+use cce_codegen::problem::{DType, Filter, Problem};
 use cce_codegen::schedule::CpuSchedule;
 
 /// Which loop is the outer one in the backward.
@@ -52,6 +52,8 @@ impl Blocks {
 pub(crate) struct Regions {
     /// A record a token: what is held from forward to backward.
     pub(crate) records: Region<f64>,
+    /// The largest logit by token and strip, where strips are skipped: held, too.
+    pub(crate) maxima: Region<f32>,
     pub(crate) active: Region<u32>,
     pub(crate) targets: Region<u32>,
     pub(crate) e: Region<f32>,
@@ -167,6 +169,8 @@ fn regions(
     };
     let mut planner = Planner::default();
     let records = planner.place(n * forward.record());
+    let skips = gradient.is_some() && matches!(problem.filter, Filter::Blocks { .. });
+    let maxima = planner.place(if skips { n * v.div_ceil(blocks.strip) } else { 0 });
     let held = if problem.wants_gradients() { planner.bytes() } else { 0 };
     let active = planner.place(n);
     let targets = planner.place(n);
@@ -187,5 +191,5 @@ fn regions(
     });
     let col_sums = planner.place(gradient.map_or(0, |code| v * code.cols.len()));
     let size = WorkspaceSize { peak: planner.bytes() as u64, held: held as u64 };
-    Regions { records, active, targets, e, tile, coefficients, values, panel, de, dc, col_sums, size }
+    Regions { records, maxima, active, targets, e, tile, coefficients, values, panel, de, dc, col_sums, size }
 }

@@ -35,7 +35,9 @@ pub(crate) fn decide_filter(
     let refused = |problem: &Problem, family: Family| {
         plan::refuses(program, problem, family).map(|reason| {
             // A better family would sample, but cannot run this problem here.
-            let why = (family != Family::Wgmma).then(|| Family::Wgmma.refuses(problem, &gpu)).flatten();
+            let samples = matches!(problem.filter, Filter::Sampled { .. });
+            let why =
+                (samples && family != Family::Wgmma).then(|| Family::Wgmma.refuses(problem, &gpu)).flatten();
             why.map_or_else(|| reason.clone(), |why| format!("{reason}, which {why}"))
         })
     };
