@@ -59,6 +59,21 @@ fn goldens() -> Vec<Golden> {
             family: Family::Wgmma,
         },
         Golden {
+            name: "cross_entropy_blocks_bf16",
+            program: losses::cross_entropy::program(),
+            problem: Problem { filter: Filter::BLOCKS, ..dense.clone() },
+            family: Family::Wgmma,
+        },
+        Golden {
+            name: "gemma2_blocks_mma_f16",
+            problem: Problem {
+                filter: Filter::BLOCKS,
+                ..all_inputs(problem(300, 136, 507, DType::F16), &gemma2)
+            },
+            program: gemma2.clone(),
+            family: Family::Mma,
+        },
+        Golden {
             name: "gemma2_wgmma_f16",
             problem: all_inputs(problem(300, 136, 507, DType::F16), &gemma2),
             program: gemma2.clone(),
@@ -231,7 +246,7 @@ fn every_shipped_loss_on_hopper_compiles_without_spills_sampled_where_it_can_be(
     let mut sampled = 0;
     for program in losses::ALL.iter().map(|(_, program)| program()) {
         for dtype in [DType::Bf16, DType::F16] {
-            for filter in [Filter::Exact, Filter::SAMPLED] {
+            for filter in [Filter::Exact, Filter::SAMPLED, Filter::BLOCKS] {
                 let problem = Problem { filter, ..Problem::new(8192, 2304, 256_000, dtype) };
                 let problem = match program.has_target() {
                     true => problem,
@@ -240,7 +255,7 @@ fn every_shipped_loss_on_hopper_compiles_without_spills_sampled_where_it_can_be(
                 if plan::refuses(&program, &problem, Family::Wgmma).is_some() {
                     continue;
                 }
-                sampled += usize::from(filter != Filter::Exact);
+                sampled += usize::from(filter == Filter::SAMPLED);
                 let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &problem, &gpu);
                 let plan = GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap();
                 for job in Job::of(&format!("{}, {dtype:?}, {filter:?}", program.name()), &plan, Arch::SM_90A)

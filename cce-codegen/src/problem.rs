@@ -58,9 +58,9 @@ pub enum Filter {
     ///
     /// where it would be `p_ij A_ij`, in magnitude below `eps |A_ij|`; everywhere else it is exact. It is the
     /// gradient filtering of Cut Cross-Entropy (Wijmans et al., "Cut Your Losses in Large-Vocabulary Language
-    /// Models", 2024, section 4.3), here for parity with that method and for comparisons. It is **biased**: what
-    /// it leaves out always has the same sign, and on a flat softmax, where no probability reaches `eps`, it
-    /// leaves out all but the targets. [`Filter::Sampled`] has no bias and is much faster.
+    /// Models", 2024), here for parity with that method and for comparisons. It is **biased**: of cross entropy
+    /// it leaves out what always has the same sign, and on a flat softmax, where no probability reaches `eps`,
+    /// all but the targets' tiles. [`Filter::Sampled`] is the better filter: it has no bias.
     ///
     /// The tile is the schedule's: the smallest into which the tiles of all its kernels divide. The loss has a
     /// softmax and no mean over the vocabulary.

@@ -314,7 +314,7 @@ impl<'a> Parts<'a> {
             bad_target: forward.bad_target,
             output_rows: forward.output_rows,
             kept: sampled.map(|sampled| sampled.kept_counts(&common)),
-            live: skipped.map(Skipped::decisions),
+            live: skipped.map(|skipped| skipped.decisions(&common)),
             statistics: forward.statistics,
             row_gradients: self.lowered.rows.iter().map(|&(input, _)| input).collect(),
             scalar_gradients: backward.scalar_rows,

@@ -6,7 +6,7 @@
 //! vocabulary consist of whole granules.
 
 use super::build::{Common, blocks};
-use super::{Arg, Buffer, Launch, Region, WorkspaceLayout};
+use super::{Arg, Buffer, Launch, LiveTiles, Region, WorkspaceLayout};
 use crate::problem::{Filter, Problem};
 use crate::schedule::{Family, GpuSchedule, Tile};
 
@@ -99,8 +99,13 @@ impl Skipped {
     }
 
     /// Where the decisions are.
-    pub(super) fn decisions(&self) -> Buffer {
-        self.live
+    pub(super) fn decisions(&self, common: &Common<'_>) -> LiveTiles {
+        LiveTiles {
+            decisions: self.live,
+            rows: self.granule.rows,
+            columns: self.granule.columns,
+            counted: common.packing.map(|(_, count)| count),
+        }
     }
 
     /// Decides, when every normaliser is known.
@@ -122,5 +127,145 @@ impl Skipped {
                 common.tokens(),
             ],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{InputKind, Program};
+    use crate::plan::{GpuPlan, Matrix, MatrixForm, refuses};
+    use crate::problem::DType;
+    use crate::schedule::Gpu;
+    use crate::valid::{ProgramBuilder, Site};
+
+    const HERE: Site = Site(0);
+
+    fn cross_entropy() -> Program {
+        let mut b = ProgramBuilder::new(HERE, "cross_entropy");
+        let (x, y) = (b.input(HERE, "x", InputKind::Logit), b.input(HERE, "y", InputKind::Target));
+        let (lse, at) = (b.lse(HERE, x), b.at(HERE, x, y));
+        let loss = b.sub(HERE, lse, at);
+        b.output(HERE, "loss", loss);
+        b.finish().unwrap()
+    }
+
+    fn problem(tokens: usize, hidden: usize, vocab: usize) -> Problem {
+        Problem { filter: Filter::BLOCKS, ..Problem::new(tokens, hidden, vocab, DType::Bf16) }
+    }
+
+    #[test]
+    fn every_tile_and_every_chunk_lies_within_whole_granules() {
+        let (program, gpu) = (cross_entropy(), Gpu::h100());
+        let mut seen = 0;
+        for family in Family::ALL {
+            let problem = problem(3000, 576, 50_257);
+            let base = GpuSchedule::of_family(family, &program, &problem, &gpu);
+            for (schedule, fits) in GpuSchedule::space(&program, &problem, &gpu)
+                .into_iter()
+                .chain([(base, Ok(())), (GpuSchedule { chunk: 64, ..base }, Ok(()))])
+            {
+                if fits.is_err() {
+                    continue;
+                }
+                let (rows, columns) = schedule.skipped_tile();
+                let plan = GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap();
+                let of = |tile: &Tile| match schedule.family {
+                    Family::Wgmma => tile.cluster_rows(),
+                    _ => tile.m,
+                };
+                for (granule, part) in [
+                    (rows, of(&schedule.logits_gradient)),
+                    (rows, of(&schedule.hidden_gradient)),
+                    (rows, schedule.classifier_gradient.k),
+                    (columns, schedule.logits.n),
+                    (columns, schedule.logits_gradient.n),
+                    (columns, of(&schedule.classifier_gradient)),
+                    (columns, schedule.hidden_gradient.k),
+                    (plan.schedule.chunk, columns),
+                ] {
+                    assert!(granule.is_multiple_of(part), "{granule} of {part}: {schedule:?}");
+                }
+                // The chunks' first columns, as the launches have them.
+                for launch in plan.backward.iter().filter(|launch| launch.entry == "logits_gradient") {
+                    let Arg::Int(first) = launch.args[11] else { panic!("the first column") };
+                    assert!((first as u32).is_multiple_of(columns), "{first}: {schedule:?}");
+                    seen += 1;
+                }
+                assert_eq!(plan.live.map(|live| (live.rows, live.columns)), Some((rows, columns)));
+            }
+        }
+        assert!(seen > 100, "{seen}");
+    }
+
+    #[test]
+    fn what_decides_costs_a_number_a_token_and_tile_while_the_forward_runs_and_a_byte_a_granule_after() {
+        let (program, gpu) = (cross_entropy(), Gpu::h100());
+        let skipping = problem(8192, 2304, 256_000);
+        let exact = Problem { filter: Filter::Exact, ..skipping.clone() };
+        let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &skipping, &gpu);
+        assert_eq!(schedule.skipped_tile(), (256, 256));
+        let [with, without] = [&skipping, &exact]
+            .map(|problem| GpuPlan::build(&program, problem, &schedule, &gpu).unwrap().workspace);
+        assert_eq!(with.forward - without.forward, 8192 * 1000 * 4);
+        assert_eq!(with.held - without.held, 32 * 1000);
+        assert_eq!(with.peak() - without.peak(), 32 * 1000, "the backward pass reuses the room");
+    }
+
+    #[test]
+    fn kept_logits_are_those_of_live_tiles_within_rows_that_count_and_the_vocabulary() {
+        let problem = problem(300, 8, 700);
+        let buffer = Buffer { region: Region::Held, offset: 0, bytes: 9 };
+        let tiles = LiveTiles { decisions: buffer, rows: 128, columns: 256, counted: None };
+        // Three tiles of columns by three of rows: 128, 128 and 44 rows, 256, 256 and 188 columns.
+        assert_eq!(tiles.kept_logits(&problem, 300, &[1; 9]), 300 * 700);
+        assert_eq!(tiles.kept_logits(&problem, 300, &[0, 0, 1, 0, 0, 0, 0, 1, 0]), 44 * 256 + 128 * 188);
+        assert_eq!(tiles.kept_logits(&problem, 130, &[1; 9]), 130 * 700);
+        assert_eq!(tiles.kept_logits(&problem, 0, &[1; 9]), 0);
+    }
+
+    #[test]
+    fn losses_without_a_softmax_or_with_a_mean_are_refused_and_so_are_thresholds_that_are_none() {
+        let mean = |with_softmax: bool| {
+            let mut b = ProgramBuilder::new(HERE, "mean");
+            let x = b.input(HERE, "x", InputKind::Logit);
+            let mean = b.mean(HERE, x);
+            let loss = if with_softmax { (b.lse(HERE, x), mean) } else { (mean, mean) };
+            let loss = b.sub(HERE, loss.0, loss.1);
+            b.output(HERE, "loss", loss);
+            b.finish().unwrap()
+        };
+        let refused = |program: &Program, filter: Filter| {
+            refuses(program, &Problem { filter, ..problem(300, 64, 1000) }, Family::Mma)
+        };
+        assert_eq!(refused(&cross_entropy(), Filter::BLOCKS), None);
+        assert!(refused(&mean(true), Filter::BLOCKS).unwrap().contains("mean over the vocabulary"));
+        assert!(refused(&mean(false), Filter::BLOCKS).unwrap().contains("softmax"));
+        for eps in [0.0, -1.0, 1.5, f32::NAN] {
+            assert!(refused(&cross_entropy(), Filter::Blocks { eps }).unwrap().contains("eps"), "{eps}");
+        }
+    }
+
+    #[test]
+    fn g_at_the_end_of_dc_has_whole_granules_too() {
+        let (program, gpu) = (cross_entropy(), Gpu::h100());
+        let problem = problem(8192, 2304, 256_000);
+        let schedule = GpuSchedule::of_family(Family::Wgmma, &program, &problem, &gpu);
+        let narrow = Tile { n: 192, ..schedule.logits };
+        let schedule = GpuSchedule { logits: narrow, logits_gradient: narrow, hot: 0, chunk: 64, ..schedule };
+        let (_, columns) = schedule.skipped_tile();
+        assert_eq!(columns, 768);
+        let plan = GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap();
+        let widths = plan.backward.iter().filter(|launch| launch.entry == "classifier_gradient").filter_map(
+            |launch| match launch.args[0] {
+                Arg::TensorMap(map) => match (map.matrix, map.form) {
+                    (Matrix::ClassifierTail { .. }, MatrixForm::Blocks { blocks }) => Some(blocks * 64),
+                    _ => None,
+                },
+                _ => None,
+            },
+        );
+        let widths: Vec<u64> = widths.collect();
+        assert!(!widths.is_empty() && widths.iter().all(|width| width.is_multiple_of(768)), "{widths:?}");
     }
 }

@@ -16,9 +16,10 @@ use std::ops::Range;
 /// A lent workspace, cut up.
 pub(crate) struct Buffers<'w> {
     pub(crate) records: &'w mut [f64],
-    pub(crate) maxima: &'w mut [f32],
+    live: &'w mut [u32],
     pub(crate) tokens: &'w [u32],
     pub(crate) targets: &'w [u32],
+    maxima: &'w mut [f32],
     e: &'w mut [f32],
     tile: &'w mut [f32],
     coefficients: &'w mut [f32],
@@ -36,14 +37,15 @@ impl<'w> Buffers<'w> {
         // SAFETY: the caller's promise, passed on.
         let mut carver = unsafe { Carver::new(workspace) };
         let records = carver.lend(regions.records);
-        let maxima = carver.lend(regions.maxima);
+        let live = carver.lend(regions.live);
         let (active, targets) = (carver.lend(regions.active), carver.lend(regions.targets));
         let (tokens, targets) = call.active(active, targets);
         Buffers {
             records,
-            maxima,
+            live,
             tokens,
             targets,
+            maxima: carver.lend(regions.maxima),
             e: carver.lend(regions.e),
             tile: carver.lend(regions.tile),
             coefficients: carver.lend(regions.coefficients),
@@ -66,9 +68,10 @@ impl Loops<'_, '_> {
         mut large: Option<&mut Large<'_>>,
     ) {
         let (call, blocks) = (self.call, self.blocks);
-        let (size, strips) = (self.forward.record(), self.kept_strips());
+        let (size, strips) = (self.forward.record(), self.decided_strips());
         let mut sums = vec![0.0; outputs.reduced.len()];
         self.outputs_of_others(outputs, &mut sums);
+        buffers.live.fill(0);
         if large.is_some() {
             buffers.col_sums.fill(0.0);
         }
@@ -77,7 +80,7 @@ impl Loops<'_, '_> {
             let first = index * blocks.tokens;
             let e = pack(&call.e, block, call.hidden, buffers.e);
             let records = &mut buffers.records[first * size..(first + block.len()) * size];
-            let maxima = &mut buffers.maxima[first * strips..(first + block.len()) * strips];
+            let maxima = &mut buffers.maxima[..block.len() * strips];
             self.begin(records);
             for chunk in (0..call.vocab).step_by(blocks.chunk) {
                 let width = blocks.chunk.min(call.vocab - chunk);
@@ -86,6 +89,7 @@ impl Loops<'_, '_> {
                 self.statistics(tile, chunk, block, targets, records, maxima);
             }
             self.finish(block, targets, records, outputs, &mut sums, buffers.values);
+            self.decide(records, maxima, targets, &mut buffers.live[index * strips..(index + 1) * strips]);
             if let (Some(code), Some(large)) = (self.gradient, large.as_deref_mut()) {
                 coefficients(code, call, block, records, buffers.coefficients);
                 self.gradient_of_tile(buffers, large, first..first + block.len(), 0..call.vocab, true);
@@ -129,7 +133,7 @@ impl Loops<'_, '_> {
                 }
                 let mut overwrite =
                     chunk == 0 || blocks.order == Order::VocabOuter && !self.whole_hidden(large);
-                for Run { columns, is_live } in self.runs(buffers, first..last, start..start + width) {
+                for Run { columns, is_live } in self.runs(buffers.live, index, start..start + width) {
                     if is_live {
                         let e = &buffers.e[..block.len() * call.hidden];
                         let tile = &mut buffers.tile[..block.len() * columns.len()];

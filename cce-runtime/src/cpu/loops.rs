@@ -95,7 +95,7 @@ impl Loops<'_, '_> {
         }
     }
 
-    /// Adds a tile to its tokens' records; `maxima`: `kept_strips` values a token.
+    /// Adds a tile to its tokens' records; `maxima`: `decided_strips` values a token.
     pub(crate) fn statistics(
         &self,
         tile: &[f32],
@@ -107,7 +107,7 @@ impl Loops<'_, '_> {
     ) {
         let (code, call, strip) = (self.forward, self.call, self.blocks.strip);
         let width = tile.len() / tokens.len();
-        let maxima: Vec<&mut [f32]> = match self.kept_strips() {
+        let maxima: Vec<&mut [f32]> = match self.decided_strips() {
             0 => tokens.iter().map(|_| &mut [][..]).collect(),
             strips => maxima.chunks_mut(strips).collect(),
         };

@@ -293,7 +293,10 @@ impl Executor for CpuExecutor {
 
     fn kept_entries(&self, _: &ResolvedSettings, workspace: RawWorkspace) -> Result<Option<u64>> {
         Ok(match &self.filtered {
-            Filtered::Exact { .. } => None,
+            Filtered::Exact { regions, .. } => self.skipped_below().map(|_| {
+                // SAFETY: as below.
+                unsafe { skipped::kept_entries(regions, workspace) }
+            }),
             // SAFETY: a resolved call's workspace is valid during the call and lives on the host.
             Filtered::Sampled { regions, .. } => Some(unsafe { sampled::kept_entries(regions, workspace) }),
         })

@@ -1,10 +1,12 @@
-//! `Blocks`: what of a tile is skipped. The forward keeps the largest logit of each token in each strip of
-//! columns; a block of tokens leaves out a strip in which no target of theirs lies and none of their
+//! `Blocks`: what of a tile is skipped. When the forward has finished a block of tokens, it decides by the largest logit of
+//! each token in each strip of columns: a strip is left out in which no target of theirs lies and none of their
 //! probabilities reaches `eps`. Its logits are not computed again.
 
 use super::code::record;
-use super::exact::Buffers;
+use super::layout::Regions;
 use super::loops::Loops;
+use super::memory::Carver;
+use crate::workspace::RawWorkspace;
 use std::ops::Range;
 
 /// Consecutive strips of a tile that are all computed, or all skipped.
@@ -15,18 +17,43 @@ pub(crate) struct Run {
 }
 
 impl Loops<'_, '_> {
-    /// Strips of the vocabulary of which the forward keeps a token's largest logit; 0: nothing is skipped.
-    pub(crate) fn kept_strips(&self) -> usize {
+    /// Strips of the vocabulary that are decided about; 0: nothing is skipped.
+    pub(crate) fn decided_strips(&self) -> usize {
         self.skipped_below.map_or(0, |_| self.call.vocab.div_ceil(self.blocks.strip))
     }
 
-    /// A chunk's columns in runs, for the block of tokens at `range` of the list.
-    pub(crate) fn runs(&self, buffers: &Buffers<'_>, range: Range<usize>, columns: Range<usize>) -> Vec<Run> {
+    fn strip(&self, at: usize) -> Range<usize> {
+        let first = at * self.blocks.strip;
+        first..(first + self.blocks.strip).min(self.call.vocab)
+    }
+
+    /// Decides about a block of tokens from their finished records: `live` gets, by strip, how many elements are
+    /// computed.
+    pub(crate) fn decide(&self, records: &[f64], maxima: &[f32], targets: &[u32], live: &mut [u32]) {
+        let (Some(eps), size) = (self.skipped_below, self.forward.record()) else { return };
+        let strips = live.len();
+        for (at, live) in live.iter_mut().enumerate() {
+            let strip = self.strip(at);
+            let has_target = targets.iter().any(|&target| strip.contains(&(target as usize)));
+            let is_small = |(record, maxima): (&[f64], &[f32])| {
+                // NaN is not small.
+                (f64::from(maxima[at]) - record[record::REFERENCE]).exp() * record[record::SUM] < eps
+            };
+            let tokens = records.len() / size;
+            let is_live = has_target || !records.chunks(size).zip(maxima.chunks(strips)).all(is_small);
+            *live = if is_live { (tokens * strip.len()) as u32 } else { 0 };
+        }
+    }
+
+    /// A chunk's columns in runs, for a block of tokens that was decided about.
+    pub(crate) fn runs(&self, live: &[u32], index: usize, columns: Range<usize>) -> Vec<Run> {
+        let strips = self.decided_strips();
+        if strips == 0 {
+            return vec![Run { columns, is_live: true }];
+        }
         let mut runs: Vec<Run> = Vec::new();
-        for first in columns.clone().step_by(self.blocks.strip) {
-            let strip = first..(first + self.blocks.strip).min(columns.end);
-            let is_live =
-                self.skipped_below.is_none_or(|eps| self.is_live(buffers, range.clone(), &strip, eps));
+        for at in columns.start / self.blocks.strip..columns.end.div_ceil(self.blocks.strip) {
+            let (strip, is_live) = (self.strip(at), live[index * strips + at] > 0);
             match runs.last_mut() {
                 Some(run) if run.is_live == is_live => run.columns.end = strip.end,
                 _ => runs.push(Run { columns: strip, is_live }),
@@ -34,18 +61,14 @@ impl Loops<'_, '_> {
         }
         runs
     }
+}
 
-    /// Whether a probability of these tokens reaches `eps` in the strip (NaN does), or a target lies there.
-    fn is_live(&self, buffers: &Buffers<'_>, range: Range<usize>, strip: &Range<usize>, eps: f64) -> bool {
-        let (size, strips) = (self.forward.record(), self.kept_strips());
-        let at_target =
-            |at: usize| buffers.targets.get(at).is_some_and(|&target| strip.contains(&(target as usize)));
-        range.into_iter().any(|at| {
-            let record = &buffers.records[at * size..];
-            let largest = f64::from(buffers.maxima[at * strips + strip.start / self.blocks.strip]);
-            let probability = (largest - record[record::REFERENCE]).exp() * record[record::SUM];
-            let is_small = probability < eps;
-            !is_small || at_target(at)
-        })
-    }
+/// How many elements the forward decided to compute.
+///
+/// # Safety
+/// As for [`Carver::new`].
+pub(crate) unsafe fn kept_entries(regions: &Regions, workspace: RawWorkspace) -> u64 {
+    // SAFETY: the caller's promise, passed on.
+    let mut carver = unsafe { Carver::new(workspace) };
+    carver.lend(regions.live).iter().map(|&count| u64::from(count)).sum()
 }
