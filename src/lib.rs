@@ -40,8 +40,8 @@
 //! - [`Plan`] is a loss made ready for a shape and a [`Device`]. [`Plan::run`] takes host data;
 //!   [`Plan::forward`] and [`Plan::backward`] take [`View`]s of your own memory, on the device too,
 //!   without a copy.
-//! - [`Filter`] says how the gradient's softmax part may be thinned: exactly computed, or sampled
-//!   without bias.
+//! - [`Filter`] says how the gradient's softmax part may be thinned: exactly computed, sampled
+//!   without bias, or without the tiles in which it is small.
 //! - [`Program`] is a loss as data: saved, loaded, printed, or built at run time with
 //!   [`ProgramBuilder`].
 

@@ -10,6 +10,7 @@ use cce::{DType, IndexType};
 use rayon::prelude::*;
 use support::{
     Bench, Budget, Case, Choice, Reduction, Report, Upstreams, bins, check, programs, scenarios, seeds,
+    skipped,
 };
 
 const TYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
@@ -215,4 +216,50 @@ fn no_size_of_probability_has_a_bias_when_sampled() {
 #[test]
 fn sampled_rows_without_a_number_end_and_spoil_nothing_else() {
     seeds::numberless_rows_end(&Bench::cpu(), Choice::Selected).assert();
+}
+
+/// Losses whose tiles can be skipped.
+const SKIPPABLE: [&str; 6] = ["cross_entropy", "focal", "z_loss", "softcapped", "token_logprob", "gemma2"];
+
+fn all_of(reports: Vec<Report>) {
+    let mut all = Report::default();
+    reports.into_iter().for_each(|report| all.add(report));
+    println!("{}", all.worst());
+    all.assert();
+}
+
+#[test]
+fn exactly_the_tiles_without_targets_and_large_probabilities_are_skipped() {
+    let mut cases = Vec::new();
+    for name in SKIPPABLE {
+        for dtype in TYPES {
+            let case = Case::new(&programs::named(name), [150, 24, 507], dtype);
+            cases.push(case.clone());
+            cases.push(case.clone().with(|case| (case.ignored, case.index) = (Some(0.4), IndexType::I64)));
+            cases.push(case.clone().with(|case| case.ignored = None).gradients(DType::F32, true));
+            cases.push(case.clone().gradients(dtype, true).with(|case| case.padding = [8, 5]));
+            cases.push(case.clone().with(|case| case.classifier_gradient = None));
+            cases.push(case.clone().with(|case| case.hidden_gradient = None));
+        }
+    }
+    let bench = Bench::cpu();
+    let checked = |case: &Case| skipped::check_skipping(&bench, case, Choice::small_blocks());
+    all_of(cases.par_iter().map(checked).collect());
+}
+
+#[test]
+fn with_nothing_to_skip_the_bits_are_those_of_exact_and_with_all_to_skip_targets_are_left() {
+    let cases = SKIPPABLE.map(|name| Case::new(&programs::named(name), [150, 24, 507], DType::Bf16));
+    let bench = Bench::cpu();
+    let checked = |case: &Case| skipped::check_extremes(&bench, case, Choice::small_blocks());
+    all_of(cases.par_iter().map(checked).collect());
+}
+
+#[test]
+fn what_is_skipped_is_no_larger_than_the_threshold_says() {
+    let case = Case::new(&programs::named("cross_entropy"), [150, 24, 507], DType::F32);
+    let thresholds = [-6.0f32, -8.0, -10.0].map(f32::exp2);
+    let bench = Bench::cpu();
+    let checked = |&eps: &f32| skipped::check_bound(&bench, &case, Choice::small_blocks(), eps);
+    all_of(thresholds.par_iter().map(checked).collect());
 }

@@ -60,6 +60,21 @@ fn goldens() -> Vec<Golden> {
             family: Family::Wgmma,
         },
         Golden {
+            name: "cross_entropy_blocks_bf16",
+            program: losses::cross_entropy::program(),
+            problem: Problem { filter: Filter::BLOCKS, ..dense.clone() },
+            family: Family::Wgmma,
+        },
+        Golden {
+            name: "gemma2_blocks_mma_f16",
+            problem: Problem {
+                filter: Filter::BLOCKS,
+                ..all_inputs(problem(300, 136, 507, DType::F16), &gemma2)
+            },
+            program: gemma2.clone(),
+            family: Family::Mma,
+        },
+        Golden {
             name: "gemma2_wgmma_f16",
             problem: all_inputs(problem(300, 136, 507, DType::F16), &gemma2),
             program: gemma2.clone(),
@@ -276,7 +291,7 @@ fn every_shipped_loss_on_hopper_compiles_without_spills_sampled_where_it_can_be(
     let of = |filter| of_a_large_head(&Gpu::h100(), Family::Wgmma, filter);
     let sampled = of(Filter::SAMPLED);
     assert!(!sampled.is_empty(), "no loss can be sampled");
-    let plans = [of(Filter::Exact), sampled].concat();
+    let plans = [of(Filter::Exact), sampled, of(Filter::BLOCKS)].concat();
     compile_all("CCE_TEST_NVRTC_13", &different(&plans, Arch::SM_90A));
 }
 

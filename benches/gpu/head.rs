@@ -15,7 +15,8 @@
 //!   none ignored by a plan that allows none.
 //! - Errors are ||difference|| / ||reference|| against family `simt` with fp32 gradients on the same inputs.
 //! - `kept` is how many entries a sampled filter keeps a token that counts; targets and hot columns are not
-//!   among them.
+//!   among them. Under `blocks:EPS` it is the share of the logits that lie in tiles which are not skipped, in
+//!   JSON `kept_share`.
 //! - Memory is what the plan asks for beyond inputs and outputs.
 //! - Clock and power are medians of readings while our call runs, not the product, in pairs between those that
 //!   are timed; the last column has whatever held the clock down at any of them. Without NVML there are none.

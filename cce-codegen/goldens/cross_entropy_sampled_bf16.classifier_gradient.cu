@@ -13,6 +13,8 @@
 #define WARPGROUP_ROWS 64
 #define BARRIER_BYTES 128
 #define STAGING_BYTES 16384
+#define GRANULE_M 0
+#define GRANULE_N 0
 #define SCALED 0
 #define ACCUMULATE 0
 
@@ -106,6 +108,57 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The steps of a product along its depth. Where tiles of the logits' gradient G are skipped, so are the steps of the products through them. What is skipped is decided for
+// granules of GRANULE_M rows and GRANULE_N columns of logits, into which the tiles of all kernels and the steps of all products divide: live [granules of columns][granules
+// of rows] of the whole vocabulary, 0: a granule that nobody computes, writes or reads. GRANULE_M 0: there are none, and nothing is skipped.
+
+// Steps of TILE_K from 0 to depth, through granules GRANULE long whose bytes are `stride` apart. GRANULE 0: all of them.
+template <int GRANULE> struct Steps {
+    const unsigned char* live; int stride, depth, k = 0; bool alive;
+
+    DEVICE Steps(const unsigned char* of_first, int between, int end) : live(of_first), stride(between), depth(end) { alive = is_live(0); }
+    DEVICE bool is_live(int at) const { if constexpr (GRANULE > 0) return at < depth && live[(u64)(at / GRANULE) * stride]; else return true; }
+    // Where the next step begins; from `depth` on: there is none.
+    DEVICE int next() {
+        if constexpr (GRANULE > 0) if (k % GRANULE == 0) {
+            while (k < depth && !alive) { k += GRANULE; alive = is_live(k); }
+            alive = is_live(k + GRANULE);                     // on its way while this granule is multiplied
+        }
+        int step = k;
+        k += TILE_K;
+        return step;
+    }
+    // How many there are. For all lanes of a warp.
+    DEVICE int count() const {
+        if constexpr (GRANULE > 0) {
+            int mine = 0;
+            for (int at = lane_id() * GRANULE; at < depth; at += 32 * GRANULE)
+                if (is_live(at)) mine += ceil_div(min(GRANULE, depth - at), TILE_K);
+            #pragma unroll
+            for (int mask = 1; mask < 32; mask *= 2) mine += __shfl_xor_sync(0xffffffff, mine, mask);
+            return mine;
+        } else return ceil_div(depth, TILE_K);
+    }
+};
+DEVICE Steps<0> all_steps(int depth) { return Steps<0>(0, 0, depth); }
+
+#if GRANULE_M > 0
+DEVICE const unsigned char* granule_of(const unsigned char* live, int tokens, int row, int col) {
+    return live + (u64)(col / GRANULE_N) * ceil_div(tokens, GRANULE_M) + row / GRANULE_M;
+}
+DEVICE bool is_live(const unsigned char* live, int tokens, int row, int col) { return *granule_of(live, tokens, row, col); }
+#else
+DEVICE const unsigned char* granule_of(const unsigned char* live, int, int, int) { return live; }
+DEVICE bool is_live(const unsigned char*, int, int, int) { return true; }
+#endif
+// Those of a product over the rows of logits, of columns around `col`; over columns first .. first + width, of rows around `row`.
+DEVICE Steps<GRANULE_M> steps_over_rows(const unsigned char* live, int tokens, int rows, int col) {
+    return Steps<GRANULE_M>(granule_of(live, tokens, 0, col), 1, rows);
+}
+DEVICE Steps<GRANULE_N> steps_over_columns(const unsigned char* live, int tokens, int row, int first, int width) {
+    return Steps<GRANULE_N>(granule_of(live, tokens, row, first), GRANULE_M > 0 ? ceil_div(tokens, GRANULE_M > 0 ? GRANULE_M : 1) : 0, width);
+}
+
 // One cluster's tile of a matrix product, through wgmma on Hopper's tensor cores (sm_90a; bf16, f16).
 // A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads a part of the right one and
 // multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages; in the sampled walk its other
@@ -122,6 +175,7 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define ACC_ROWS 2                   // rows of the tile that one thread holds sums of
 #define ACC_COLS (TILE_N / 4)        // and columns
 #define ROW_LANES 4                  // neighbouring lanes that share a row
+#define ROW_WARPS 1                  // warps that share a row
 #define A_BYTES (TILE_M * 128)
 #define B_BYTES (TILE_N * 128)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
@@ -201,12 +255,12 @@ struct Ring {
         if (thread < CLUSTER) barrier_arrive(empty(previous), thread);
     }
 
-    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right). The left matrix may
-    // be in blocks of 64 columns.
-    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false>
-    DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
+    // The producer's part of one tile: rows from row0 and columns from col0, a stage for each step of k, which counts from 0 (left) and right_k (right).
+    // The left matrix may be in blocks of 64 columns.
+    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false, int GRANULE>
+    DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, Steps<GRANULE> steps) {
         int half = cluster_rank();
-        for (int k = 0; k < steps * TILE_K; k += TILE_K) {
+        for (int k = steps.next(); k < steps.depth; k = steps.next()) {
             barrier_wait(empty(stage), phase ^ 1);
             u32 a = at(), b = a + A_BYTES, barrier = full(stage);
             barrier_expect(barrier, STAGE_BYTES);
@@ -218,6 +272,10 @@ struct Ring {
             else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);
             advance();
         }
+    }
+    // All of `steps` stages.
+    template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
+        produce<A_K_MAJOR, B_K_MAJOR>(left, row0, right, col0, right_k, all_steps(steps * TILE_K));
     }
 };
 
@@ -250,6 +308,7 @@ template <int TRANSPOSE_A, int TRANSPOSE_B> DEVICE void wgmma(float (&acc)[ACC_R
 // The consumer's part of one tile: acc = left * right over `steps` stages; undefined if there is none.
 template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void multiply(float (&acc)[ACC_ROWS][ACC_COLS], Ring& ring, int steps) {
     // 16 k are 32 bytes of a K-major row, 2048 bytes of an Mn-major block.
+    if (GRANULE_M > 0 && steps == 0) return;                  // the stage before is another tile's, and released
     constexpr int A_STEP = (A_K_MAJOR ? 32 : 2048) >> 4, B_STEP = (B_K_MAJOR ? 32 : 2048) >> 4;
     for (int k = 0; k < steps; k++) {
         barrier_wait(ring.full(ring.stage), ring.phase);
@@ -382,37 +441,40 @@ template <bool WIDE = false> DEVICE void put_classifier(Out* out, int first, int
 
 // Where a tile's sums go. WIDE: every pair of dC lies at a multiple of its size.
 struct Sink {
-    Out* out; int first, width, row0, col0, rows; float factor;
+    Out* out; int first, width, row0, col0, steps; float factor;
 
     template <bool WIDE> DEVICE void take(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared) const {
         auto held = [&](int r, int c) { return held_classifier<WIDE>(out, first, width, row0 + r, col0 + c); };
         each_pair<WIDE ? 8 : 1>(acc, shared, held, [&](int r, int c, float x, float y, float2 held) {
-            if (rows == 0) x = y = 0.0f;                      // no stage was multiplied
+            if (steps == 0) x = y = 0.0f;                     // no stage was multiplied
             put_classifier<WIDE>(out, first, width, row0 + r, col0 + c, x, y, held, factor);
         });
     }
 };
 
 // gradient: G [blocks of 64 columns][tokens][64]; hidden: E [tokens that count, HIDDEN]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
+// live: see steps.cuh.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) classifier_gradient(const __grid_constant__ TensorMap gradient,
         const __grid_constant__ TensorMap hidden, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out, int tokens,
-        int first, int width, int group) {
+        int first, int width, int group, const unsigned char* __restrict__ live) {
     extern __shared__ __align__(1024) unsigned char shared[];
     Ring ring(shared);
     const int rows = PACKED ? *count : tokens;
-    const int row_blocks = ceil_div(width, CLUSTER_M), columns = ceil_div(HIDDEN, TILE_N), steps = ceil_div(rows, TILE_K);
+    const int row_blocks = ceil_div(width, CLUSTER_M), columns = ceil_div(HIDDEN, TILE_N);
+    auto steps_of = [&](int row0) { return steps_over_rows(live, tokens, rows, first + row0); };
 
     if (warpgroup() == 0) {
         give_registers();
         if (threadIdx.x == 0)
-            each_tile(row_blocks, columns, group, [&](int row0, int col0) { ring.produce<false, false, true>(gradient, row0, hidden, col0, 0, steps); });
+            each_tile(row_blocks, columns, group, [&](int row0, int col0) { ring.produce<false, false, true>(gradient, row0, hidden, col0, 0, steps_of(row0)); });
     } else {
         take_registers();
         const float factor = SCALED ? scale[1] : 1.0f;
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
+            const int steps = steps_of(row0).count();
             multiply<false, false>(acc, ring, steps);
-            const Sink sink{out, first, width, row0, col0, rows, factor};
+            const Sink sink{out, first, width, row0, col0, steps, factor};
             if (paired(out)) sink.take<true>(acc, shared); else sink.take<false>(acc, shared);
         });
     }

@@ -13,6 +13,8 @@
 #define TILE_M 128
 #define TILE_N 128
 #define TILE_K 16
+#define GRANULE_M 0
+#define GRANULE_N 0
 #define PITCH 512
 #define SCALED 0
 #define ACCUMULATE 0
@@ -108,6 +110,57 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The steps of a product along its depth. Where tiles of the logits' gradient G are skipped, so are the steps of the products through them. What is skipped is decided for
+// granules of GRANULE_M rows and GRANULE_N columns of logits, into which the tiles of all kernels and the steps of all products divide: live [granules of columns][granules
+// of rows] of the whole vocabulary, 0: a granule that nobody computes, writes or reads. GRANULE_M 0: there are none, and nothing is skipped.
+
+// Steps of TILE_K from 0 to depth, through granules GRANULE long whose bytes are `stride` apart. GRANULE 0: all of them.
+template <int GRANULE> struct Steps {
+    const unsigned char* live; int stride, depth, k = 0; bool alive;
+
+    DEVICE Steps(const unsigned char* of_first, int between, int end) : live(of_first), stride(between), depth(end) { alive = is_live(0); }
+    DEVICE bool is_live(int at) const { if constexpr (GRANULE > 0) return at < depth && live[(u64)(at / GRANULE) * stride]; else return true; }
+    // Where the next step begins; from `depth` on: there is none.
+    DEVICE int next() {
+        if constexpr (GRANULE > 0) if (k % GRANULE == 0) {
+            while (k < depth && !alive) { k += GRANULE; alive = is_live(k); }
+            alive = is_live(k + GRANULE);                     // on its way while this granule is multiplied
+        }
+        int step = k;
+        k += TILE_K;
+        return step;
+    }
+    // How many there are. For all lanes of a warp.
+    DEVICE int count() const {
+        if constexpr (GRANULE > 0) {
+            int mine = 0;
+            for (int at = lane_id() * GRANULE; at < depth; at += 32 * GRANULE)
+                if (is_live(at)) mine += ceil_div(min(GRANULE, depth - at), TILE_K);
+            #pragma unroll
+            for (int mask = 1; mask < 32; mask *= 2) mine += __shfl_xor_sync(0xffffffff, mine, mask);
+            return mine;
+        } else return ceil_div(depth, TILE_K);
+    }
+};
+DEVICE Steps<0> all_steps(int depth) { return Steps<0>(0, 0, depth); }
+
+#if GRANULE_M > 0
+DEVICE const unsigned char* granule_of(const unsigned char* live, int tokens, int row, int col) {
+    return live + (u64)(col / GRANULE_N) * ceil_div(tokens, GRANULE_M) + row / GRANULE_M;
+}
+DEVICE bool is_live(const unsigned char* live, int tokens, int row, int col) { return *granule_of(live, tokens, row, col); }
+#else
+DEVICE const unsigned char* granule_of(const unsigned char* live, int, int, int) { return live; }
+DEVICE bool is_live(const unsigned char*, int, int, int) { return true; }
+#endif
+// Those of a product over the rows of logits, of columns around `col`; over columns first .. first + width, of rows around `row`.
+DEVICE Steps<GRANULE_M> steps_over_rows(const unsigned char* live, int tokens, int rows, int col) {
+    return Steps<GRANULE_M>(granule_of(live, tokens, 0, col), 1, rows);
+}
+DEVICE Steps<GRANULE_N> steps_over_columns(const unsigned char* live, int tokens, int row, int first, int width) {
+    return Steps<GRANULE_N>(granule_of(live, tokens, row, first), GRANULE_M > 0 ? ceil_div(tokens, GRANULE_M > 0 ? GRANULE_M : 1) : 0, width);
+}
+
 // One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
 // 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
 
@@ -181,20 +234,23 @@ template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor : Staged<
 // DEEP products are summed in pieces of this many steps: beside a sum over a whole vocabulary its small terms would round to nothing.
 #define PIECE (512 / TILE_K)
 
-// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each.
-template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+// Products of A's tile with B's tiles first .. last over some steps of the depth; done(acc, tile) takes each.
+template <bool DEEP, int GRANULE, class A, class B, class Done>
+DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const Steps<GRANULE>& depth, Done done) {
     float* ring = (float*)shared;
-    int steps = ceil_div(depth, TILE_K);
+    int steps = depth.count();
     for (int tile = first; tile < last; tile++) {
         float acc[ACC_ROWS][ACC_COLS] = {}, pieces[ACC_ROWS][ACC_COLS] = {};
         b.seek(tile * TILE_N);
-        if (steps) { a.fetch(0); b.fetch(0); }
+        Steps<GRANULE> ahead = depth;
+        auto fetch = [&] { int k = ahead.next(); a.fetch(k); b.fetch(k); };
+        if (steps) fetch();
         for (int step = 0; step < steps; step++) {
             float* sa = ring + (step & 1) * TILE_K * (A_PITCH + B_PITCH);
             float* sb = sa + TILE_K * A_PITCH;
             a.store(sa, A_PITCH); b.store(sb, B_PITCH);
             __syncthreads();                                  // two buffers: the other one is still being read by the slowest
-            if (step + 1 < steps) { a.fetch((step + 1) * TILE_K); b.fetch((step + 1) * TILE_K); }
+            if (step + 1 < steps) fetch();
             #pragma unroll
             for (int k = 0; k < TILE_K; k++) {
                 float x[ACC_ROWS], y[ACC_COLS];
@@ -294,10 +350,10 @@ template <bool WIDE = false> DEVICE void put_classifier(Out* out, int first, int
 
 // Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.
 
-// gradient: G [tokens, PITCH]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written.
+// gradient: G [tokens, PITCH]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written; live: see steps.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ hidden,
         const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out,
-        int tokens, int first, int width, int group) {
+        int tokens, int first, int width, int group, const unsigned char* __restrict__ live) {
     extern __shared__ __align__(128) unsigned char shared[];
     int rows = PACKED ? *count : tokens;
     Place place = place_of(blockIdx.x, ceil_div(width, TILE_M), ceil_div(HIDDEN, TILE_N), group);
@@ -306,7 +362,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(con
     MnMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, width, rows, 0);
     MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
     float factor = SCALED ? scale[1] : 1.0f;
-    walk<true>(shared, a, b, tile, tile + 1, rows, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+    walk<true>(shared, a, b, tile, tile + 1, steps_over_rows(live, tokens, rows, first + row0), [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         each_pair(acc, shared, [&](int r, int c, float x, float y) {
             float2 held = held_classifier(out, first, width, row0 + r, tile * TILE_N + c);
             put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, held, factor);

@@ -13,6 +13,8 @@
 #define TILE_M 128
 #define TILE_N 128
 #define TILE_K 16
+#define GRANULE_M 0
+#define GRANULE_N 0
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -104,6 +106,57 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The steps of a product along its depth. Where tiles of the logits' gradient G are skipped, so are the steps of the products through them. What is skipped is decided for
+// granules of GRANULE_M rows and GRANULE_N columns of logits, into which the tiles of all kernels and the steps of all products divide: live [granules of columns][granules
+// of rows] of the whole vocabulary, 0: a granule that nobody computes, writes or reads. GRANULE_M 0: there are none, and nothing is skipped.
+
+// Steps of TILE_K from 0 to depth, through granules GRANULE long whose bytes are `stride` apart. GRANULE 0: all of them.
+template <int GRANULE> struct Steps {
+    const unsigned char* live; int stride, depth, k = 0; bool alive;
+
+    DEVICE Steps(const unsigned char* of_first, int between, int end) : live(of_first), stride(between), depth(end) { alive = is_live(0); }
+    DEVICE bool is_live(int at) const { if constexpr (GRANULE > 0) return at < depth && live[(u64)(at / GRANULE) * stride]; else return true; }
+    // Where the next step begins; from `depth` on: there is none.
+    DEVICE int next() {
+        if constexpr (GRANULE > 0) if (k % GRANULE == 0) {
+            while (k < depth && !alive) { k += GRANULE; alive = is_live(k); }
+            alive = is_live(k + GRANULE);                     // on its way while this granule is multiplied
+        }
+        int step = k;
+        k += TILE_K;
+        return step;
+    }
+    // How many there are. For all lanes of a warp.
+    DEVICE int count() const {
+        if constexpr (GRANULE > 0) {
+            int mine = 0;
+            for (int at = lane_id() * GRANULE; at < depth; at += 32 * GRANULE)
+                if (is_live(at)) mine += ceil_div(min(GRANULE, depth - at), TILE_K);
+            #pragma unroll
+            for (int mask = 1; mask < 32; mask *= 2) mine += __shfl_xor_sync(0xffffffff, mine, mask);
+            return mine;
+        } else return ceil_div(depth, TILE_K);
+    }
+};
+DEVICE Steps<0> all_steps(int depth) { return Steps<0>(0, 0, depth); }
+
+#if GRANULE_M > 0
+DEVICE const unsigned char* granule_of(const unsigned char* live, int tokens, int row, int col) {
+    return live + (u64)(col / GRANULE_N) * ceil_div(tokens, GRANULE_M) + row / GRANULE_M;
+}
+DEVICE bool is_live(const unsigned char* live, int tokens, int row, int col) { return *granule_of(live, tokens, row, col); }
+#else
+DEVICE const unsigned char* granule_of(const unsigned char* live, int, int, int) { return live; }
+DEVICE bool is_live(const unsigned char*, int, int, int) { return true; }
+#endif
+// Those of a product over the rows of logits, of columns around `col`; over columns first .. first + width, of rows around `row`.
+DEVICE Steps<GRANULE_M> steps_over_rows(const unsigned char* live, int tokens, int rows, int col) {
+    return Steps<GRANULE_M>(granule_of(live, tokens, 0, col), 1, rows);
+}
+DEVICE Steps<GRANULE_N> steps_over_columns(const unsigned char* live, int tokens, int row, int first, int width) {
+    return Steps<GRANULE_N>(granule_of(live, tokens, row, first), GRANULE_M > 0 ? ceil_div(tokens, GRANULE_M > 0 ? GRANULE_M : 1) : 0, width);
+}
+
 // One thread block's tile of a matrix product in true fp32 (FFMA), for every element type and every GPU.
 // 256 threads as 16 x 16, each with TILE_M / 16 x TILE_N / 16 sums; shared memory holds both operands as floats, [k][tile row].
 
@@ -177,20 +230,23 @@ template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor : Staged<
 // DEEP products are summed in pieces of this many steps: beside a sum over a whole vocabulary its small terms would round to nothing.
 #define PIECE (512 / TILE_K)
 
-// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each.
-template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+// Products of A's tile with B's tiles first .. last over some steps of the depth; done(acc, tile) takes each.
+template <bool DEEP, int GRANULE, class A, class B, class Done>
+DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const Steps<GRANULE>& depth, Done done) {
     float* ring = (float*)shared;
-    int steps = ceil_div(depth, TILE_K);
+    int steps = depth.count();
     for (int tile = first; tile < last; tile++) {
         float acc[ACC_ROWS][ACC_COLS] = {}, pieces[ACC_ROWS][ACC_COLS] = {};
         b.seek(tile * TILE_N);
-        if (steps) { a.fetch(0); b.fetch(0); }
+        Steps<GRANULE> ahead = depth;
+        auto fetch = [&] { int k = ahead.next(); a.fetch(k); b.fetch(k); };
+        if (steps) fetch();
         for (int step = 0; step < steps; step++) {
             float* sa = ring + (step & 1) * TILE_K * (A_PITCH + B_PITCH);
             float* sb = sa + TILE_K * A_PITCH;
             a.store(sa, A_PITCH); b.store(sb, B_PITCH);
             __syncthreads();                                  // two buffers: the other one is still being read by the slowest
-            if (step + 1 < steps) { a.fetch((step + 1) * TILE_K); b.fetch((step + 1) * TILE_K); }
+            if (step + 1 < steps) fetch();
             #pragma unroll
             for (int k = 0; k < TILE_K; k++) {
                 float x[ACC_ROWS], y[ACC_COLS];
@@ -303,6 +359,12 @@ DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
     for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
+DEVICE float largest_of(const float (&x)[ACC_COLS]) {
+    float most[2] = {x[0], x[1]};
+    #pragma unroll
+    for (int c = 2; c < ACC_COLS; c++) most[c & 1] = fmaxf(most[c & 1], x[c]);
+    return fmaxf(most[0], most[1]);
+}
 DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
     float sum = sum_of_exponentials(x, stats[0]);
     if (!(sum < FAR)) {                                       // NaN, too
@@ -316,12 +378,14 @@ DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) 
     stats[1] += sum;
 }
 
-// The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
+// The statistics of one tile's columns join those of the thread's rows; most: its rows' largest logits of a softmax. Logits of their own, and what belongs to a column, need registers beside the
 // sums: a few columns at a time, fewer where more is kept.
 #define MOST_COLUMNS (STATS > 4 ? 8 : 16)
 #define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
-template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform) {
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) most[r] = NEG_INF;
     #pragma unroll
     for (int first = 0; first < ACC_COLS; first += SLICE) {
         asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
@@ -338,6 +402,7 @@ template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], f
                 z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
                 largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
             }
+            most[r] = fmaxf(most[r], largest);
             float reference = fmaxf(stats[r][0], largest * LOG2E);
             if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
             float base = reference == NEG_INF ? 0.0f : reference;
@@ -366,15 +431,18 @@ template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
     return rare;
 }
 
-// A finished tile: targets written, everything else joined.
-template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+// A finished tile: targets written, everything else joined; most: the largest logit of each row among what joined, which costs nothing where nobody asks.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
     if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
 #if MASK_LOGITS
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
+    for (int r = 0; r < ACC_ROWS; r++) {
+        add_exponentials(acc[r], stats[r]);
+        most[r] = largest_of(acc[r]);
+    }
 #else
-    accumulate(acc, stats, tile, tokens, targets, values, uniform);
+    accumulate(acc, stats, most, tile, tokens, targets, values, uniform);
 #endif
 }
 
@@ -407,9 +475,10 @@ struct Walk {
 // a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
 
 // E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
+// maxima: of write_maxima, where tiles of the gradient are skipped.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
-        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
+        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group, float* __restrict__ maxima) {
     extern __shared__ __align__(128) unsigned char shared[];
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
@@ -434,8 +503,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
 
-    walk<false>(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
-        join_tile(acc, stats, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+    walk<false>(shared, a, b, first, last, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+        float most[ACC_ROWS];
+        join_tile(acc, stats, most, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+#if GRANULE_M > 0
+        write_maxima(most, maxima, tile, row0, rows, tokens, (float*)(target_of + TILE_M));
+#endif
     });
 
     // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.

@@ -16,6 +16,8 @@
 #define STAGES 4
 #define WARPS_M 2
 #define WARPS_N 4
+#define GRANULE_M 0
+#define GRANULE_N 0
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -105,6 +107,57 @@ struct Place { int row_block, column; };
 DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
     return Place{first + place % width, place / width};
+}
+
+// The steps of a product along its depth. Where tiles of the logits' gradient G are skipped, so are the steps of the products through them. What is skipped is decided for
+// granules of GRANULE_M rows and GRANULE_N columns of logits, into which the tiles of all kernels and the steps of all products divide: live [granules of columns][granules
+// of rows] of the whole vocabulary, 0: a granule that nobody computes, writes or reads. GRANULE_M 0: there are none, and nothing is skipped.
+
+// Steps of TILE_K from 0 to depth, through granules GRANULE long whose bytes are `stride` apart. GRANULE 0: all of them.
+template <int GRANULE> struct Steps {
+    const unsigned char* live; int stride, depth, k = 0; bool alive;
+
+    DEVICE Steps(const unsigned char* of_first, int between, int end) : live(of_first), stride(between), depth(end) { alive = is_live(0); }
+    DEVICE bool is_live(int at) const { if constexpr (GRANULE > 0) return at < depth && live[(u64)(at / GRANULE) * stride]; else return true; }
+    // Where the next step begins; from `depth` on: there is none.
+    DEVICE int next() {
+        if constexpr (GRANULE > 0) if (k % GRANULE == 0) {
+            while (k < depth && !alive) { k += GRANULE; alive = is_live(k); }
+            alive = is_live(k + GRANULE);                     // on its way while this granule is multiplied
+        }
+        int step = k;
+        k += TILE_K;
+        return step;
+    }
+    // How many there are. For all lanes of a warp.
+    DEVICE int count() const {
+        if constexpr (GRANULE > 0) {
+            int mine = 0;
+            for (int at = lane_id() * GRANULE; at < depth; at += 32 * GRANULE)
+                if (is_live(at)) mine += ceil_div(min(GRANULE, depth - at), TILE_K);
+            #pragma unroll
+            for (int mask = 1; mask < 32; mask *= 2) mine += __shfl_xor_sync(0xffffffff, mine, mask);
+            return mine;
+        } else return ceil_div(depth, TILE_K);
+    }
+};
+DEVICE Steps<0> all_steps(int depth) { return Steps<0>(0, 0, depth); }
+
+#if GRANULE_M > 0
+DEVICE const unsigned char* granule_of(const unsigned char* live, int tokens, int row, int col) {
+    return live + (u64)(col / GRANULE_N) * ceil_div(tokens, GRANULE_M) + row / GRANULE_M;
+}
+DEVICE bool is_live(const unsigned char* live, int tokens, int row, int col) { return *granule_of(live, tokens, row, col); }
+#else
+DEVICE const unsigned char* granule_of(const unsigned char* live, int, int, int) { return live; }
+DEVICE bool is_live(const unsigned char*, int, int, int) { return true; }
+#endif
+// Those of a product over the rows of logits, of columns around `col`; over columns first .. first + width, of rows around `row`.
+DEVICE Steps<GRANULE_M> steps_over_rows(const unsigned char* live, int tokens, int rows, int col) {
+    return Steps<GRANULE_M>(granule_of(live, tokens, 0, col), 1, rows);
+}
+DEVICE Steps<GRANULE_N> steps_over_columns(const unsigned char* live, int tokens, int row, int first, int width) {
+    return Steps<GRANULE_N>(granule_of(live, tokens, row, first), GRANULE_M > 0 ? ceil_div(tokens, GRANULE_M > 0 ? GRANULE_M : 1) : 0, width);
 }
 
 // One thread block's tile of a matrix product, through mma.sync on tensor cores (sm_80 and up; bf16, f16).
@@ -224,7 +277,7 @@ template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor {
 
     // k_limit source rows; the tile begins at element `row0` of a row, and `row_count` bounds it.
     DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
-        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0); prefetch(0);
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
     }
     DEVICE void seek(int row0) {
         first = row0 + ((int)threadIdx.x % CHUNKS) * 8;
@@ -290,20 +343,25 @@ DEVICE void multiply(float (&acc)[ACC_ROWS][ACC_COLS], const Fragments& f) {
             mma(acc[2 * i][2 * j], acc[2 * i][2 * j + 1], acc[2 * i + 1][2 * j], acc[2 * i + 1][2 * j + 1], f.a[i], f.b[j / 2][j % 2 * 2], f.b[j / 2][j % 2 * 2 + 1]);
 }
 
-// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each while the next one's copies are under way. DEEP or not is one:
-// the operands are rounded more than sums of any depth.
-template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+// Products of A's tile with B's tiles first .. last over some steps of the depth; done(acc, tile) takes each while the next one's copies are under way. DEEP
+// or not is one: the operands are rounded more than sums of any depth.
+template <bool DEEP, int GRANULE, class A, class B, class Done>
+DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const Steps<GRANULE>& depth, Done done) {
     static_assert(TILE_K % 32 == 0, "an even number of multiplications a stage, so that fragments alternate between two sets");
     u32 ring = shared_address(shared);
-    int steps = ceil_div(depth, TILE_K), total = (last - first) * steps;
+    int steps = depth.count(), total = (last - first) * steps;
     float acc[ACC_ROWS][ACC_COLS] = {};
     if (steps == 0) { for (int tile = first; tile < last; tile++) done(acc, tile); return; }
     int ahead_tile = first, ahead_step = 0, issued = 0;
+    Steps<GRANULE> ahead = depth;
+    int ahead_k = ahead.next();
+    a.prefetch(ahead_k); b.prefetch(ahead_k);
     auto issue = [&](u32 to) {                                // one stage's copies, or an empty group behind the end
         if (issued < total) {
-            a.load(to, ahead_step * TILE_K); b.load(to + A_BYTES, ahead_step * TILE_K);
-            if (++ahead_step == steps) { ahead_step = 0; b.seek(++ahead_tile * TILE_N); }
-            a.prefetch(ahead_step * TILE_K); b.prefetch(ahead_step * TILE_K);
+            a.load(to, ahead_k); b.load(to + A_BYTES, ahead_k);
+            if (++ahead_step == steps) { ahead_step = 0; ahead = depth; b.seek(++ahead_tile * TILE_N); }
+            ahead_k = ahead.next();
+            a.prefetch(ahead_k); b.prefetch(ahead_k);
         }
         issued++;
         cp_async_commit();
@@ -463,6 +521,12 @@ DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
     for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
+DEVICE float largest_of(const float (&x)[ACC_COLS]) {
+    float most[2] = {x[0], x[1]};
+    #pragma unroll
+    for (int c = 2; c < ACC_COLS; c++) most[c & 1] = fmaxf(most[c & 1], x[c]);
+    return fmaxf(most[0], most[1]);
+}
 DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
     float sum = sum_of_exponentials(x, stats[0]);
     if (!(sum < FAR)) {                                       // NaN, too
@@ -476,12 +540,14 @@ DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) 
     stats[1] += sum;
 }
 
-// The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
+// The statistics of one tile's columns join those of the thread's rows; most: its rows' largest logits of a softmax. Logits of their own, and what belongs to a column, need registers beside the
 // sums: a few columns at a time, fewer where more is kept.
 #define MOST_COLUMNS (STATS > 4 ? 8 : 16)
 #define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
-template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform) {
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) most[r] = NEG_INF;
     #pragma unroll
     for (int first = 0; first < ACC_COLS; first += SLICE) {
         asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
@@ -498,6 +564,7 @@ template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], f
                 z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
                 largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
             }
+            most[r] = fmaxf(most[r], largest);
             float reference = fmaxf(stats[r][0], largest * LOG2E);
             if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
             float base = reference == NEG_INF ? 0.0f : reference;
@@ -526,15 +593,18 @@ template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
     return rare;
 }
 
-// A finished tile: targets written, everything else joined.
-template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+// A finished tile: targets written, everything else joined; most: the largest logit of each row among what joined, which costs nothing where nobody asks.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
     if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
 #if MASK_LOGITS
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
+    for (int r = 0; r < ACC_ROWS; r++) {
+        add_exponentials(acc[r], stats[r]);
+        most[r] = largest_of(acc[r]);
+    }
 #else
-    accumulate(acc, stats, tile, tokens, targets, values, uniform);
+    accumulate(acc, stats, most, tile, tokens, targets, values, uniform);
 #endif
 }
 
@@ -567,9 +637,10 @@ struct Walk {
 // a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
 
 // E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
+// maxima: of write_maxima, where tiles of the gradient are skipped.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
-        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
+        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group, float* __restrict__ maxima) {
     extern __shared__ __align__(128) unsigned char shared[];
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
@@ -594,8 +665,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
 
-    walk<false>(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
-        join_tile(acc, stats, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+    walk<false>(shared, a, b, first, last, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+        float most[ACC_ROWS];
+        join_tile(acc, stats, most, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+#if GRANULE_M > 0
+        write_maxima(most, maxima, tile, row0, rows, tokens, (float*)(target_of + TILE_M));
+#endif
     });
 
     // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.

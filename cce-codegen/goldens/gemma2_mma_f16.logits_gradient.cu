@@ -16,6 +16,8 @@
 #define STAGES 4
 #define WARPS_M 2
 #define WARPS_N 4
+#define GRANULE_M 0
+#define GRANULE_N 0
 #define PITCH 512
 #define STORE_GRADIENT 1
 #define SCALED 1
@@ -108,6 +110,57 @@ struct Place { int row_block, column; };
 DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     int first = block / (group * columns) * group, width = min(group, row_blocks - first), place = block - first * columns;
     return Place{first + place % width, place / width};
+}
+
+// The steps of a product along its depth. Where tiles of the logits' gradient G are skipped, so are the steps of the products through them. What is skipped is decided for
+// granules of GRANULE_M rows and GRANULE_N columns of logits, into which the tiles of all kernels and the steps of all products divide: live [granules of columns][granules
+// of rows] of the whole vocabulary, 0: a granule that nobody computes, writes or reads. GRANULE_M 0: there are none, and nothing is skipped.
+
+// Steps of TILE_K from 0 to depth, through granules GRANULE long whose bytes are `stride` apart. GRANULE 0: all of them.
+template <int GRANULE> struct Steps {
+    const unsigned char* live; int stride, depth, k = 0; bool alive;
+
+    DEVICE Steps(const unsigned char* of_first, int between, int end) : live(of_first), stride(between), depth(end) { alive = is_live(0); }
+    DEVICE bool is_live(int at) const { if constexpr (GRANULE > 0) return at < depth && live[(u64)(at / GRANULE) * stride]; else return true; }
+    // Where the next step begins; from `depth` on: there is none.
+    DEVICE int next() {
+        if constexpr (GRANULE > 0) if (k % GRANULE == 0) {
+            while (k < depth && !alive) { k += GRANULE; alive = is_live(k); }
+            alive = is_live(k + GRANULE);                     // on its way while this granule is multiplied
+        }
+        int step = k;
+        k += TILE_K;
+        return step;
+    }
+    // How many there are. For all lanes of a warp.
+    DEVICE int count() const {
+        if constexpr (GRANULE > 0) {
+            int mine = 0;
+            for (int at = lane_id() * GRANULE; at < depth; at += 32 * GRANULE)
+                if (is_live(at)) mine += ceil_div(min(GRANULE, depth - at), TILE_K);
+            #pragma unroll
+            for (int mask = 1; mask < 32; mask *= 2) mine += __shfl_xor_sync(0xffffffff, mine, mask);
+            return mine;
+        } else return ceil_div(depth, TILE_K);
+    }
+};
+DEVICE Steps<0> all_steps(int depth) { return Steps<0>(0, 0, depth); }
+
+#if GRANULE_M > 0
+DEVICE const unsigned char* granule_of(const unsigned char* live, int tokens, int row, int col) {
+    return live + (u64)(col / GRANULE_N) * ceil_div(tokens, GRANULE_M) + row / GRANULE_M;
+}
+DEVICE bool is_live(const unsigned char* live, int tokens, int row, int col) { return *granule_of(live, tokens, row, col); }
+#else
+DEVICE const unsigned char* granule_of(const unsigned char* live, int, int, int) { return live; }
+DEVICE bool is_live(const unsigned char*, int, int, int) { return true; }
+#endif
+// Those of a product over the rows of logits, of columns around `col`; over columns first .. first + width, of rows around `row`.
+DEVICE Steps<GRANULE_M> steps_over_rows(const unsigned char* live, int tokens, int rows, int col) {
+    return Steps<GRANULE_M>(granule_of(live, tokens, 0, col), 1, rows);
+}
+DEVICE Steps<GRANULE_N> steps_over_columns(const unsigned char* live, int tokens, int row, int first, int width) {
+    return Steps<GRANULE_N>(granule_of(live, tokens, row, first), GRANULE_M > 0 ? ceil_div(tokens, GRANULE_M > 0 ? GRANULE_M : 1) : 0, width);
 }
 
 // One thread block's tile of a matrix product, through mma.sync on tensor cores (sm_80 and up; bf16, f16).
@@ -227,7 +280,7 @@ template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor {
 
     // k_limit source rows; the tile begins at element `row0` of a row, and `row_count` bounds it.
     DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
-        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0); prefetch(0);
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
     }
     DEVICE void seek(int row0) {
         first = row0 + ((int)threadIdx.x % CHUNKS) * 8;
@@ -293,20 +346,25 @@ DEVICE void multiply(float (&acc)[ACC_ROWS][ACC_COLS], const Fragments& f) {
             mma(acc[2 * i][2 * j], acc[2 * i][2 * j + 1], acc[2 * i + 1][2 * j], acc[2 * i + 1][2 * j + 1], f.a[i], f.b[j / 2][j % 2 * 2], f.b[j / 2][j % 2 * 2 + 1]);
 }
 
-// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each while the next one's copies are under way. DEEP or not is one:
-// the operands are rounded more than sums of any depth.
-template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+// Products of A's tile with B's tiles first .. last over some steps of the depth; done(acc, tile) takes each while the next one's copies are under way. DEEP
+// or not is one: the operands are rounded more than sums of any depth.
+template <bool DEEP, int GRANULE, class A, class B, class Done>
+DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const Steps<GRANULE>& depth, Done done) {
     static_assert(TILE_K % 32 == 0, "an even number of multiplications a stage, so that fragments alternate between two sets");
     u32 ring = shared_address(shared);
-    int steps = ceil_div(depth, TILE_K), total = (last - first) * steps;
+    int steps = depth.count(), total = (last - first) * steps;
     float acc[ACC_ROWS][ACC_COLS] = {};
     if (steps == 0) { for (int tile = first; tile < last; tile++) done(acc, tile); return; }
     int ahead_tile = first, ahead_step = 0, issued = 0;
+    Steps<GRANULE> ahead = depth;
+    int ahead_k = ahead.next();
+    a.prefetch(ahead_k); b.prefetch(ahead_k);
     auto issue = [&](u32 to) {                                // one stage's copies, or an empty group behind the end
         if (issued < total) {
-            a.load(to, ahead_step * TILE_K); b.load(to + A_BYTES, ahead_step * TILE_K);
-            if (++ahead_step == steps) { ahead_step = 0; b.seek(++ahead_tile * TILE_N); }
-            a.prefetch(ahead_step * TILE_K); b.prefetch(ahead_step * TILE_K);
+            a.load(to, ahead_k); b.load(to + A_BYTES, ahead_k);
+            if (++ahead_step == steps) { ahead_step = 0; ahead = depth; b.seek(++ahead_tile * TILE_N); }
+            ahead_k = ahead.next();
+            a.prefetch(ahead_k); b.prefetch(ahead_k);
         }
         issued++;
         cp_async_commit();
@@ -444,11 +502,11 @@ DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
 // G of a tile waits in shared memory, so that whole rows of it are written.
 #define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
 
-// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
+// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width]; live: see steps.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
-        int tokens, int first, int width, int group) {
+        int tokens, int first, int width, int group, const unsigned char* __restrict__ live) {
     extern __shared__ __align__(128) unsigned char shared[];
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
@@ -457,6 +515,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     Place place = place_of(blockIdx.x, blocks, ceil_div(width, TILE_N), group);
     int block = place.row_block, tile = place.column, row0 = block * TILE_M;
     if (row0 >= rows) return;
+    if (!is_live(live, tokens, row0, first + tile * TILE_N)) {
+#if COL_GRADIENTS > 0
+        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
+            int local = tile * TILE_N + i % TILE_N;
+            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = 0.0f;
+        }
+#endif
+        return;
+    }
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
         int at = row0 + i, token = token_at(order, at, rows);
@@ -471,7 +538,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     const Uniform uniform = uniform_of(values);
     float factor = SCALED ? *scale : 1.0f;
     Elem* staged = (Elem*)shared;
-    walk<false>(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+    walk<false>(shared, a, b, tile, tile + 1, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         __syncthreads();                                      // the ring has been read to its end
 #if COL_GRADIENTS > 0
         float sums[COL_GRADIENTS][ACC_COLS] = {};

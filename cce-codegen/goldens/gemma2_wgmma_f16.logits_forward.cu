@@ -13,6 +13,8 @@
 #define WARPGROUP_ROWS 64
 #define BARRIER_BYTES 128
 #define STAGING_BYTES 16384
+#define GRANULE_M 0
+#define GRANULE_N 0
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -104,6 +106,57 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
     return Place{first + place % width, place / width};
 }
 
+// The steps of a product along its depth. Where tiles of the logits' gradient G are skipped, so are the steps of the products through them. What is skipped is decided for
+// granules of GRANULE_M rows and GRANULE_N columns of logits, into which the tiles of all kernels and the steps of all products divide: live [granules of columns][granules
+// of rows] of the whole vocabulary, 0: a granule that nobody computes, writes or reads. GRANULE_M 0: there are none, and nothing is skipped.
+
+// Steps of TILE_K from 0 to depth, through granules GRANULE long whose bytes are `stride` apart. GRANULE 0: all of them.
+template <int GRANULE> struct Steps {
+    const unsigned char* live; int stride, depth, k = 0; bool alive;
+
+    DEVICE Steps(const unsigned char* of_first, int between, int end) : live(of_first), stride(between), depth(end) { alive = is_live(0); }
+    DEVICE bool is_live(int at) const { if constexpr (GRANULE > 0) return at < depth && live[(u64)(at / GRANULE) * stride]; else return true; }
+    // Where the next step begins; from `depth` on: there is none.
+    DEVICE int next() {
+        if constexpr (GRANULE > 0) if (k % GRANULE == 0) {
+            while (k < depth && !alive) { k += GRANULE; alive = is_live(k); }
+            alive = is_live(k + GRANULE);                     // on its way while this granule is multiplied
+        }
+        int step = k;
+        k += TILE_K;
+        return step;
+    }
+    // How many there are. For all lanes of a warp.
+    DEVICE int count() const {
+        if constexpr (GRANULE > 0) {
+            int mine = 0;
+            for (int at = lane_id() * GRANULE; at < depth; at += 32 * GRANULE)
+                if (is_live(at)) mine += ceil_div(min(GRANULE, depth - at), TILE_K);
+            #pragma unroll
+            for (int mask = 1; mask < 32; mask *= 2) mine += __shfl_xor_sync(0xffffffff, mine, mask);
+            return mine;
+        } else return ceil_div(depth, TILE_K);
+    }
+};
+DEVICE Steps<0> all_steps(int depth) { return Steps<0>(0, 0, depth); }
+
+#if GRANULE_M > 0
+DEVICE const unsigned char* granule_of(const unsigned char* live, int tokens, int row, int col) {
+    return live + (u64)(col / GRANULE_N) * ceil_div(tokens, GRANULE_M) + row / GRANULE_M;
+}
+DEVICE bool is_live(const unsigned char* live, int tokens, int row, int col) { return *granule_of(live, tokens, row, col); }
+#else
+DEVICE const unsigned char* granule_of(const unsigned char* live, int, int, int) { return live; }
+DEVICE bool is_live(const unsigned char*, int, int, int) { return true; }
+#endif
+// Those of a product over the rows of logits, of columns around `col`; over columns first .. first + width, of rows around `row`.
+DEVICE Steps<GRANULE_M> steps_over_rows(const unsigned char* live, int tokens, int rows, int col) {
+    return Steps<GRANULE_M>(granule_of(live, tokens, 0, col), 1, rows);
+}
+DEVICE Steps<GRANULE_N> steps_over_columns(const unsigned char* live, int tokens, int row, int first, int width) {
+    return Steps<GRANULE_N>(granule_of(live, tokens, row, first), GRANULE_M > 0 ? ceil_div(tokens, GRANULE_M > 0 ? GRANULE_M : 1) : 0, width);
+}
+
 // One cluster's tile of a matrix product, through wgmma on Hopper's tensor cores (sm_90a; bf16, f16).
 // A cluster of two blocks takes 2 x TILE_M rows and TILE_N columns: each block has its own left operand, and each loads a part of the right one and
 // multicasts it to both. Roles: warpgroup 0 produces (one thread issues TMA copies into a ring of STAGES shared-memory stages; in the sampled walk its other
@@ -120,6 +173,7 @@ DEVICE Place place_of(int block, int row_blocks, int columns, int group) {
 #define ACC_ROWS 2                   // rows of the tile that one thread holds sums of
 #define ACC_COLS (TILE_N / 4)        // and columns
 #define ROW_LANES 4                  // neighbouring lanes that share a row
+#define ROW_WARPS 1                  // warps that share a row
 #define A_BYTES (TILE_M * 128)
 #define B_BYTES (TILE_N * 128)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
@@ -199,12 +253,12 @@ struct Ring {
         if (thread < CLUSTER) barrier_arrive(empty(previous), thread);
     }
 
-    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right). The left matrix may
-    // be in blocks of 64 columns.
-    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false>
-    DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
+    // The producer's part of one tile: rows from row0 and columns from col0, a stage for each step of k, which counts from 0 (left) and right_k (right).
+    // The left matrix may be in blocks of 64 columns.
+    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false, int GRANULE>
+    DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, Steps<GRANULE> steps) {
         int half = cluster_rank();
-        for (int k = 0; k < steps * TILE_K; k += TILE_K) {
+        for (int k = steps.next(); k < steps.depth; k = steps.next()) {
             barrier_wait(empty(stage), phase ^ 1);
             u32 a = at(), b = a + A_BYTES, barrier = full(stage);
             barrier_expect(barrier, STAGE_BYTES);
@@ -216,6 +270,10 @@ struct Ring {
             else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);
             advance();
         }
+    }
+    // All of `steps` stages.
+    template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
+        produce<A_K_MAJOR, B_K_MAJOR>(left, row0, right, col0, right_k, all_steps(steps * TILE_K));
     }
 };
 
@@ -242,6 +300,7 @@ template <int TRANSPOSE_A, int TRANSPOSE_B> DEVICE void wgmma(float (&acc)[ACC_R
 // The consumer's part of one tile: acc = left * right over `steps` stages; undefined if there is none.
 template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void multiply(float (&acc)[ACC_ROWS][ACC_COLS], Ring& ring, int steps) {
     // 16 k are 32 bytes of a K-major row, 2048 bytes of an Mn-major block.
+    if (GRANULE_M > 0 && steps == 0) return;                  // the stage before is another tile's, and released
     constexpr int A_STEP = (A_K_MAJOR ? 32 : 2048) >> 4, B_STEP = (B_K_MAJOR ? 32 : 2048) >> 4;
     for (int k = 0; k < steps; k++) {
         barrier_wait(ring.full(ring.stage), ring.phase);
@@ -396,6 +455,12 @@ DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
     for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
+DEVICE float largest_of(const float (&x)[ACC_COLS]) {
+    float most[2] = {x[0], x[1]};
+    #pragma unroll
+    for (int c = 2; c < ACC_COLS; c++) most[c & 1] = fmaxf(most[c & 1], x[c]);
+    return fmaxf(most[0], most[1]);
+}
 DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
     float sum = sum_of_exponentials(x, stats[0]);
     if (!(sum < FAR)) {                                       // NaN, too
@@ -409,12 +474,14 @@ DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) 
     stats[1] += sum;
 }
 
-// The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
+// The statistics of one tile's columns join those of the thread's rows; most: its rows' largest logits of a softmax. Logits of their own, and what belongs to a column, need registers beside the
 // sums: a few columns at a time, fewer where more is kept.
 #define MOST_COLUMNS (STATS > 4 ? 8 : 16)
 #define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
-template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform) {
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) most[r] = NEG_INF;
     #pragma unroll
     for (int first = 0; first < ACC_COLS; first += SLICE) {
         asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
@@ -431,6 +498,7 @@ template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], f
                 z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
                 largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
             }
+            most[r] = fmaxf(most[r], largest);
             float reference = fmaxf(stats[r][0], largest * LOG2E);
             if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
             float base = reference == NEG_INF ? 0.0f : reference;
@@ -459,15 +527,18 @@ template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
     return rare;
 }
 
-// A finished tile: targets written, everything else joined.
-template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+// A finished tile: targets written, everything else joined; most: the largest logit of each row among what joined, which costs nothing where nobody asks.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
     if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
 #if MASK_LOGITS
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
+    for (int r = 0; r < ACC_ROWS; r++) {
+        add_exponentials(acc[r], stats[r]);
+        most[r] = largest_of(acc[r]);
+    }
 #else
-    accumulate(acc, stats, tile, tokens, targets, values, uniform);
+    accumulate(acc, stats, most, tile, tokens, targets, values, uniform);
 #endif
 }
 
@@ -563,9 +634,10 @@ struct Segments {
 // a fixed order.
 
 // The first WALK_TILES tiles of columns. E [tokens that count, HIDDEN], C [VOCAB, HIDDEN]; partials [parts][STATS][row blocks * CLUSTER_M], in the order of E's rows.
+// maxima: of write_maxima, where tiles of the gradient are skipped.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_forward(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
-        const Values values, float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int group) {
+        const Values values, float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int group, float* __restrict__ maxima) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
     Ring ring(shared);
@@ -597,7 +669,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             }
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
-                join_tile(acc, stats, tile, tokens_of, targets_of, values, uniform, target_logit);
+                float most[ACC_ROWS];
+                join_tile(acc, stats, most, tile, tokens_of, targets_of, values, uniform, target_logit);
+#if GRANULE_M > 0
+                write_maxima(most, maxima, tile, row0, rows, tokens, 0);
+#endif
             }
             int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll

@@ -33,6 +33,12 @@ DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
     for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
+DEVICE float largest_of(const float (&x)[ACC_COLS]) {
+    float most[2] = {x[0], x[1]};
+    #pragma unroll
+    for (int c = 2; c < ACC_COLS; c++) most[c & 1] = fmaxf(most[c & 1], x[c]);
+    return fmaxf(most[0], most[1]);
+}
 DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
     float sum = sum_of_exponentials(x, stats[0]);
     if (!(sum < FAR)) {                                       // NaN, too
@@ -46,12 +52,14 @@ DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) 
     stats[1] += sum;
 }
 
-// The statistics of one tile's columns join those of the thread's rows. Logits of their own, and what belongs to a column, need registers beside the
+// The statistics of one tile's columns join those of the thread's rows; most: its rows' largest logits of a softmax. Logits of their own, and what belongs to a column, need registers beside the
 // sums: a few columns at a time, fewer where more is kept.
 #define MOST_COLUMNS (STATS > 4 ? 8 : 16)
 #define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
-template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform) {
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) most[r] = NEG_INF;
     #pragma unroll
     for (int first = 0; first < ACC_COLS; first += SLICE) {
         asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
@@ -68,6 +76,7 @@ template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], f
                 z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
                 largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
             }
+            most[r] = fmaxf(most[r], largest);
             float reference = fmaxf(stats[r][0], largest * LOG2E);
             if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
             float base = reference == NEG_INF ? 0.0f : reference;
@@ -96,15 +105,18 @@ template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
     return rare;
 }
 
-// A finished tile: targets written, everything else joined.
-template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], int tile, const Rows& tokens,
-        const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+// A finished tile: targets written, everything else joined; most: the largest logit of each row among what joined, which costs nothing where nobody asks.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
     if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
 #if MASK_LOGITS
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) add_exponentials(acc[r], stats[r]);
+    for (int r = 0; r < ACC_ROWS; r++) {
+        add_exponentials(acc[r], stats[r]);
+        most[r] = largest_of(acc[r]);
+    }
 #else
-    accumulate(acc, stats, tile, tokens, targets, values, uniform);
+    accumulate(acc, stats, most, tile, tokens, targets, values, uniform);
 #endif
 }
 

@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod blocks_filter;
 mod head;
 mod losses;
 mod sampled;
@@ -11,5 +12,5 @@ mod sampled;
 mod support;
 
 fn main() -> std::process::ExitCode {
-    support::gpu::main(&[losses::TESTS, sampled::TESTS, head::TESTS].concat())
+    support::gpu::main(&[losses::TESTS, sampled::TESTS, blocks_filter::TESTS, head::TESTS].concat())
 }

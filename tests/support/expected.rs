@@ -3,7 +3,7 @@
 
 use super::case::Case;
 use super::data::Data;
-use cce_codegen::interp::reference::Reference;
+use cce_codegen::interp::reference::{Reference, Tiles};
 use cce_codegen::ir::InputKind;
 
 /// Values and gradients in f64.
@@ -44,22 +44,20 @@ pub struct Sizes {
 
 impl Expected {
     pub fn of(case: &Case, data: &Data) -> Expected {
-        let program = &case.program;
-        let targets: Vec<Option<usize>> =
-            data.targets.iter().map(|&target| usize::try_from(target).ok()).collect();
-        let inputs: Vec<(String, Vec<f64>)> = data
-            .inputs
-            .iter()
-            .map(|(name, values)| (name.clone(), values.iter().map(|&x| f64::from(x)).collect()))
-            .collect();
-        let mut reference = Reference::new(program, case.hidden, &data.hidden, &data.classifier)
-            .expect("matrices of the case's shape");
-        if case.has_target() {
-            reference = reference.targets(&targets).expect("targets in range");
-        }
-        for (name, values) in &inputs {
-            reference = reference.input(name, values).expect("an input of the program");
-        }
+        of_reference(case, data, |reference| Expected::by(case, data, &reference))
+    }
+
+    /// Without the tiles in which no target falls and no probability reaches `eps`.
+    pub fn skipping(case: &Case, data: &Data, tiles: Tiles, eps: f64) -> Expected {
+        of_reference(case, data, |reference| Expected::by(case, data, &reference.skipping(tiles, eps)))
+    }
+
+    /// The largest probability of each tile, infinite where a target falls.
+    pub fn largest_by_tile(case: &Case, data: &Data, tiles: Tiles) -> Vec<Vec<f64>> {
+        of_reference(case, data, |reference| reference.largest_by_tile(tiles).expect("a complete reference"))
+    }
+
+    fn by(case: &Case, data: &Data, reference: &Reference<'_>) -> Expected {
         let upstreams = data.upstreams(case);
         let wanted: Vec<&str> = case.input_gradients.iter().map(String::as_str).collect();
         let mut result = reference.run(&upstreams, &wanted).expect("a complete reference");
@@ -80,6 +78,27 @@ impl Expected {
             inputs: result.input_gradients,
         }
     }
+}
+
+/// The reference of a case's data.
+fn of_reference<T>(case: &Case, data: &Data, then: impl FnOnce(Reference<'_>) -> T) -> T {
+    let program = &case.program;
+    let targets: Vec<Option<usize>> =
+        data.targets.iter().map(|&target| usize::try_from(target).ok()).collect();
+    let inputs: Vec<(String, Vec<f64>)> = data
+        .inputs
+        .iter()
+        .map(|(name, values)| (name.clone(), values.iter().map(|&x| f64::from(x)).collect()))
+        .collect();
+    let mut reference = Reference::new(program, case.hidden, &data.hidden, &data.classifier)
+        .expect("matrices of the case's shape");
+    if case.has_target() {
+        reference = reference.targets(&targets).expect("targets in range");
+    }
+    for (name, values) in &inputs {
+        reference = reference.input(name, values).expect("an input of the program");
+    }
+    then(reference)
 }
 
 fn norm(values: &[f64]) -> f64 {

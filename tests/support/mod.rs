@@ -23,6 +23,7 @@ pub mod room;
 pub mod run;
 pub mod scenarios;
 pub mod seeds;
+pub mod skipped;
 
 pub use case::{Budget, Case, Reduction, Upstreams};
 pub use compare::{Report, check};

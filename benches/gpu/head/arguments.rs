@@ -55,7 +55,8 @@ pub struct Arguments {
     /// Largest workspace of the exact gradients, in MiB.
     #[arg(long)]
     pub workspace: Option<u64>,
-    /// What to measure: loss, or loss and gradients under a filter, exact or sampled:EPS,MAX_ENTRIES.
+    /// What to measure: loss, or loss and gradients under a filter: exact, sampled:EPS,MAX_ENTRIES or
+    /// blocks:EPS.
     #[arg(long, num_args = 1.., default_values = ["loss", "exact", "sampled:2^-8,384", "sampled:2^-10,384"])]
     pub what: Vec<What>,
     /// Skip the comparison with fp32.

@@ -4,6 +4,7 @@ use super::arguments::What;
 use super::errors::GradientError;
 use super::input::Input;
 use super::pairs::Pairs;
+use cce::Filter;
 use serde_json::{Value, json};
 
 /// What was measured of one call at one number of tokens.
@@ -22,7 +23,7 @@ pub struct Row<'a> {
     pub in_runs: bool,
     /// The call's time over that with none ignored.
     pub over_full: Option<f32>,
-    /// Entries that a sampled filter keeps a token that counts.
+    /// Entries that a filter keeps a token that counts: sampled ones, or logits in tiles that are not skipped.
     pub kept: Option<f64>,
     /// What the plan asks for beyond inputs and outputs, in bytes.
     pub workspace: u64,
@@ -82,7 +83,7 @@ impl Row<'_> {
             self.what,
             self.ignored,
             fixed(self.over_full, 3),
-            fixed(self.kept, 1),
+            self.kept_text(),
             self.workspace as f64 / 1e6,
             exponent(error(0).map(|error| error.whole)),
             exponent(error(1).map(|error| error.whole)),
@@ -92,6 +93,18 @@ impl Row<'_> {
             fixed(clock.watts, 0),
             clock.limits.map_or_else(|| "-".to_owned(), |limits| limits.to_string()),
         )
+    }
+
+    /// Of the logits, the share in tiles that are not skipped.
+    fn kept_share(&self) -> Option<f64> {
+        match self.what {
+            What::Gradients(Filter::Blocks { .. }) => Some(self.kept? / self.input.vocab as f64),
+            _ => None,
+        }
+    }
+
+    fn kept_text(&self) -> String {
+        self.kept_share().map_or_else(|| fixed(self.kept, 1), |share| format!("{:.1}%", 100.0 * share))
     }
 
     /// Names end in the unit. Errors are those of the table, `*_worst` of the worst row.
@@ -116,6 +129,7 @@ impl Row<'_> {
             "ignored_in_runs": self.in_runs,
             "over_full": self.over_full,
             "kept": self.kept,
+            "kept_share": self.kept_share(),
             "workspace_mb": self.workspace as f64 / 1e6,
             "de_error": error(0).map(|error| error.whole),
             "dc_error": error(1).map(|error| error.whole),

@@ -3,9 +3,10 @@
 // a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
 
 // E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
+// maxima: of write_maxima, where tiles of the gradient are skipped.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
-        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group) {
+        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group, float* __restrict__ maxima) {
     extern __shared__ __align__(128) unsigned char shared[];
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
@@ -30,8 +31,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const El
     #pragma unroll
     for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
 
-    walk<false>(shared, a, b, first, last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
-        join_tile(acc, stats, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+    walk<false>(shared, a, b, first, last, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+        float most[ACC_ROWS];
+        join_tile(acc, stats, most, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+#if GRANULE_M > 0
+        write_maxima(most, maxima, tile, row0, rows, tokens, (float*)(target_of + TILE_M));
+#endif
     });
 
     // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.

@@ -4,11 +4,11 @@
 // G of a tile waits in shared memory, so that whole rows of it are written.
 #define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
 
-// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width].
+// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width]; live: see steps.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
         const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
-        int tokens, int first, int width, int group) {
+        int tokens, int first, int width, int group, const unsigned char* __restrict__ live) {
     extern __shared__ __align__(128) unsigned char shared[];
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
@@ -17,6 +17,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     Place place = place_of(blockIdx.x, blocks, ceil_div(width, TILE_N), group);
     int block = place.row_block, tile = place.column, row0 = block * TILE_M;
     if (row0 >= rows) return;
+    if (!is_live(live, tokens, row0, first + tile * TILE_N)) {
+#if COL_GRADIENTS > 0
+        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
+            int local = tile * TILE_N + i % TILE_N;
+            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = 0.0f;
+        }
+#endif
+        return;
+    }
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
         int at = row0 + i, token = token_at(order, at, rows);
@@ -31,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const E
     const Uniform uniform = uniform_of(values);
     float factor = SCALED ? *scale : 1.0f;
     Elem* staged = (Elem*)shared;
-    walk<false>(shared, a, b, tile, tile + 1, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+    walk<false>(shared, a, b, tile, tile + 1, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
         __syncthreads();                                      // the ring has been read to its end
 #if COL_GRADIENTS > 0
         float sums[COL_GRADIENTS][ACC_COLS] = {};

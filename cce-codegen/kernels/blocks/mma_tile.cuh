@@ -115,7 +115,7 @@ template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor {
 
     // k_limit source rows; the tile begins at element `row0` of a row, and `row_count` bounds it.
     DEVICE void init(const Elem* from, int row0, int row_count, int k_limit, const int* order) {
-        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0); prefetch(0);
+        source = from; rows = row_count; k_end = k_limit; map = order; seek(row0);
     }
     DEVICE void seek(int row0) {
         first = row0 + ((int)threadIdx.x % CHUNKS) * 8;
@@ -181,20 +181,25 @@ DEVICE void multiply(float (&acc)[ACC_ROWS][ACC_COLS], const Fragments& f) {
             mma(acc[2 * i][2 * j], acc[2 * i][2 * j + 1], acc[2 * i + 1][2 * j], acc[2 * i + 1][2 * j + 1], f.a[i], f.b[j / 2][j % 2 * 2], f.b[j / 2][j % 2 * 2 + 1]);
 }
 
-// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each while the next one's copies are under way. DEEP or not is one:
-// the operands are rounded more than sums of any depth.
-template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+// Products of A's tile with B's tiles first .. last over some steps of the depth; done(acc, tile) takes each while the next one's copies are under way. DEEP
+// or not is one: the operands are rounded more than sums of any depth.
+template <bool DEEP, int GRANULE, class A, class B, class Done>
+DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const Steps<GRANULE>& depth, Done done) {
     static_assert(TILE_K % 32 == 0, "an even number of multiplications a stage, so that fragments alternate between two sets");
     u32 ring = shared_address(shared);
-    int steps = ceil_div(depth, TILE_K), total = (last - first) * steps;
+    int steps = depth.count(), total = (last - first) * steps;
     float acc[ACC_ROWS][ACC_COLS] = {};
     if (steps == 0) { for (int tile = first; tile < last; tile++) done(acc, tile); return; }
     int ahead_tile = first, ahead_step = 0, issued = 0;
+    Steps<GRANULE> ahead = depth;
+    int ahead_k = ahead.next();
+    a.prefetch(ahead_k); b.prefetch(ahead_k);
     auto issue = [&](u32 to) {                                // one stage's copies, or an empty group behind the end
         if (issued < total) {
-            a.load(to, ahead_step * TILE_K); b.load(to + A_BYTES, ahead_step * TILE_K);
-            if (++ahead_step == steps) { ahead_step = 0; b.seek(++ahead_tile * TILE_N); }
-            a.prefetch(ahead_step * TILE_K); b.prefetch(ahead_step * TILE_K);
+            a.load(to, ahead_k); b.load(to + A_BYTES, ahead_k);
+            if (++ahead_step == steps) { ahead_step = 0; ahead = depth; b.seek(++ahead_tile * TILE_N); }
+            ahead_k = ahead.next();
+            a.prefetch(ahead_k); b.prefetch(ahead_k);
         }
         issued++;
         cp_async_commit();

@@ -71,20 +71,23 @@ template <int TILE, int STRIDE, int ALIGN, bool MAPPED> struct MnMajor : Staged<
 // DEEP products are summed in pieces of this many steps: beside a sum over a whole vocabulary its small terms would round to nothing.
 #define PIECE (512 / TILE_K)
 
-// Products of A's tile with B's tiles first .. last, `depth` deep; done(acc, tile) takes each.
-template <bool DEEP, class A, class B, class Done> DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, int depth, Done done) {
+// Products of A's tile with B's tiles first .. last over some steps of the depth; done(acc, tile) takes each.
+template <bool DEEP, int GRANULE, class A, class B, class Done>
+DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const Steps<GRANULE>& depth, Done done) {
     float* ring = (float*)shared;
-    int steps = ceil_div(depth, TILE_K);
+    int steps = depth.count();
     for (int tile = first; tile < last; tile++) {
         float acc[ACC_ROWS][ACC_COLS] = {}, pieces[ACC_ROWS][ACC_COLS] = {};
         b.seek(tile * TILE_N);
-        if (steps) { a.fetch(0); b.fetch(0); }
+        Steps<GRANULE> ahead = depth;
+        auto fetch = [&] { int k = ahead.next(); a.fetch(k); b.fetch(k); };
+        if (steps) fetch();
         for (int step = 0; step < steps; step++) {
             float* sa = ring + (step & 1) * TILE_K * (A_PITCH + B_PITCH);
             float* sb = sa + TILE_K * A_PITCH;
             a.store(sa, A_PITCH); b.store(sb, B_PITCH);
             __syncthreads();                                  // two buffers: the other one is still being read by the slowest
-            if (step + 1 < steps) { a.fetch((step + 1) * TILE_K); b.fetch((step + 1) * TILE_K); }
+            if (step + 1 < steps) fetch();
             #pragma unroll
             for (int k = 0; k < TILE_K; k++) {
                 float x[ACC_ROWS], y[ACC_COLS];

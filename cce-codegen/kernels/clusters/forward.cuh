@@ -4,9 +4,10 @@
 // a fixed order.
 
 // The first WALK_TILES tiles of columns. E [tokens that count, HIDDEN], C [VOCAB, HIDDEN]; partials [parts][STATS][row blocks * CLUSTER_M], in the order of E's rows.
+// maxima: of write_maxima, where tiles of the gradient are skipped.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_forward(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
-        const Values values, float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int group) {
+        const Values values, float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int group, float* __restrict__ maxima) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
     Ring ring(shared);
@@ -38,7 +39,11 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
             }
             for (int tile = s.first; tile < s.last; tile++) {
                 multiply<true, true>(acc, ring, STEPS);
-                join_tile(acc, stats, tile, tokens_of, targets_of, values, uniform, target_logit);
+                float most[ACC_ROWS];
+                join_tile(acc, stats, most, tile, tokens_of, targets_of, values, uniform, target_logit);
+#if GRANULE_M > 0
+                write_maxima(most, maxima, tile, row0, rows, tokens, 0);
+#endif
             }
             int pitch = walk.row_blocks * CLUSTER_M;
             #pragma unroll

@@ -10,11 +10,11 @@ DEVICE uint4 up_to(uint4 g, int width) {
 }
 
 // G [blocks of 64 columns][tokens][64] of columns first .. first + width, zero in rows that do not count and in columns behind those; partials
-// [COL_GRADIENTS][blocks of WARPGROUP_ROWS rows][width].
+// [COL_GRADIENTS][blocks of WARPGROUP_ROWS rows][width]; live: see steps.cuh.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) logits_gradient(const __grid_constant__ TensorMap hidden,
         const __grid_constant__ TensorMap classifier, const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count,
         const Values values, const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
-        int tokens, int first, int width, int group) {
+        int tokens, int first, int width, int group, const unsigned char* __restrict__ live) {
     extern __shared__ __align__(1024) unsigned char shared[];
     constexpr int STEPS = (HIDDEN + TILE_K - 1) / TILE_K;
     Ring ring(shared);
@@ -24,13 +24,24 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
     if (warpgroup() == 0) {
         give_registers();
         if (threadIdx.x == 0)
-            each_tile(row_blocks, columns, group, [&](int row0, int col0) { ring.produce<true, true>(hidden, row0, classifier, first + col0, 0, STEPS); });
+            each_tile(row_blocks, columns, group, [&](int row0, int col0) {
+                if (is_live(live, tokens, row0, first + col0)) ring.produce<true, true>(hidden, row0, classifier, first + col0, 0, STEPS);
+            });
     } else {
         take_registers();
         const Uniform uniform = uniform_of(values);
         const float factor = SCALED ? *scale : 1.0f;
         float acc[ACC_ROWS][ACC_COLS];
         each_tile(row_blocks, columns, group, [&](int row0, int col0) {
+            if (!is_live(live, tokens, row0, first + col0)) {
+#if COL_GRADIENTS > 0
+                int row_block = row0 / WARPGROUP_ROWS + consumer();
+                for (int c = threadIdx.x & 127; c < TILE_N && col0 + c < width && row_block * WARPGROUP_ROWS < tokens; c += 128)
+                    for (int k = 0; k < COL_GRADIENTS; k++)
+                        partials[((u64)k * ceil_div(tokens, WARPGROUP_ROWS) + row_block) * width + col0 + c] = 0.0f;
+#endif
+                return;
+            }
             multiply<true, true>(acc, ring, STEPS);
             Coefs row[ACC_ROWS];
             int counts[ACC_ROWS], target[ACC_ROWS];

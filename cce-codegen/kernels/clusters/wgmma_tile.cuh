@@ -14,6 +14,7 @@
 #define ACC_ROWS 2                   // rows of the tile that one thread holds sums of
 #define ACC_COLS (TILE_N / 4)        // and columns
 #define ROW_LANES 4                  // neighbouring lanes that share a row
+#define ROW_WARPS 1                  // warps that share a row
 #define A_BYTES (TILE_M * 128)
 #define B_BYTES (TILE_N * 128)
 #define STAGE_BYTES (A_BYTES + B_BYTES)
@@ -93,12 +94,12 @@ struct Ring {
         if (thread < CLUSTER) barrier_arrive(empty(previous), thread);
     }
 
-    // The producer's part of one tile: rows from row0 and columns from col0, `steps` stages of k from 0 (left) and right_k (right). The left matrix may
-    // be in blocks of 64 columns.
-    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false>
-    DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
+    // The producer's part of one tile: rows from row0 and columns from col0, a stage for each step of k, which counts from 0 (left) and right_k (right).
+    // The left matrix may be in blocks of 64 columns.
+    template <bool A_K_MAJOR, bool B_K_MAJOR, bool A_IN_BLOCKS = false, int GRANULE>
+    DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, Steps<GRANULE> steps) {
         int half = cluster_rank();
-        for (int k = 0; k < steps * TILE_K; k += TILE_K) {
+        for (int k = steps.next(); k < steps.depth; k = steps.next()) {
             barrier_wait(empty(stage), phase ^ 1);
             u32 a = at(), b = a + A_BYTES, barrier = full(stage);
             barrier_expect(barrier, STAGE_BYTES);
@@ -110,6 +111,10 @@ struct Ring {
             else for (int i = half; i < TILE_N / 64; i += CLUSTER) load_box_for_both(b + i * 8192, right, col0 + i * 64, right_k + k, barrier);
             advance();
         }
+    }
+    // All of `steps` stages.
+    template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void produce(const TensorMap& left, int row0, const TensorMap& right, int col0, int right_k, int steps) {
+        produce<A_K_MAJOR, B_K_MAJOR>(left, row0, right, col0, right_k, all_steps(steps * TILE_K));
     }
 };
 
@@ -126,6 +131,7 @@ DEVICE u64 descriptor(u32 address) { return (u64)((address & 0x3ffff) >> 4) | (u
 // The consumer's part of one tile: acc = left * right over `steps` stages; undefined if there is none.
 template <bool A_K_MAJOR, bool B_K_MAJOR> DEVICE void multiply(float (&acc)[ACC_ROWS][ACC_COLS], Ring& ring, int steps) {
     // 16 k are 32 bytes of a K-major row, 2048 bytes of an Mn-major block.
+    if (GRANULE_M > 0 && steps == 0) return;                  // the stage before is another tile's, and released
     constexpr int A_STEP = (A_K_MAJOR ? 32 : 2048) >> 4, B_STEP = (B_K_MAJOR ? 32 : 2048) >> 4;
     for (int k = 0; k < steps; k++) {
         barrier_wait(ring.full(ring.stage), ring.phase);

@@ -4,7 +4,7 @@
 //! the family's tile (for matrix kernels), the program's device functions, the skeleton. The skeletons are
 //! files under `kernels/`, readable on their own: matrix kernels of families `mma` and `simt` under
 //! `kernels/blocks/`, those of family `wgmma` under `kernels/clusters/`, what samples under
-//! `kernels/sampled/`. The names that they leave open are constants (`TILE_M`, `HIDDEN` ...) and the functions
+//! `kernels/sampled/`, what decides which tiles are skipped under `kernels/skipped/`. The names that they leave open are constants (`TILE_M`, `HIDDEN` ...) and the functions
 //! of [`forward`] and [`backward`].
 
 mod backward;
@@ -18,10 +18,14 @@ pub(crate) use backward::Backward;
 pub(crate) use forward::Forward;
 pub(crate) use sampled::{GATHERED_COLUMNS, STREAM_ROWS, Sampling, UNIFORM_BLOCKS, gather_threads};
 
+use crate::plan::skipped::Granule;
 use crate::problem::{DType, GradientOutput, IndexType, Problem};
 use crate::schedule::{BARRIER_BYTES, CLUSTER, Family, STAGING_BYTES, Tile, WARPGROUP_ROWS};
 use std::fmt::Write;
 
+const STEPS: &str = include_str!("../../kernels/steps.cuh");
+const MAXIMA: &str = include_str!("../../kernels/skipped/maxima.cuh");
+const DECIDE: &str = include_str!("../../kernels/skipped/decide.cuh");
 const COMMON: &str = include_str!("../../kernels/common.cuh");
 const TARGETS: &str = include_str!("../../kernels/targets.cuh");
 const STATISTICS: &str = include_str!("../../kernels/statistics.cuh");
@@ -118,6 +122,8 @@ pub(crate) struct Emitter<'a> {
     pub(crate) scaled: bool,
     /// The sampled filter, where it is one.
     pub(crate) sampling: Option<Sampling>,
+    /// What is skipped together, where tiles of the gradient are.
+    pub(crate) granule: Option<Granule>,
 }
 
 impl Emitter<'_> {
@@ -172,19 +178,22 @@ impl Emitter<'_> {
             }
             Family::Simt => {}
         }
+        let (rows, columns) = self.granule.map_or((0, 0), |granule| (granule.rows, granule.columns));
+        add("GRANULE_M", rows);
+        add("GRANULE_N", columns);
         constants.iter().fold(String::new(), |mut text, (name, value)| {
             let _ = writeln!(text, "#define {name} {value}");
             text
         })
     }
 
-    /// How a tile is multiplied.
+    /// How a tile is multiplied, step by step.
     fn multiplication(&self, tile: &Tile) -> String {
         let skeleton = skeletons(self.family).tile;
         match skeleton.split_once(INSTRUCTION) {
-            None => skeleton.to_owned(),
+            None => [STEPS, "\n", skeleton].concat(),
             Some((before, after)) => {
-                [before, &wgmma::instruction(tile.n, self.problem.dtype), after].concat()
+                [STEPS, "\n", before, &wgmma::instruction(tile.n, self.problem.dtype), after].concat()
             }
         }
     }
@@ -221,6 +230,7 @@ impl Emitter<'_> {
             "\n",
             STATISTICS,
             "\n",
+            &self.granule.map_or_else(String::new, |_| format!("{MAXIMA}\n")),
             kernels.partial,
             &walk_tiles,
             kernels.walk,
@@ -246,6 +256,14 @@ impl Emitter<'_> {
             }
             _ => String::new(),
         };
+        let decide = self.granule.map_or_else(String::new, |Granule { rows, columns, eps }| {
+            format!(
+                "\n#define MAXIMA_N {}\n#define GRANULE_M {rows}\n#define GRANULE_N {columns}\n\
+                 #define LOG_EPS {:?}f\n\n{DECIDE}",
+                tile.n,
+                f64::from(eps).ln() as f32
+            )
+        });
         self.assemble(&[
             &self.opening("Kernels over tokens around the forward pass."),
             "\n",
@@ -260,6 +278,7 @@ impl Emitter<'_> {
             "\n",
             ROWS_FORWARD,
             &pack,
+            &decide,
         ])
     }
 

@@ -60,6 +60,16 @@ impl LoweredInterp {
         }
     }
 
+    /// The softmax of one token, V values; `None`: the program has none.
+    pub fn probabilities(&self, token: &Token<'_>) -> Option<Vec<f64>> {
+        let softmax = self.lowered.softmax?;
+        let leaves = Leaves { upstream: &[], coefs: &[] };
+        let values = evaluate(&self.lowered.graph, &[softmax], token, &leaves);
+        let logits: Vec<f64> = (0..token.logits.len()).map(|j| values[0].at(j)).collect();
+        let lse = log_sum_exp(logits.iter().copied());
+        Some(logits.into_iter().map(|z| (z - lse).exp()).collect())
+    }
+
     fn numbers(&self, exprs: &[ExprId], token: &Token<'_>, upstream: &[f64]) -> Vec<f64> {
         let leaves = Leaves { upstream, coefs: &[] };
         evaluate(&self.lowered.graph, exprs, token, &leaves).iter().map(|value| value.at(0)).collect()

@@ -36,6 +36,15 @@ pub enum ReferenceError {
     },
 }
 
+/// How logits are divided into tiles: of so many tokens that count, in their order, by so many columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Tokens of a tile.
+    pub rows: usize,
+    /// Columns of a tile.
+    pub columns: usize,
+}
+
 /// Hidden states, classifier, targets and inputs of a program.
 #[derive(Clone, Debug)]
 pub struct Reference<'a> {
@@ -45,6 +54,7 @@ pub struct Reference<'a> {
     c: &'a [f64],
     targets: &'a [Option<usize>],
     inputs: Vec<Option<&'a [f64]>>,
+    skipped: Option<(Tiles, f64)>,
 }
 
 /// Outputs and gradients, each with respect to the sum over outputs and tokens of upstream times output.
@@ -72,7 +82,15 @@ impl<'a> Reference<'a> {
             let rows = matrix.len().checked_div(hidden).unwrap_or(0);
             expect_length(what, matrix.len(), rows * hidden)?;
         }
-        Ok(Reference { program, hidden, e, c, targets: &[], inputs: vec![None; program.inputs().len()] })
+        Ok(Reference {
+            program,
+            hidden,
+            e,
+            c,
+            targets: &[],
+            inputs: vec![None; program.inputs().len()],
+            skipped: None,
+        })
     }
 
     /// N targets; `None` is an ignored token, which has outputs and gradients 0. A program without a target
@@ -88,6 +106,39 @@ impl<'a> Reference<'a> {
         }
         self.targets = targets;
         Ok(self)
+    }
+
+    /// Leaves out of the gradients the tiles in which no target falls and no probability reaches `eps`: what the
+    /// filter `Blocks` does.
+    pub fn skipping(mut self, tiles: Tiles, eps: f64) -> Reference<'a> {
+        self.skipped = Some((tiles, eps));
+        self
+    }
+
+    /// The largest probability of each tile, by its rows' place and its columns'; infinite where a target falls, and
+    /// everywhere if the program has no softmax.
+    pub fn largest_by_tile(&self, tiles: Tiles) -> Result<Vec<Vec<f64>>, ReferenceError> {
+        self.check()?;
+        let interp = LoweredInterp::new(lower(self.program, &Wanted { logit: true, inputs: Vec::new() }));
+        let columns = self.vocab().div_ceil(tiles.columns);
+        let mut largest = vec![vec![0.0; columns]; self.counted().div_ceil(tiles.rows)];
+        for (at, token) in (0..self.tokens()).filter(|&token| self.counts(token)).enumerate() {
+            let (logits, inputs) = (self.logits(token), self.bound(token));
+            let target = self.targets.get(token).copied().flatten();
+            let of_tiles = &mut largest[at / tiles.rows];
+            match interp.probabilities(&Token { logits: &logits, target, inputs: &inputs }) {
+                None => of_tiles.fill(f64::INFINITY),
+                Some(probabilities) => {
+                    for (j, p) in probabilities.into_iter().enumerate() {
+                        of_tiles[j / tiles.columns] = p.max(of_tiles[j / tiles.columns]);
+                    }
+                }
+            }
+            if let Some(y) = target {
+                of_tiles[y / tiles.columns] = f64::INFINITY;
+            }
+        }
+        Ok(largest)
     }
 
     /// A Row input (N values), a Col input (V values) or a Scalar input (one).
@@ -198,11 +249,22 @@ impl<'a> Reference<'a> {
             classifier_gradient: vec![0.0; vocab * hidden],
             input_gradients: ids.iter().map(|&id| self.zero_gradient(id)).collect(),
         };
-        for token in (0..tokens).filter(|&token| self.counts(token)) {
+        let largest = self.skipped.map(|(tiles, _)| self.largest_by_tile(tiles)).transpose()?;
+        for (at, token) in (0..tokens).filter(|&token| self.counts(token)).enumerate() {
             let (logits, inputs) = (self.logits(token), self.bound(token));
             let target = self.targets.get(token).copied().flatten();
             let at_token: Vec<f64> = upstream.iter().map(|of_output| of_output[token]).collect();
-            let gradient = interp.gradient(&Token { logits: &logits, target, inputs: &inputs }, &at_token);
+            let mut gradient =
+                interp.gradient(&Token { logits: &logits, target, inputs: &inputs }, &at_token);
+            if let (Some((tiles, eps)), Some(largest)) = (self.skipped, &largest) {
+                let of_tiles = &largest[at / tiles.rows];
+                let columns = gradient.cols.iter_mut().map(|(_, of_col)| of_col);
+                for values in columns.chain([&mut gradient.logit]) {
+                    for (j, value) in values.iter_mut().enumerate() {
+                        *value = if of_tiles[j / tiles.columns] < eps { 0.0 } else { *value };
+                    }
+                }
+            }
             let e = Self::row(self.e, hidden, token);
             let de = &mut result.hidden_gradient[token * hidden..(token + 1) * hidden];
             for (j, &g) in gradient.logit.iter().enumerate() {

@@ -4,6 +4,7 @@ use super::build::{Common, blocks};
 use super::chunks::{Chunk, Place, chunks, gradient_bytes};
 use super::operand::Operand;
 use super::sampled::{Cold, Hot, OfRows, Sampled};
+use super::skipped::Skipped;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 use crate::ir::InputId;
@@ -85,7 +86,7 @@ impl Backward {
         common: &Common<'_>,
         holes: &cuda::Backward<'_>,
         scratch: &Scratch,
-        sampled: Option<&Sampled>,
+        (sampled, skipped): (Option<&Sampled>, Option<&Skipped>),
         modules: &mut Vec<Module>,
     ) -> Backward {
         let problem = common.problem;
@@ -103,7 +104,8 @@ impl Backward {
         plan.row_launches(common, scratch, rows);
         let products = Products::wanted(problem);
         if products.any() || !common.lowered.cols.is_empty() {
-            let matrix = MatrixModules::add(common, &emitter, holes, products, modules);
+            let live = skipped.map_or(Arg::Null, Skipped::live);
+            let matrix = MatrixModules::add(common, &emitter, holes, products, live, modules);
             for (at, chunk) in scratch.chunks.iter().enumerate() {
                 // Of a sampled plan the chunk is the hot columns, and what follows is no chunk.
                 let ends = (at == 0, at + 1 == scratch.chunks.len() && sampled.is_none());
@@ -235,6 +237,7 @@ impl Backward {
             partials(0),
         ];
         args.extend(place);
+        args.push(matrix.live);
         self.launches.push(launch(matrix.logits, "logits_gradient", tile, problem.tokens, width, args));
 
         for (k, &(input, _)) in common.lowered.cols.iter().enumerate() {
@@ -265,6 +268,7 @@ impl Backward {
             args.extend((schedule.family != Family::Wgmma).then(|| common.order()));
             args.extend([common.count(), scale, Arg::ClassifierGradient]);
             args.extend(place);
+            args.push(matrix.live);
             self.launches.push(launch(module, "classifier_gradient", tile, width, problem.hidden, args));
         }
         if let Some(module) = matrix.hidden {
@@ -279,7 +283,7 @@ impl Backward {
                 Arg::HiddenGradient,
             ];
             args.extend(place);
-            args.extend([Arg::Int(i32::from(ends.0)), Arg::Int(i32::from(ends.1))]);
+            args.extend([Arg::Int(i32::from(ends.0)), Arg::Int(i32::from(ends.1)), matrix.live]);
             self.launches.push(launch(module, "hidden_gradient", tile, problem.tokens, problem.hidden, args));
         }
     }
@@ -318,11 +322,12 @@ impl Products {
     }
 }
 
-/// Indices of the matrix kernels' modules.
+/// Indices of the matrix kernels' modules, and what tells them which granules are computed.
 struct MatrixModules {
     logits: usize,
     classifier: Option<usize>,
     hidden: Option<usize>,
+    live: Arg,
 }
 
 impl MatrixModules {
@@ -331,6 +336,7 @@ impl MatrixModules {
         emitter: &cuda::Emitter<'_>,
         holes: &cuda::Backward<'_>,
         products: Products,
+        live: Arg,
         modules: &mut Vec<Module>,
     ) -> MatrixModules {
         let (problem, schedule) = (common.problem, &common.schedule);
@@ -339,6 +345,7 @@ impl MatrixModules {
             modules.len() - 1
         };
         MatrixModules {
+            live,
             logits: add(
                 "logits_gradient",
                 emitter.logits_gradient(&schedule.logits_gradient, products.any(), holes),

@@ -4,6 +4,7 @@ use super::backward::{Backward, Scratch};
 use super::forward::{Forward, ForwardScratch};
 use super::sampled::Sampled;
 use super::saved::SavedSlots;
+use super::skipped::{Granule, Skipped};
 use super::walk::{Division, Walk};
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::cuda::{self, Sampling};
@@ -54,7 +55,7 @@ pub enum PlanError {
 pub fn refuses(program: &Program, problem: &Problem) -> Option<String> {
     match problem.filter {
         Filter::Exact => None,
-        Filter::Blocks { .. } => Some("the CUDA kernels do not skip blocks".to_owned()),
+        Filter::Blocks { .. } => cannot_skip(program, problem),
         Filter::Sampled { max_entries, .. } => cannot_sample(program, problem, max_entries),
     }
 }
@@ -77,6 +78,24 @@ fn cannot_sample(program: &Program, problem: &Problem, max_entries: u32) -> Opti
     } else {
         let uniform = lowered.logit.uniform?;
         return uniform_factors(&mut lowered.graph, uniform).err().map(|reason| reason.to_string());
+    };
+    Some(reason.to_owned())
+}
+
+/// Why a problem's tiles of the gradient cannot be skipped by probability, on any device, if they cannot.
+pub fn cannot_skip(program: &Program, problem: &Problem) -> Option<String> {
+    if let Some(mistake) = problem.filter.mistake() {
+        return Some(mistake.to_owned());
+    }
+    let wanted = Wanted { logit: true, inputs: problem.input_gradients.clone() };
+    let lowered = lower(program, &wanted);
+    let cols = lowered.cols.iter().map(|(_, parts)| parts);
+    let reason = if lowered.softmax.is_none() {
+        "tiles are skipped where a softmax is small, and this loss has none"
+    } else if cols.chain([&lowered.logit]).any(|parts| parts.uniform.is_some()) {
+        "this loss has a mean over the vocabulary, whose gradient is small nowhere: no tile can be skipped"
+    } else {
+        return None;
     };
     Some(reason.to_owned())
 }
@@ -184,37 +203,39 @@ struct Places<'a> {
     forward: ForwardScratch,
     backward: Option<Scratch>,
     sampled: Option<Sampled>,
+    skipped: Option<Skipped>,
     workspace: WorkspaceLayout,
 }
 
 impl<'a> Parts<'a> {
-    /// The schedule with a chunk no wider than the vocabulary, in whole blocks of 64 columns.
+    /// The schedule with a chunk no wider than the vocabulary, in whole steps.
     fn widest(&self, schedule: &GpuSchedule) -> GpuSchedule {
-        let chunk = (self.problem.vocab.div_ceil(64).max(1) * 64).min(schedule.chunk as usize) as u32;
-        GpuSchedule { chunk, ..*schedule }
+        let step = Granule::chunk_step(self.problem, schedule);
+        let whole = u32::try_from(self.problem.vocab).unwrap_or(u32::MAX).div_ceil(step).max(1);
+        GpuSchedule { chunk: whole.min((schedule.chunk / step).max(1)) * step, ..*schedule }
     }
 
     /// The widest chunk up to the schedule's whose workspace has at most `limit` bytes, or the smallest
     /// workspace there is.
     fn widest_chunk(&self, schedule: &GpuSchedule, limit: u64) -> Result<u32, u64> {
         let peak = |chunk: u32| self.place(GpuSchedule { chunk, ..*schedule }).workspace.peak();
-        let widest = schedule.chunk;
+        let (widest, step) = (schedule.chunk, Granule::chunk_step(self.problem, schedule));
         let of_widest = peak(widest);
         if of_widest <= limit {
             return Ok(widest);
         }
-        let of_narrowest = peak(64.min(widest));
+        let of_narrowest = peak(step.min(widest));
         if of_narrowest > limit {
             // One chunk needs no sums between chunks: for a small vocabulary it is the smallest.
             return Err(of_narrowest.min(of_widest));
         }
-        // The workspace grows with the chunk: the largest multiple of 64 that fits.
-        let (mut fits, mut too_large) = (1, widest / 64);
+        // The workspace grows with the chunk: the most steps that fit.
+        let (mut fits, mut too_large) = (1, widest / step);
         while fits + 1 < too_large {
             let middle = u32::midpoint(fits, too_large);
-            if peak(middle * 64) <= limit { fits = middle } else { too_large = middle }
+            if peak(middle * step) <= limit { fits = middle } else { too_large = middle }
         }
-        Ok(fits * 64)
+        Ok(fits * step)
     }
 
     /// Whether what the warps of a block exchange fits in the room that the tiles leave: programs with very
@@ -255,6 +276,7 @@ impl<'a> Parts<'a> {
             lowered: self.lowered,
             slots: self.slots,
             sampling: sampling(self.backward.as_ref(), problem, &schedule),
+            granule: self.backward.as_ref().and_then(|_| Granule::of(problem, &schedule)),
             saved: workspace.take(Region::Held, self.slots.len() as u64 * tokens * 4),
             factor: workspace.take(Region::Held, 4),
             packing,
@@ -262,18 +284,21 @@ impl<'a> Parts<'a> {
         let statistics = self.forward.stats();
         let sampled =
             common.sampling.and_then(|sampling| Sampled::take(&common, sampling, statistics, &mut workspace));
+        let skipped = Skipped::take(&common, &mut workspace);
         let forward = ForwardScratch::take(&common, &self.forward, sampled.as_ref(), &mut workspace);
         let backward = self.backward.as_ref().map(|holes| Scratch::take(&common, holes, &mut workspace));
-        Places { common, forward, backward, sampled, workspace }
+        Places { common, forward, backward, sampled, skipped, workspace }
     }
 
     fn plan(&self, schedule: GpuSchedule) -> GpuPlan {
-        let Places { common, forward, backward, sampled, workspace } = self.place(schedule);
-        let sampled = sampled.as_ref();
+        let Places { common, forward, backward, sampled, skipped, workspace } = self.place(schedule);
+        let (sampled, skipped) = (sampled.as_ref(), skipped.as_ref());
         let mut modules = Vec::new();
-        let forward = Forward::plan(&common, &self.forward, &forward, sampled, &mut modules);
+        let forward = Forward::plan(&common, &self.forward, &forward, (sampled, skipped), &mut modules);
         let backward = match (&self.backward, &backward) {
-            (Some(holes), Some(scratch)) => Backward::plan(&common, holes, scratch, sampled, &mut modules),
+            (Some(holes), Some(scratch)) => {
+                Backward::plan(&common, holes, scratch, (sampled, skipped), &mut modules)
+            }
             _ => Backward::default(),
         };
         GpuPlan {
@@ -288,6 +313,7 @@ impl<'a> Parts<'a> {
             bad_target: forward.bad_target,
             output_rows: forward.output_rows,
             kept: sampled.map(|sampled| sampled.kept_counts(&common)),
+            live: skipped.map(|skipped| skipped.decisions(&common)),
             statistics: forward.statistics,
             row_gradients: self.lowered.rows.iter().map(|&(input, _)| input).collect(),
             scalar_gradients: backward.scalar_rows,
@@ -322,6 +348,8 @@ pub(super) struct Common<'a> {
     pub(super) slots: &'a SavedSlots,
     /// The sampled filter, where columns are sampled.
     pub(super) sampling: Option<Sampling>,
+    /// What is skipped together, where tiles of the gradient are.
+    pub(super) granule: Option<Granule>,
     /// Saved values, `[slots][N]` f32.
     pub(super) saved: super::Buffer,
     /// What a reduced value's upstream gradient is multiplied with, one f32.
@@ -342,6 +370,7 @@ impl<'a> Common<'a> {
             pitch: (self.schedule.family != Family::Wgmma).then_some(self.pitch()),
             scaled: self.problem.dtype == DType::F16,
             sampling: self.sampling,
+            granule: self.granule,
         }
     }
 

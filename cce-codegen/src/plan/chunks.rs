@@ -1,11 +1,12 @@
 //! The vocabulary in chunks: which columns of G exist at once, and where.
 //!
-//! Chunks cover the vocabulary in order, each column once; all begin at a multiple of 64 columns. While a
+//! Chunks cover the vocabulary in order, each column once; all begin at a multiple of 64 columns, or of what is skipped together. While a
 //! chunk's rows of dC are written, the rows behind them hold nothing yet: where dC is overwritten, G and the
 //! partials of Col inputs' gradients may live at its end, and only the last chunks, which would reach them,
 //! need room of their own.
 
 use super::backward::partials_of_an_input;
+use super::skipped::Granule;
 use crate::problem::Problem;
 use crate::schedule::{Family, GpuSchedule};
 
@@ -52,12 +53,13 @@ pub(super) fn chunks(
 ) -> Vec<Chunk> {
     let partials = |width: usize| col_gradients as u64 * partials_of_an_input(problem, schedule, width);
     let tail = Tail::new(problem, schedule, partials(1), clusters);
+    let step = Granule::chunk_step(problem, schedule) as usize;
     let mut first = 0;
     std::iter::from_fn(|| {
         let left = problem.vocab - first;
         (left > 0).then(|| {
             let own = left.min(schedule.chunk as usize);
-            let chunk = match tail.as_ref().map_or(0, |tail| tail.width(left)) {
+            let chunk = match tail.as_ref().map_or(0, |tail| tail.width(left, step)) {
                 wider if wider > own => {
                     let partials = partials(wider).next_multiple_of(ALIGN);
                     let gradient = gradient_bytes(problem, wider).next_multiple_of(ALIGN) + partials;
@@ -110,16 +112,16 @@ impl Tail {
     }
 
     /// The widest chunk whose scratch, aligned, does not reach the chunk's own rows of dC, of which `left` are not
-    /// finished; cut so that a tile costs least, where there are whole ones.
-    fn width(&self, left: usize) -> usize {
+    /// finished; cut so that a tile costs least, where there are whole ones, and into whole steps.
+    fn width(&self, left: usize, step: usize) -> usize {
         // dC's end, G and the partials are each aligned.
         let room = (left as u64 * self.row).saturating_sub(3 * ALIGN);
         let fits = (room / (self.row + self.column)).min(WIDEST);
         let width = match fits / self.rows {
-            0 => fits / BLOCK as u64 * BLOCK as u64,
+            0 => fits,
             blocks => GpuSchedule::cheapest_blocks(blocks, self.columns, self.clusters) * self.rows,
         };
-        width as usize
+        width as usize / step * step
     }
 }
 

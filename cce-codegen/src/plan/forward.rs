@@ -3,6 +3,7 @@
 use super::build::{Common, blocks};
 use super::operand::Operand;
 use super::sampled::Sampled;
+use super::skipped::Skipped;
 use super::{Arg, Buffer, Launch, Module, Region, WorkspaceLayout};
 use crate::cuda;
 
@@ -43,7 +44,7 @@ impl Forward {
         common: &Common<'_>,
         holes: &cuda::Forward<'_>,
         scratch: &ForwardScratch,
-        sampled: Option<&Sampled>,
+        (sampled, skipped): (Option<&Sampled>, Option<&Skipped>),
         modules: &mut Vec<Module>,
     ) -> Forward {
         let (problem, schedule) = (common.problem, &common.schedule);
@@ -61,11 +62,11 @@ impl Forward {
         modules.push(Module {
             name: "rows_forward",
             source: emitter.rows_forward(&schedule.logits, outputs, holes),
-            entries: if common.packed_hidden.is_some() {
-                vec!["pack", "pack_hidden", "merge", "check_targets", "reduce_tokens"]
-            } else {
-                vec!["pack", "merge", "check_targets", "reduce_tokens"]
-            },
+            entries: ["pack", "merge", "check_targets", "reduce_tokens"]
+                .into_iter()
+                .chain(common.packed_hidden.map(|_| "pack_hidden"))
+                .chain(skipped.map(|_| "decide"))
+                .collect(),
             family: None,
         });
 
@@ -125,12 +126,14 @@ impl Forward {
             common.tokens(),
         ];
         args.extend(common.walk_args());
+        args.push(skipped.map_or(Arg::Null, Skipped::maxima));
+        let exchanged = skipped.map_or(0, |_| tile.exchanged_maxima(schedule.family));
         launches.push(Launch {
             module: walk,
             entry: "logits_forward",
             blocks: common.matrix_blocks(tile, problem.tokens, tile.n as usize) * schedule.splits,
             threads: tile.threads(schedule.family),
-            shared_bytes: tile.shared_bytes(schedule.family),
+            shared_bytes: tile.shared_bytes(schedule.family) + exchanged,
             args,
         });
         let sampled = sampled
@@ -157,6 +160,7 @@ impl Forward {
         if let Some((sampled, module)) = sampled {
             launches.push(sampled.thinning(common, module));
         }
+        launches.extend(skipped.map(|skipped| skipped.decision(common, rows)));
         launches.push(Launch {
             module: rows,
             entry: "reduce_tokens",

@@ -13,9 +13,10 @@ mod memory;
 mod operand;
 mod sampled;
 pub(crate) mod saved;
+pub(crate) mod skipped;
 mod walk;
 
-pub use build::{PlanError, refuses};
+pub use build::{PlanError, cannot_skip, refuses};
 pub(crate) use build::{sums_raw_logits, widest_chunk};
 pub use memory::{Buffer, Region, WorkspaceLayout};
 
@@ -155,6 +156,34 @@ pub enum Arg {
     Ignore,
 }
 
+/// Where the decisions are which tiles of logits are computed in the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveTiles {
+    /// By tiles of columns and of rows (in the order in which tokens are walked): a byte each, 0 or 1.
+    pub decisions: Buffer,
+    /// Rows of a tile.
+    pub rows: u32,
+    /// Columns of a tile.
+    pub columns: u32,
+    /// How many rows count, one i32; `None`: all N.
+    pub counted: Option<Buffer>,
+}
+
+impl LiveTiles {
+    /// How many logits of `counted` rows are in tiles that are computed.
+    pub fn kept_logits(&self, problem: &Problem, counted: usize, decisions: &[u8]) -> u64 {
+        let (rows, columns) = (self.rows as usize, self.columns as usize);
+        let within = |at: usize, each: usize, end: usize| end.saturating_sub(at * each).min(each) as u64;
+        let tiles = decisions.iter().enumerate().filter(|(_, live)| **live != 0);
+        let row_tiles = problem.tokens.div_ceil(rows).max(1);
+        tiles
+            .map(|(at, _)| {
+                within(at % row_tiles, rows, counted) * within(at / row_tiles, columns, problem.vocab)
+            })
+            .sum()
+    }
+}
+
 /// Where the number of entries that sampling kept is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptCounts {
@@ -191,6 +220,8 @@ pub struct GpuPlan {
     pub output_rows: Buffer,
     /// How many entries each row kept, where columns are sampled: held from the forward pass on.
     pub kept: Option<KeptCounts>,
+    /// Which tiles of the gradient are computed, where some are skipped: held from the forward pass on.
+    pub live: Option<LiveTiles>,
     /// What the forward pass accumulates, f32 a token.
     pub statistics: usize,
     /// Row inputs whose gradients are wanted, in the order of `InputRows`.

@@ -127,6 +127,15 @@ impl Tile {
         }
     }
 
+    /// Bytes of shared memory beside those, where a block of the forward pass keeps the largest logits of its
+    /// rows: one f32 a row of each of the warps that share it.
+    pub(crate) fn exchanged_maxima(&self, family: Family) -> u32 {
+        match family {
+            Family::Mma => 4 * self.warps_n * self.m,
+            Family::Wgmma | Family::Simt => 0,
+        }
+    }
+
     /// The most f32 a token that a block of the forward pass can exchange between its warps, in the place of
     /// the ring or of a tile's sums.
     pub(crate) fn most_statistics(&self, family: Family) -> usize {
@@ -150,7 +159,14 @@ impl Tile {
         (self.tile_bytes(family) / (4 * each)) as usize
     }
 
-    fn check(&self, family: Family, which: &'static str, gpu: &Gpu) -> Result<(), ScheduleError> {
+    /// `beside`: bytes of shared memory that the tile leaves room for.
+    fn check(
+        &self,
+        family: Family,
+        which: &'static str,
+        beside: u32,
+        gpu: &Gpu,
+    ) -> Result<(), ScheduleError> {
         let fail =
             |reason: String| Err(ScheduleError::Tile { which, m: self.m, n: self.n, k: self.k, reason });
         // Stored schedules come from files: nothing below may overflow.
@@ -231,7 +247,7 @@ impl Tile {
                 }
             }
         }
-        let needed = self.shared_bytes(family);
+        let needed = self.shared_bytes(family) + beside;
         if needed > gpu.shared_per_block {
             return Err(ScheduleError::Shared {
                 which,
@@ -299,13 +315,17 @@ impl GpuSchedule {
             let best = Family::ALL.into_iter().find(can).unwrap_or(Family::Simt);
             return Err(ScheduleError::Family { family: self.family, reason, best });
         }
-        for (which, tile) in [
-            ("logits", &self.logits),
-            ("logits_gradient", &self.logits_gradient),
-            ("classifier_gradient", &self.classifier_gradient),
-            ("hidden_gradient", &self.hidden_gradient),
+        let maxima = match problem.filter {
+            Filter::Blocks { .. } => self.logits.exchanged_maxima(self.family),
+            Filter::Exact | Filter::Sampled { .. } => 0,
+        };
+        for (which, tile, beside) in [
+            ("logits", &self.logits, maxima),
+            ("logits_gradient", &self.logits_gradient, 0),
+            ("classifier_gradient", &self.classifier_gradient, 0),
+            ("hidden_gradient", &self.hidden_gradient, 0),
         ] {
-            tile.check(self.family, which, gpu)?;
+            tile.check(self.family, which, beside, gpu)?;
         }
         let number = |what, found, expected| Err(ScheduleError::Number { what, found, expected });
         if self.family == Family::Wgmma && self.splits != 1 {

@@ -168,7 +168,9 @@ impl GpuSchedule {
             true => gpu.capability < (10, 0) && keeps_one_sum(program, problem),
             false => light,
         };
-        let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (large || sums(t) <= 64));
+        // A largest logit of each row beside all that would spill on sm_100a and sm_120.
+        let most = if matches!(problem.filter, Filter::Blocks { .. }) { 32 } else { 64 };
+        let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (large || sums(t) <= most));
         let most = problem.hidden * (100 + DEEP_WASTE);
         let deep = problem.hidden >= DEEP && problem.hidden.next_multiple_of(256) * 100 <= most;
         let widest = if deep { 256 } else { 128 };
@@ -250,7 +252,7 @@ impl GpuSchedule {
                 }
             }
         }
-        if problem.filter != Filter::Exact && (base.hot as usize) < problem.vocab {
+        if samples(problem) && (base.hot as usize) < problem.vocab {
             for hot in [base.hot / 2, base.hot * 2] {
                 add(GpuSchedule { hot: hot.next_multiple_of(base.logits.n), ..base });
             }
@@ -363,7 +365,7 @@ fn small_chunk(program: &Program, problem: &Problem, gpu: &Gpu, schedule: &GpuSc
     let widest = GpuSchedule { chunk: whole, ..*schedule };
     let limit = (outputs * DEFAULT_PERCENT / 100).max(SMALL_WORKSPACE);
     let chunk = widest_chunk(program, problem, &widest, gpu, limit).unwrap_or(0);
-    if chunk == whole {
+    if chunk >= whole {
         return Some(whole);
     }
     let tile = &schedule.classifier_gradient;
@@ -408,10 +410,13 @@ mod tests {
             let gpu = Gpu::of_capability(major, minor);
             let types = [DType::F32, DType::F16, DType::Bf16];
             // The second: one column of dC's tiles a wave is already too much for the scratch.
-            for (dtype, (tokens, hidden)) in
-                types.into_iter().flat_map(|t| [(t, (300, 123)), (t, (2 << 20, 40_000))])
+            let filters = [Filter::Exact, Filter::BLOCKS];
+            for (dtype, (tokens, hidden), filter) in types
+                .into_iter()
+                .flat_map(|t| [(t, (300, 123)), (t, (2 << 20, 40_000))])
+                .flat_map(|(t, size)| filters.map(|filter| (t, size, filter)))
             {
-                let problem = Problem::new(tokens, hidden, 50_007, dtype);
+                let problem = Problem { filter, ..Problem::new(tokens, hidden, 50_007, dtype) };
                 let schedules = [
                     GpuSchedule::default_for(&program(), &problem, &gpu),
                     GpuSchedule::simt(&program(), &problem, &gpu),

@@ -1,4 +1,5 @@
-//! `Exact`: every probability counts. Loops over tiles of logits, three products a tile.
+//! `Exact`: every probability counts. Loops over tiles of logits, three products a tile. And `Blocks`: the same
+//! without the parts of tiles that it skips.
 
 use super::gradient::{Coefficients, Tile, coefficients, gradient_tile};
 use super::host::{HostCall, HostOutputs};
@@ -6,15 +7,19 @@ use super::layout::{Order, Regions};
 use super::loops::{Large, Loops, PRODUCT_COLUMNS, convert, pack};
 use super::memory::Carver;
 use super::product::{Matrix, MatrixMut, Threads, product};
+use super::skipped::Run;
 use super::tensor::RowsMut;
 use crate::workspace::RawWorkspace;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A lent workspace, cut up.
 pub(crate) struct Buffers<'w> {
     pub(crate) records: &'w mut [f64],
+    live: &'w mut [u32],
     pub(crate) tokens: &'w [u32],
     pub(crate) targets: &'w [u32],
+    maxima: &'w mut [f32],
     e: &'w mut [f32],
     tile: &'w mut [f32],
     coefficients: &'w mut [f32],
@@ -32,12 +37,15 @@ impl<'w> Buffers<'w> {
         // SAFETY: the caller's promise, passed on.
         let mut carver = unsafe { Carver::new(workspace) };
         let records = carver.lend(regions.records);
+        let live = carver.lend(regions.live);
         let (active, targets) = (carver.lend(regions.active), carver.lend(regions.targets));
         let (tokens, targets) = call.active(active, targets);
         Buffers {
             records,
+            live,
             tokens,
             targets,
+            maxima: carver.lend(regions.maxima),
             e: carver.lend(regions.e),
             tile: carver.lend(regions.tile),
             coefficients: carver.lend(regions.coefficients),
@@ -60,25 +68,31 @@ impl Loops<'_, '_> {
         mut large: Option<&mut Large<'_>>,
     ) {
         let (call, blocks) = (self.call, self.blocks);
-        let size = self.forward.record();
+        let (size, strips) = (self.forward.record(), self.decided_strips());
         let mut sums = vec![0.0; outputs.reduced.len()];
         self.outputs_of_others(outputs, &mut sums);
+        buffers.live.fill(0);
+        if large.is_some() {
+            buffers.col_sums.fill(0.0);
+        }
         let (tokens, targets) = (buffers.tokens, buffers.targets);
         for (index, (block, targets)) in self.blocks_of(tokens, targets).enumerate() {
             let first = index * blocks.tokens;
             let e = pack(&call.e, block, call.hidden, buffers.e);
             let records = &mut buffers.records[first * size..(first + block.len()) * size];
+            let maxima = &mut buffers.maxima[..block.len() * strips];
             self.begin(records);
             for chunk in (0..call.vocab).step_by(blocks.chunk) {
                 let width = blocks.chunk.min(call.vocab - chunk);
                 let tile = &mut buffers.tile[..block.len() * width];
                 self.logits(tile, e, chunk..chunk + width, buffers.panel);
-                self.statistics(tile, chunk, block, targets, records);
+                self.statistics(tile, chunk, block, targets, records, maxima);
             }
             self.finish(block, targets, records, outputs, &mut sums, buffers.values);
+            self.decide(records, maxima, targets, &mut buffers.live[index * strips..(index + 1) * strips]);
             if let (Some(code), Some(large)) = (self.gradient, large.as_deref_mut()) {
                 coefficients(code, call, block, records, buffers.coefficients);
-                self.gradient_of_tile(buffers, large, first..first + block.len(), 0);
+                self.gradient_of_tile(buffers, large, first..first + block.len(), 0..call.vocab, true);
                 self.write_hidden(&buffers.de[..], large, block, false);
             }
         }
@@ -92,6 +106,7 @@ impl Loops<'_, '_> {
     pub(crate) fn backward(&self, buffers: &mut Buffers<'_>, large: &mut Large<'_>) {
         let (call, blocks) = (self.call, self.blocks);
         let Some(code) = self.gradient.filter(|code| code.walks()) else { return };
+        buffers.col_sums.fill(0.0);
         let size = self.forward.record();
         let tokens = buffers.tokens;
         let count = tokens.len().div_ceil(blocks.tokens);
@@ -116,10 +131,22 @@ impl Loops<'_, '_> {
                     let records = &buffers.records[first * size..last * size];
                     coefficients(code, call, block, records, buffers.coefficients);
                 }
-                let e = &buffers.e[..block.len() * call.hidden];
-                let tile = &mut buffers.tile[..block.len() * width];
-                self.logits(tile, e, start..start + width, buffers.panel);
-                self.gradient_of_tile(buffers, large, first..last, start);
+                let mut overwrite =
+                    chunk == 0 || blocks.order == Order::VocabOuter && !self.whole_hidden(large);
+                for Run { columns, is_live } in self.runs(buffers.live, index, start..start + width) {
+                    if is_live {
+                        let e = &buffers.e[..block.len() * call.hidden];
+                        let tile = &mut buffers.tile[..block.len() * columns.len()];
+                        self.logits(tile, e, columns.clone(), buffers.panel);
+                        self.gradient_of_tile(buffers, large, first..last, columns, overwrite);
+                        overwrite = false;
+                    } else if index == 0 {
+                        self.no_classifier_gradient(buffers, large, columns);
+                    }
+                }
+                if overwrite && large.hidden.is_some() {
+                    self.hidden_sums(buffers.de, large, first..last).fill(0.0);
+                }
                 if blocks.order == Order::TokensOuter && chunk + 1 == chunks {
                     self.write_hidden(&buffers.de[..], large, block, false);
                 } else if blocks.order == Order::VocabOuter && !self.whole_hidden(large) {
@@ -137,25 +164,22 @@ impl Loops<'_, '_> {
         self.close(buffers, large);
     }
 
-    /// Turns the tile of logits (tokens at `range` of the list, columns from `start`) into dL/dx and
-    /// multiplies it out: dE into `de`, dC added to what it is accumulated in. The first chunk overwrites
-    /// `de`, the first block dC.
+    /// Turns the tile of logits (tokens at `range` of the list) into dL/dx and multiplies it out: dE into `de`,
+    /// or added to it, dC added to what it is accumulated in, which the first block overwrites.
     fn gradient_of_tile(
         &self,
         buffers: &mut Buffers<'_>,
         large: &mut Large<'_>,
-        range: std::ops::Range<usize>,
-        start: usize,
+        range: Range<usize>,
+        columns: Range<usize>,
+        overwrite: bool,
     ) {
         let Some(code) = self.gradient else { return };
         let (call, blocks) = (self.call, self.blocks);
         let (d, rows, first_block) = (call.hidden, range.len(), range.start == 0);
         let targets =
             if buffers.targets.is_empty() { buffers.targets } else { &buffers.targets[range.clone()] };
-        let width = blocks.chunk.min(call.vocab - start);
-        if first_block && start == 0 {
-            buffers.col_sums.fill(0.0);
-        }
+        let (start, width) = (columns.start, columns.len());
         let tile = &mut buffers.tile[..rows * width];
         let values = &buffers.coefficients[..rows * code.coefficients()];
         let mut col_sums: Vec<&mut [f64]> = buffers.col_sums.chunks_mut(call.vocab).collect();
@@ -172,10 +196,7 @@ impl Loops<'_, '_> {
         }
         let gradient = Matrix::new(tile, rows, width, width);
         if large.hidden.is_some() {
-            let whole = self.whole_hidden(large);
-            let overwrite = start == 0 || blocks.order == Order::VocabOuter && !whole;
-            let first = if whole { range.start } else { 0 };
-            let de = &mut buffers.de[first * d..(first + rows) * d];
+            let de = self.hidden_sums(buffers.de, large, range);
             match call.c.as_f32() {
                 Some((c, stride)) => {
                     let c = Matrix::new(&c[start * stride..], width, d, stride);
@@ -193,16 +214,8 @@ impl Loops<'_, '_> {
                 }
             }
         }
-        if let Some((out, output)) = &mut large.classifier {
-            let (dc, accumulate) = match out {
-                RowsMut::F32(out) => {
-                    (&mut out[start * d..(start + width) * d], output.accumulate || !first_block)
-                }
-                _ => {
-                    let first = if blocks.order == Order::TokensOuter { start } else { 0 };
-                    (&mut buffers.dc[first * d..(first + width) * d], !first_block)
-                }
-            };
+        if let Some((dc, held)) = self.classifier_sums(buffers.dc, large, &columns) {
+            let accumulate = held || !first_block;
             let e = Matrix::new(&buffers.e[..rows * d], rows, d, d);
             let tile: &[f32] = tile;
             dc.par_chunks_mut(PRODUCT_COLUMNS * d).enumerate().for_each(|(at, dc)| {
@@ -211,6 +224,46 @@ impl Loops<'_, '_> {
                 let part = Matrix::new(&tile[first..], rows, count, width).transposed();
                 product(MatrixMut::new(dc, count, d, d), accumulate, part, e, Threads::One);
             });
+        }
+    }
+
+    /// Where dE of these tokens is accumulated.
+    fn hidden_sums<'b>(&self, de: &'b mut [f32], large: &Large<'_>, range: Range<usize>) -> &'b mut [f32] {
+        let first = if self.whole_hidden(large) { range.start } else { 0 };
+        &mut de[first * self.call.hidden..(first + range.len()) * self.call.hidden]
+    }
+
+    /// Where dC of these columns is accumulated, if it is wanted, and whether there is something to add to before
+    /// the first block.
+    fn classifier_sums<'b>(
+        &self,
+        dc: &'b mut [f32],
+        large: &'b mut Large<'_>,
+        columns: &Range<usize>,
+    ) -> Option<(&'b mut [f32], bool)> {
+        let d = self.call.hidden;
+        let (out, output) = large.classifier.as_mut()?;
+        Some(match out {
+            RowsMut::F32(out) => (&mut out[columns.start * d..columns.end * d], output.accumulate),
+            _ => {
+                let first = match self.blocks.order {
+                    Order::TokensOuter => columns.start,
+                    Order::VocabOuter => columns.start % self.blocks.chunk,
+                };
+                (&mut dc[first * d..(first + columns.len()) * d], false)
+            }
+        })
+    }
+
+    /// dC of columns that the first block skips.
+    fn no_classifier_gradient(
+        &self,
+        buffers: &mut Buffers<'_>,
+        large: &mut Large<'_>,
+        columns: Range<usize>,
+    ) {
+        if let Some((dc, false)) = self.classifier_sums(buffers.dc, large, &columns) {
+            dc.fill(0.0);
         }
     }
 

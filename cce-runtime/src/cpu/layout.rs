@@ -16,7 +16,7 @@ use super::code::{ForwardCode, GradientCode};
 use super::memory::{Planner, Region};
 use crate::error::{Error, Result};
 use crate::workspace::WorkspaceSize;
-use cce_codegen::problem::{DType, Problem};
+use cce_codegen::problem::{DType, Filter, Problem};
 use cce_codegen::schedule::CpuSchedule;
 
 /// Which loop is the outer one in the backward.
@@ -52,8 +52,12 @@ impl Blocks {
 pub(crate) struct Regions {
     /// A record a token: what is held from forward to backward.
     pub(crate) records: Region<f64>,
+    /// Where strips are skipped, by block of tokens and strip, how many elements are computed: held, too.
+    pub(crate) live: Region<u32>,
     pub(crate) active: Region<u32>,
     pub(crate) targets: Region<u32>,
+    /// The largest logits of a block's tokens by strip, where strips are skipped.
+    pub(crate) maxima: Region<f32>,
     pub(crate) e: Region<f32>,
     pub(crate) tile: Region<f32>,
     pub(crate) coefficients: Region<f32>,
@@ -167,9 +171,13 @@ fn regions(
     };
     let mut planner = Planner::default();
     let records = planner.place(n * forward.record());
+    let skips = gradient.is_some() && matches!(problem.filter, Filter::Blocks { .. });
+    let strips = if skips { v.div_ceil(blocks.strip) } else { 0 };
+    let live = planner.place(n.div_ceil(blocks.tokens) * strips);
     let held = if problem.wants_gradients() { planner.bytes() } else { 0 };
     let active = planner.place(n);
     let targets = planner.place(n);
+    let maxima = planner.place(blocks.tokens * strips);
     let e = planner.place(blocks.tokens * d);
     let tile = planner.place(blocks.tokens * blocks.chunk);
     let coefficients = planner.place(gradient.map_or(0, |code| blocks.tokens * code.coefficients()));
@@ -187,5 +195,20 @@ fn regions(
     });
     let col_sums = planner.place(gradient.map_or(0, |code| v * code.cols.len()));
     let size = WorkspaceSize { peak: planner.bytes() as u64, held: held as u64 };
-    Regions { records, active, targets, e, tile, coefficients, values, panel, de, dc, col_sums, size }
+    Regions {
+        records,
+        live,
+        active,
+        targets,
+        maxima,
+        e,
+        tile,
+        coefficients,
+        values,
+        panel,
+        de,
+        dc,
+        col_sums,
+        size,
+    }
 }

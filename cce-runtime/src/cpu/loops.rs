@@ -21,6 +21,8 @@ pub(crate) struct Loops<'a, 'c> {
     pub(crate) forward: &'a ForwardCode,
     pub(crate) gradient: Option<&'a GradientCode>,
     pub(crate) blocks: &'a Blocks,
+    /// Under the filter `Blocks`: strips are skipped where every probability is below this.
+    pub(crate) skipped_below: Option<f64>,
     pub(crate) call: &'a HostCall<'c>,
 }
 
@@ -93,7 +95,7 @@ impl Loops<'_, '_> {
         }
     }
 
-    /// Adds a tile to its tokens' records.
+    /// Adds a tile to its tokens' records; `maxima`: `decided_strips` values a token.
     pub(crate) fn statistics(
         &self,
         tile: &[f32],
@@ -101,13 +103,18 @@ impl Loops<'_, '_> {
         tokens: &[u32],
         targets: &[u32],
         records: &mut [f64],
+        maxima: &mut [f32],
     ) {
         let (code, call, strip) = (self.forward, self.call, self.blocks.strip);
         let width = tile.len() / tokens.len();
-        let rows = tile.par_chunks(width).zip(records.par_chunks_mut(code.record())).zip(tokens).enumerate();
-        rows.for_each_init(
+        let maxima: Vec<&mut [f32]> = match self.decided_strips() {
+            0 => tokens.iter().map(|_| &mut [][..]).collect(),
+            strips => maxima.chunks_mut(strips).collect(),
+        };
+        let rows = tile.par_chunks(width).zip(records.par_chunks_mut(code.record())).zip(tokens).zip(maxima);
+        rows.enumerate().for_each_init(
             || Scratch::new(code, strip),
-            |scratch, (row, ((logits, record), &token))| {
+            |scratch, (row, (((logits, record), &token), maxima))| {
                 let inputs = call.row_inputs(token, &[]);
                 let Scratch { slots, values, .. } = scratch;
                 code.slots.run(&inputs, values, |at, value| slots[at] = value as f32);
@@ -121,6 +128,7 @@ impl Loops<'_, '_> {
                     cols: &call.cols,
                     strip,
                     record,
+                    maxima,
                 });
             },
         );

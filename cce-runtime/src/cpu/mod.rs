@@ -24,6 +24,7 @@ mod memory;
 mod product;
 mod row;
 mod sampled;
+mod skipped;
 mod stats;
 mod strip;
 mod tensor;
@@ -36,6 +37,7 @@ use crate::executor::{
 use crate::workspace::{RawWorkspace, WorkspaceSize};
 use cce_codegen::diff::{NotRankOne, Wanted, lower};
 use cce_codegen::ir::Program;
+use cce_codegen::plan::cannot_skip;
 use cce_codegen::problem::{Filter, Problem};
 use cce_codegen::schedule::Schedule;
 use code::{ForwardCode, GradientCode};
@@ -59,7 +61,10 @@ pub(crate) fn decide_filter(
     match wish {
         Some(Filter::Exact) => Ok(Filter::Exact),
         Some(filter @ Filter::Blocks { .. }) => {
-            refused(filter, "the CPU device offers Exact and Sampled".to_owned())
+            match cannot_skip(program, &Problem { filter, ..problem.clone() }) {
+                None => Ok(filter),
+                Some(reason) => refused(filter, format!("{reason}; use the filter exact (`Filter::Exact`)")),
+            }
         }
         Some(filter @ Filter::Sampled { .. }) => {
             if let Some(mistake) = filter.mistake() {
@@ -181,7 +186,22 @@ impl CpuExecutor {
             Filtered::Exact { gradient, .. } => gradient.as_deref(),
             Filtered::Sampled { .. } => None,
         };
-        Loops { forward: &self.forward, gradient, blocks: &self.blocks, call }
+        let skipped_below = self.skipped_below();
+        Loops { forward: &self.forward, gradient, blocks: &self.blocks, skipped_below, call }
+    }
+
+    /// The threshold of the filter `Blocks`, where there are gradients to skip parts of.
+    fn skipped_below(&self) -> Option<f64> {
+        match self.problem.filter {
+            Filter::Blocks { eps } if self.problem.wants_gradients() => Some(f64::from(eps)),
+            _ => None,
+        }
+    }
+
+    /// Whether forward and backward share a tile in a step: what is skipped is known only after the forward.
+    fn fuses(&self) -> bool {
+        let is_exact = matches!(self.filtered, Filtered::Exact { .. });
+        is_exact && self.blocks.fused(self.problem.vocab) && self.skipped_below().is_none()
     }
 
     fn run_forward(&self, given: &Given<'_>, outputs: &[ResolvedOutput]) -> Result<()> {
@@ -273,7 +293,10 @@ impl Executor for CpuExecutor {
 
     fn kept_entries(&self, _: &ResolvedSettings, workspace: RawWorkspace) -> Result<Option<u64>> {
         Ok(match &self.filtered {
-            Filtered::Exact { .. } => None,
+            Filtered::Exact { regions, .. } => self.skipped_below().map(|_| {
+                // SAFETY: as below.
+                unsafe { skipped::kept_entries(regions, workspace) }
+            }),
             // SAFETY: a resolved call's workspace is valid during the call and lives on the host.
             Filtered::Sampled { regions, .. } => Some(unsafe { sampled::kept_entries(regions, workspace) }),
         })
@@ -282,9 +305,7 @@ impl Executor for CpuExecutor {
     fn step(&self, call: &ResolvedStep) -> Result<()> {
         let given = Given { inputs: &call.inputs, settings: &call.settings, workspace: call.workspace };
         match &self.filtered {
-            Filtered::Exact { gradient: Some(code), regions }
-                if code.walks() && self.blocks.fused(self.problem.vocab) =>
-            {
+            Filtered::Exact { gradient: Some(code), regions } if code.walks() && self.fuses() => {
                 // SAFETY: as in `run_forward`.
                 unsafe {
                     let host = HostCall::new(&self.problem, given.inputs, given.settings, &call.upstreams)?;
@@ -310,14 +331,17 @@ impl CpuExecutor {
     fn describe(&self) -> String {
         let Blocks { order, tokens, chunk, strip, panel } = self.blocks;
         let Problem { tokens: n, hidden: d, vocab: v, dtype, filter, .. } = &self.problem;
-        let fused = self.blocks.fused(*v) && matches!(self.filtered, Filtered::Exact { .. });
         format!(
             "cpu plan: {n} tokens x {d} hidden x {v} vocab, {}, {filter}\n\
              tile: {tokens} tokens x {chunk} columns, strips of {strip}, panel of {panel} classifier rows\n\
              backward: {order:?}, {}\n\
              workspace: peak {} bytes, held {} bytes\n",
             dtype.name(),
-            if fused { "one tile for forward and backward in a step" } else { "logits computed again" },
+            if self.fuses() {
+                "one tile for forward and backward in a step"
+            } else {
+                "logits computed again"
+            },
             self.size.peak,
             self.size.held
         )

@@ -49,6 +49,8 @@ pub(crate) struct Pass<'a, 'b> {
     pub(crate) cols: &'a [&'a [f32]],
     pub(crate) strip: usize,
     pub(crate) record: &'b mut [f64],
+    /// The largest logit of each strip of the vocabulary, where it is kept.
+    pub(crate) maxima: &'b mut [f32],
 }
 
 impl pulp::NullaryFnOnce for Pass<'_, '_> {
@@ -56,7 +58,7 @@ impl pulp::NullaryFnOnce for Pass<'_, '_> {
 
     #[inline(always)]
     fn call(self) {
-        let Pass { code, scratch, logits, first, target, cols, strip, record } = self;
+        let Pass { code, scratch, logits, first, target, cols, strip, record, maxima } = self;
         let (record, best) = record.split_at_mut(record::STATS + code.stats.len());
         for (at, logits) in logits.chunks(strip).enumerate() {
             let first = first + at * strip;
@@ -67,6 +69,9 @@ impl pulp::NullaryFnOnce for Pass<'_, '_> {
             if let Some(z) = code.softmax {
                 let z = code.strip.value(z, &scratch.registers, &inputs);
                 let largest = largest_of(z);
+                if let Some(kept) = maxima.get_mut(first / strip) {
+                    *kept = largest;
+                }
                 rescale(code, record, largest);
                 let reference = finite_reference(record[record::REFERENCE] as f32);
                 zip(weights, z, Values::Same(reference), |z, reference| math::exp(z - reference));

@@ -214,7 +214,9 @@ impl Executor for CudaExecutor {
     }
 
     fn kept_entries(&self, settings: &ResolvedSettings, workspace: RawWorkspace) -> Result<Option<u64>> {
-        let Some(kept) = self.plan.kept else { return Ok(None) };
+        if self.plan.kept.is_none() && self.plan.live.is_none() {
+            return Ok(None);
+        }
         let stream = self.stream(settings)?;
         if stream.is_capturing()? {
             return Err(Error::InvalidCall {
@@ -225,17 +227,31 @@ impl Executor for CudaExecutor {
         }
         let place = |buffer| DevicePtr(workspace.base as u64 + self.plan.workspace.offset(buffer));
         let mut rows = [self.plan.problem.tokens as i32];
+        let counted = match self.plan.live {
+            Some(tiles) => tiles.counted,
+            None => self.plan.kept.and_then(|kept| kept.rows),
+        };
         let mut counts = vec![0u32; self.plan.problem.tokens];
-        // SAFETY: the forward left these numbers there; both destinations are borrowed until the stream has
+        let mut live = vec![0u8; self.plan.live.map_or(0, |tiles| tiles.decisions.bytes as usize)];
+        // SAFETY: the forward left these numbers there; the destinations are borrowed until the stream has
         // been waited for, just below.
         unsafe {
-            if let Some(count) = kept.rows {
+            if let Some(count) = counted {
                 stream.download_async(&mut rows, place(count))?;
             }
-            stream.download_async(&mut counts, place(kept.of_rows))?;
+            if let Some(kept) = self.plan.kept {
+                stream.download_async(&mut counts, place(kept.of_rows))?;
+            }
+            if let Some(tiles) = self.plan.live {
+                stream.download_async(&mut live, place(tiles.decisions))?;
+            }
         }
         stream.synchronize()?;
-        Ok(Some(counts.iter().take(rows[0].max(0) as usize).map(|&count| u64::from(count)).sum()))
+        let rows = rows[0].max(0) as usize;
+        Ok(Some(match self.plan.live {
+            Some(tiles) => tiles.kept_logits(&self.plan.problem, rows, &live),
+            None => counts.iter().take(rows).map(|&count| u64::from(count)).sum(),
+        }))
     }
 
     fn step(&self, call: &ResolvedStep) -> Result<()> {

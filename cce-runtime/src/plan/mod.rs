@@ -201,7 +201,8 @@ impl Plan {
 
     /// How many entries the forward of `saved` kept, of all tokens together: what a backward under
     /// [`Filter::Sampled`](cce_codegen::problem::Filter::Sampled) gathers, besides targets and the columns
-    /// that are treated densely. `None` if the plan's filter keeps no entries. A diagnostic: waits for the
+    /// that are treated densely; under [`Filter::Blocks`](cce_codegen::problem::Filter::Blocks) all logits in the
+    /// tiles that are not skipped, their targets among them. `None` if the plan's filter keeps no entries. A diagnostic: waits for the
     /// stream of `call`, which is that of the forward.
     ///
     /// # Errors

@@ -135,8 +135,8 @@ struct ProblemArgs {
     /// with --data, the file's].
     #[arg(long, value_name = "TYPE", value_parser = values::dtype)]
     dtype: Option<cce_codegen::problem::DType>,
-    /// The filter: exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES [default: sampled where loss
-    /// and device allow it].
+    /// The filter: exact, sampled, sampled:EPS, sampled:EPS,MAX_ENTRIES or blocks:EPS [default: sampled where
+    /// loss and device allow it].
     #[arg(long, value_name = "FILTER", value_parser = values::filter)]
     filter: Option<cce_codegen::problem::Filter>,
     /// What is minimised: the time of the loss alone (loss), or with gradients (gradients, hidden,
@@ -257,7 +257,7 @@ fn for_emission(emit: clap::Command) -> clap::Command {
         ("dtype", "Type of hidden states and classifier: f32, f16, bf16 [default: bf16]"),
         (
             "filter",
-            "The filter: exact, sampled, sampled:EPS or sampled:EPS,MAX_ENTRIES [default: that of a plan on such a GPU]",
+            "The filter: exact, sampled, sampled:EPS, sampled:EPS,MAX_ENTRIES or blocks:EPS [default: that of a plan on such a GPU]",
         ),
         (
             "objective",

@@ -30,7 +30,7 @@ pub fn dtype(text: &str) -> Result<DType, String> {
         .ok_or_else(|| format!("expected f32, f16 or bf16, found {text}"))
 }
 
-/// `exact`, `sampled`, `sampled:2^-10`, `sampled:2^-10,384`: the filters that a device offers.
+/// `exact`, `sampled`, `sampled:2^-10`, `sampled:2^-10,384`, `blocks`, `blocks:2^-12`: the filters that a device offers.
 pub fn filter(text: &str) -> Result<Filter, String> {
     text.parse()
 }
@@ -111,12 +111,14 @@ mod tests {
 
     #[test]
     fn filters_are_read_as_they_are_written() {
-        for text in ["exact", "sampled:2^-10,384", "sampled:2^-8,100"] {
+        for text in ["exact", "sampled:2^-10,384", "sampled:2^-8,100", "blocks:2^-12", "blocks:0.001"] {
             assert_eq!(filter(text).unwrap().to_string(), text);
         }
         assert_eq!(filter("sampled"), Ok(Filter::SAMPLED));
         assert_eq!(filter("sampled:2^-10"), Ok(Filter::SAMPLED));
-        for wrong in ["", "sampled:", "sampled:0", "blocks:2^-12", "sampled:2^-10,x", "exact:1", "sampled:2"]
+        assert_eq!(filter("blocks"), Ok(Filter::BLOCKS));
+        for wrong in
+            ["", "sampled:", "sampled:0", "sampled:2^-10,x", "exact:1", "sampled:2", "blocks:", "blocks:2^1"]
         {
             let message = filter(wrong).unwrap_err();
             assert!(message.contains("expected exact, sampled,") && message.ends_with(wrong), "{message}");

@@ -34,7 +34,7 @@ pub(crate) fn forward(
         let tile = &mut buffers.tile[..block.len() * call.vocab];
         loops.begin(records);
         loops.logits(tile, e, 0..call.vocab, buffers.panel);
-        loops.statistics(tile, 0, block, targets, records);
+        loops.statistics(tile, 0, block, targets, records, &mut []);
         loops.finish(block, targets, records, outputs, &mut sums, buffers.values);
         if shape.hot == call.vocab {
             buffers.counts[first..first + block.len()].fill(0);

@@ -159,10 +159,12 @@ fn the_default_is_sampled_where_the_program_allows_it_and_says_so_where_not() {
     assert!(!exact.notes()[0].contains("use"), "{:?}", exact.notes());
     let by_class = Plan::builder(&smoothed(), data.n, data.d, data.v).input_gradient("class");
     assert_eq!(by_class.build(&Device::cpu()).unwrap().problem().filter, Filter::Exact);
-    refused(Filter::Blocks { eps: 0.01 }, &cross_entropy(), "Sampled");
     refused(Filter::Sampled { eps: 0.0, max_entries: 384 }, &cross_entropy(), "eps");
     refused(Filter::Sampled { eps: f32::NAN, max_entries: 384 }, &cross_entropy(), "eps");
     refused(Filter::Sampled { eps: 0.1, max_entries: 1 }, &cross_entropy(), "max_entries");
+    refused(Filter::Blocks { eps: 0.0 }, &cross_entropy(), "eps");
+    let said = refused(Filter::BLOCKS, &squares(), "mean over the vocabulary");
+    assert!(said.starts_with("the filter blocks:2^-12 is not allowed here"), "{said}");
 }
 
 #[test]
