@@ -223,7 +223,7 @@ impl Executor for CudaExecutor {
                     .to_owned(),
             });
         }
-        let place = |buffer| DevicePtr(workspace.base as u64 + self.plan.workspace.offset(buffer));
+        let place = |buffer| DevicePtr(workspace.at(self.plan.workspace.offset(buffer)) as u64);
         let mut rows = [self.plan.problem.tokens as i32];
         let mut counts = vec![0u32; self.plan.problem.tokens];
         // SAFETY: the forward left these numbers there; both destinations are borrowed until the stream has
