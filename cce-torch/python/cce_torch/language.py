@@ -416,7 +416,8 @@ def trace(function: Callable[..., Any]) -> str:
         LossError: with every mistake of the function.
     """
     code = function.__code__
-    tracing = Trace(function.__name__, inspect.getdoc(function) or "", code.co_filename, code.co_firstlineno)
+    name = "loss" if function.__name__ == "<lambda>" else function.__name__
+    tracing = Trace(name, inspect.getdoc(function) or "", code.co_filename, code.co_firstlineno)
     inputs = [tracing.input(tracing.whole, name, kind) for name, kind in _kinds(function)]
     result = function(*inputs)
     if isinstance(result, Mapping):
