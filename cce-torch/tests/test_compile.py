@@ -93,6 +93,21 @@ def test_two_calls_alike_in_one_graph_draw_apart():
     assert difference.norm() > 0
 
 
+def test_inductor_compiles_the_whole_step():
+    p = problem(4, 9, vocab=900)
+    options = {"filter": "sampled", "filter_eps": 2.0**-5, "seed": 1}
+
+    def step(e, c, y):
+        return cce.linear_cross_entropy(torch.tanh(e), c, y, **options)
+
+    function = torch.compile(step, fullgraph=True)
+    results = []
+    for run in (step, function):
+        loss = run(p.e, p.c, p.targets)
+        results.append((loss.detach(), *torch.autograd.grad(loss, (p.e, p.c))))
+    assert all(distance(ours, theirs) < 1e-5 for ours, theirs in zip(*results))
+
+
 def test_losses_of_users_are_compiled_too():
     @cce.loss
     def focal(x, y, gamma, weight: cce.Row):

@@ -229,6 +229,8 @@ def test_a_value_outside_of_its_loss_is_an_error():
     kept = []
     cce.loss(lambda x, y: kept.append(x) or cce.lse(x) - cce.at(x, y))
     with pytest.raises(cce.LossError, match="value of another loss"):
+        cce.loss(lambda x, y: cce.lse(x) - cce.at(x, y) + kept[0])
+    with pytest.raises(cce.LossError, match="a value of the loss `loss` is used outside of it"):
         cce.loss(lambda x, y: cce.lse(x) - cce.at(x, y) + cce.lse(kept[0]))
 
 

@@ -71,7 +71,7 @@ def run(
         # In a graph that is compiled the draw is an operation that torch knows to be random: the operator's own
         # would be shared by calls that are alike.
         seed = _seeds.draw(e.device)
-    loss, values, _, _ = _ops.forward(e, c, targets, tensors, numbers, seed, spec)
+    loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec)
     outputs: dict[str, Tensor] = {"loss": loss} if reduced else {}
     for name, of_tokens in zip(rows, values.unbind(0) if len(rows) > 1 else (values,)):
         of_tokens = of_tokens.view(tokens_shape)

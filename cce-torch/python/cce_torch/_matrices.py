@@ -41,9 +41,13 @@ def layout(rows: torch.Tensor) -> tuple[int, int]:
     return stride, align
 
 
-def aligned(rows: torch.Tensor, align: int) -> torch.Tensor:
-    """The matrix at an address that is a multiple of ``align``; a copy where foreign memory is not."""
-    return rows if rows.data_ptr() % align == 0 else rows.clone(memory_format=torch.contiguous_format)
+def aligned(rows: torch.Tensor, layout: tuple[int, int]) -> torch.Tensor:
+    """The matrix at an address that has the layout's alignment; a copy with the same strides where foreign memory has
+    not."""
+    stride, align = layout
+    if rows.data_ptr() % align == 0:
+        return rows
+    return rows.new_empty(rows.shape[0], stride)[:, : rows.shape[1]].copy_(rows)
 
 
 def span(tensor: torch.Tensor) -> tuple[int, int]:

@@ -16,6 +16,9 @@ from . import _matrices, _native, _seeds
 from ._plans import plan_for
 from ._spec import Spec, parse
 
+#: Types of tensors that nothing but the operators themselves has a say in.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 _LIBRARY = torch.library.Library("cce_torch", "DEF")
 
 _LIBRARY.define(
@@ -41,10 +44,10 @@ class _Call:
         compute = _matrices.TORCH_DTYPES[spec.compute]
         rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
         indices = None if targets is None else targets.reshape(-1).contiguous()
-        self.plan = plan_for(spec, rows, classifier, indices, (e.dtype, c.dtype))
+        layouts = (_matrices.layout(rows), _matrices.layout(classifier))
+        self.plan = plan_for(spec, rows, classifier, indices, (e.dtype, c.dtype), layouts)
         # These are what the addresses below point to: they live as long as the call does.
-        rows = _matrices.aligned(rows, _matrices.layout(rows)[1])
-        classifier = _matrices.aligned(classifier, _matrices.layout(classifier)[1])
+        rows, classifier = _matrices.aligned(rows, layouts[0]), _matrices.aligned(classifier, layouts[1])
         self.tensors = (rows, classifier, indices, [tensor.contiguous() for tensor in tensors])
         self.given = (
             _matrices.span(rows),
@@ -173,7 +176,8 @@ def _(
     tokens = rows.shape[0]
     sizes = (*rows.shape, *classifier.shape)
     if all(isinstance(size, int) for size in sizes):
-        plan = plan_for(parsed, rows, classifier, None if targets is None else targets.reshape(-1), (e.dtype, c.dtype))
+        layouts = (_matrices.layout(rows), _matrices.layout(classifier))
+        plan = plan_for(parsed, rows, classifier, targets, (e.dtype, c.dtype), layouts)
         held, drawn = plan.held, 1 if seed is None and plan.samples else 0
     else:
         # What a plan of an unknown shape holds is known when it runs.
@@ -224,7 +228,11 @@ def _differentiate(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, *_
     no_numbers = None if ctx.numbers else []
     if d_reduced is None and d_rows is None:
         return None, None, None, [None] * len(tensors), no_numbers, None, None
-    d_e, d_c, d_tensors = torch.ops.cce_torch.backward(
+    # The operator itself only where a graph of the gradients is wanted, or is being traced: it refuses to be
+    # differentiated, which plain code would not.
+    direct = not torch.is_grad_enabled() and type(e) in _PLAIN and not torch.compiler.is_compiling()
+    run = _backward if direct and torch._C._len_torch_dispatch_stack() == 0 else torch.ops.cce_torch.backward.default
+    d_e, d_c, d_tensors = run(
         d_reduced, d_rows, e, c, targets, tensors, ctx.numbers, held, drawn if seed is None else seed, ctx.spec
     )
     by_name = dict(zip(spec.gradient_inputs, d_tensors, strict=True))
@@ -265,3 +273,44 @@ def _(info: Any, in_dims: Any, *arguments: Any) -> Any:
 
 
 forward = torch.ops.cce_torch.forward.default
+
+
+class _Direct(torch.autograd.Function):
+    """The operators without the dispatcher: for plain tensors in eager mode, where it would take most of a call's time
+    on the host."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers: list[float], spec: str, e: Tensor, c: Tensor, targets: Any, seed: Any, *tensors: Tensor) -> Any:
+        reduced, rows, held, drawn = _forward(e, c, targets, list(tensors), numbers, seed, spec)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
+        ctx.numbers, ctx.spec = numbers, spec
+        return reduced, rows
+
+    @staticmethod
+    def backward(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None) -> Any:  # type: ignore[override]
+        d_e, d_c, _, d_tensors, *_ = _differentiate(ctx, d_reduced, d_rows)
+        return None, None, d_e, d_c, None, None, *d_tensors
+
+
+def call(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: list[Tensor],
+    numbers: list[float],
+    seed: Tensor | None,
+    spec: str,
+) -> tuple[Tensor, Tensor]:
+    """The reduced output and the rows; see the operator ``forward``."""
+    plain = (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and type(e) in _PLAIN
+        and type(c) in _PLAIN
+    )
+    if plain:
+        return _Direct.apply(numbers, spec, e, c, targets, seed, *tensors)  # type: ignore[no-any-return]
+    reduced, rows, _, _ = forward(e, c, targets, tensors, numbers, seed, spec)
+    return reduced, rows

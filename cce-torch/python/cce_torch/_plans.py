@@ -16,10 +16,14 @@ from ._spec import Spec, describe
 
 
 def plan_for(
-    spec: Spec, e: torch.Tensor, c: torch.Tensor, targets: torch.Tensor | None, given: tuple[torch.dtype, torch.dtype]
+    spec: Spec,
+    e: torch.Tensor,
+    c: torch.Tensor,
+    targets: torch.Tensor | None,
+    given: tuple[torch.dtype, torch.dtype],
+    layouts: tuple[tuple[int, int], tuple[int, int]],
 ) -> _native.Plan:
     """The plan of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it."""
-    layouts = (_matrices.layout(e), _matrices.layout(c))
     index = torch.int32 if targets is None else targets.dtype
     key = (e.shape[0], e.shape[1], c.shape[0], index, given, layouts, e.device.type, e.device.index)
     found = spec.plans.get(key)

@@ -97,6 +97,7 @@ class Trace:
         self.name = name
         self.builder = _native.Builder(self.whole, name, doc)
         self.bound: dict[str, Value] = {}
+        self.finished = False
 
     def input(self, site: int, name: str, kind: str) -> Value:
         value = Value(self, self.builder.input(site, name, kind))
@@ -127,6 +128,7 @@ class Trace:
         return self.builder.error(site, f"a {type(value).__name__} is used here, expected a value of the loss or a number", help)
 
     def finish(self) -> str:
+        self.finished = True
         text, mistakes = self.builder.finish()
         if text is not None:
             return text
@@ -150,6 +152,8 @@ def _operation(make: Callable[[Trace, int, list[int]], int], *values: Any) -> Va
     trace = _trace_of(values)
     if trace is None:
         raise TypeError("expected a value of a loss: functions of the language work inside of `@cce.loss` functions")
+    if trace.finished:
+        raise LossError(f"a value of the loss `{trace.name}` is used outside of it: use each value only in its own loss")
     site, frame = trace.sites.here()
     trace.learn_names(frame)
     handles = [trace.operand(site, value) for value in values]
