@@ -98,6 +98,7 @@ def doubled(*tensors: Tensor) -> list[Tensor]:
 
 def distance(got: Tensor, expected: Tensor) -> float:
     """Of two tensors, relative to the second."""
+    expected = expected.to(got.device)
     scale = expected.double().norm().clamp_min(1e-30)
     return ((got.double() - expected.double()).norm() / scale).item()
 

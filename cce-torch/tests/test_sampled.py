@@ -5,7 +5,9 @@ from __future__ import annotations
 import cce_torch as cce
 import pytest
 import torch
-from conftest import distance, problem
+from conftest import DEVICE, distance, problem
+
+pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="small fp32 heads are sampled on the CPU device only")
 
 SAMPLED = {"filter": "sampled", "filter_eps": 2.0**-4, "max_entries": 64}
 
