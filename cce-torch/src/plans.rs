@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::str::FromStr as _;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// A plan, and what a call has to look up in it.
 #[pyclass(frozen, module = "cce_torch._native")]
@@ -101,9 +101,10 @@ struct Key {
     device: Option<usize>,
 }
 
-type Kept<T> = LazyLock<Mutex<HashMap<T, Arc<OnceLock<Arc<cce::Plan>>>>>>;
+/// A plan, or the room for one that is locked while it is built.
+type Slot = Mutex<Option<Arc<cce::Plan>>>;
 
-static PLANS: Kept<Key> = LazyLock::new(Mutex::default);
+static PLANS: LazyLock<Mutex<HashMap<Key, Arc<Slot>>>> = LazyLock::new(Mutex::default);
 static DEVICES: LazyLock<Mutex<HashMap<usize, Device>>> = LazyLock::new(Mutex::default);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -212,13 +213,15 @@ pub(crate) fn plan(
         device,
     };
     let slot = Arc::clone(locked(&PLANS).entry(key.clone()).or_default());
-    if let Some(plan) = slot.get() {
-        return Ok(Plan { plan: Arc::clone(plan) });
-    }
     // Building takes no lock but the slot's, and not the interpreter's: compiling may take seconds.
     let plan = py.detach(|| {
+        let mut slot = locked(&slot);
+        if let Some(plan) = &*slot {
+            return Ok(Arc::clone(plan));
+        }
         let built = Arc::new(key.build(&program::load(&key.program)?)?);
-        Ok::<_, PyErr>(Arc::clone(slot.get_or_init(|| built)))
+        *slot = Some(Arc::clone(&built));
+        Ok::<_, PyErr>(built)
     })?;
     Ok(Plan { plan })
 }
@@ -226,7 +229,8 @@ pub(crate) fn plan(
 /// How many plans are kept.
 #[pyfunction]
 pub(crate) fn plans_kept() -> usize {
-    locked(&PLANS).values().filter(|slot| slot.get().is_some()).count()
+    let slots: Vec<Arc<Slot>> = locked(&PLANS).values().cloned().collect();
+    slots.iter().filter(|slot| locked(slot).is_some()).count()
 }
 
 /// The name of the GPU with this ordinal, or of the CPU device.

@@ -60,9 +60,7 @@ def test_the_module_and_the_lse():
     p = problem(3, 8)
     module = LinearCrossEntropy(shift=1, reduction="none", impl="cce_exact", return_lse=True)
     loss, lse = module(p.e, p.c, p.targets)
-    expected = cce.linear_cross_entropy(
-        p.e, p.c, p.targets, shift=1, reduction="none", filter="exact", return_lse=True
-    )
+    expected = cce.linear_cross_entropy(p.e, p.c, p.targets, shift=1, reduction="none", filter="exact", return_lse=True)
     assert torch.equal(loss, expected[0]) and torch.equal(lse, expected[1])
 
 

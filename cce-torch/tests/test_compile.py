@@ -146,7 +146,9 @@ def test_the_operators_pass_torch_s_own_checks():
     from cce_torch import _call, _linear, _ops
 
     p = problem(5, vocab=60)
-    spec = _call._spec(_linear.cross_entropy((), True), "f32", "mean", -100, "exact", (), (), True, True, (), ("lse",), True)
+    spec = _call._spec(
+        _linear.cross_entropy((), True), "f32", "mean", -100, "exact", (), (), True, True, (), ("lse",), True
+    )
     torch.library.opcheck(
         _ops.forward,
         (p.e, p.c, p.targets, [], [], None, spec),

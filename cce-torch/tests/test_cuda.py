@@ -148,7 +148,9 @@ def test_memory_beyond_the_gradients_is_the_workspace():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     loss = cce.linear_cross_entropy(e, c, targets)
-    spec = parse(_call._spec(_linear.cross_entropy((), False), "bf16", "mean", -100, None, (), (), True, True, (), (), True))
+    spec = parse(
+        _call._spec(_linear.cross_entropy((), False), "bf16", "mean", -100, None, (), (), True, True, (), (), True)
+    )
     (plan,) = spec.plans.values()
     between = torch.cuda.memory_allocated() - before
     grads = torch.autograd.grad(loss, (e, c))

@@ -71,16 +71,37 @@ def test_a_choice_is_taken_value_by_value():
     assert (nll < 3.0).any() and (nll > 3.0).any()
 
 
-def test_a_loss_without_a_target_takes_none():
-    @cce.loss
-    def squares(x, scale: cce.Scalar):
-        return cce.mean(scale * x * x)
+@cce.loss
+def squares(x, scale: cce.Scalar):
+    return cce.mean(scale * x * x)
 
+
+def test_a_loss_without_a_target_takes_none():
     p = problem(5)
     loss = squares(p.e, p.c, scale=2.0)
     assert distance(loss, 2 * ((p.e.double() @ p.c.double().T) ** 2).mean()) < 1e-6
     with pytest.raises(TypeError, match="expected no targets"):
         squares(p.e, p.c, p.targets, scale=2.0)
+
+
+def test_an_output_without_a_gradient_is_only_looked_at():
+    @cce.loss
+    def accuracy(x, y):
+        return {"loss": cce.lse(x) - cce.at(x, y), "best": cce.argmax(x), "top": cce.max(x)}
+
+    p = problem(2, 6, ignored=0.0)
+    got = accuracy(p.e, p.c, p.targets, reduction="none", filter="exact")
+    z = p.e @ p.c.T
+    assert torch.equal(got.best.long(), z.argmax(-1)) and not got.best.requires_grad
+    assert distance(got.top, z.amax(-1)) < 1e-6
+    got.loss.sum().backward()
+    (wide_e, wide_c) = doubled(p.e, p.c)
+    torch.nn.functional.cross_entropy(
+        (wide_e @ wide_c.T).flatten(0, 1), p.targets.flatten(), reduction="sum"
+    ).backward()
+    assert distance(p.e.grad, wide_e.grad) < 2e-6
+    with pytest.raises(ValueError, match="`shift` pairs hidden states with later targets"):
+        squares(p.e, p.c, scale=2.0, shift=1)
 
 
 def test_row_inputs_follow_the_shift():

@@ -158,7 +158,11 @@ STRIDES = {
     "one state for all tokens": lambda p: (p.e[:1, :1].expand(4, 6, 24), p.c, p.targets),
     "a slice of the sequence": lambda p: (torch.cat([p.e, p.e], 1)[:, 2:8], p.c, p.targets),
     "targets with strides": lambda p: (p.e, p.c, torch.stack([p.targets, p.targets], -1)[..., 0]),
-    "an offset of one element": lambda p: (torch.cat([p.e.new_zeros(1), p.e.flatten()])[1:].view(4, 6, 24), p.c, p.targets),
+    "an offset of one element": lambda p: (
+        torch.cat([p.e.new_zeros(1), p.e.flatten()])[1:].view(4, 6, 24),
+        p.c,
+        p.targets,
+    ),
 }
 
 
@@ -174,6 +178,24 @@ def test_any_strides_give_the_same(name):
     expected = torch.autograd.grad(expected, (wide_e, wide_c))
     for ours, theirs in zip(got, expected):
         assert distance(ours, theirs) < 2e-6
+
+
+def test_tokens_that_lie_transposed_in_memory_are_walked_as_they_lie(monkeypatch):
+    p = problem(4, 6)
+    moved = p.e.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    from cce_torch import _matrices
+
+    seen = []
+    as_rows = _matrices.as_rows
+    monkeypatch.setattr(_matrices, "as_rows", lambda t, dtype: seen.append((t, as_rows(t, dtype))) or seen[-1][1])
+    losses = cce.linear_cross_entropy(moved, p.c, p.targets, reduction="none", shift=1, filter="exact")
+    upstream = torch.randn_like(losses)
+    losses.backward(upstream)
+    assert all(rows.data_ptr() == given.data_ptr() for given, rows in seen), "a tensor was copied"
+    e, c = doubled(p.e, p.c)
+    expected, _ = reference(e, c, p.targets, reduction="none", shift=1)
+    expected.backward(upstream.double())
+    assert distance(losses, expected) < 1e-6 and distance(moved.grad, e.grad) < 2e-6
 
 
 @pytest.mark.parametrize("wanted", ["e", "c", "bias", "e c", "e bias", "c bias", "scale"])
@@ -203,16 +225,20 @@ def test_any_subset_may_require_gradients(wanted):
 
 def test_options_may_be_tensors_that_learn():
     p = problem(10)
-    scalars = {name: torch.tensor(value, device=DEVICE, requires_grad=True)
-               for name, value in {"softcap": 7.0, "logit_scale": 1.2, "z_loss": 0.01, "label_smoothing": 0.1}.items()}  # fmt: skip
+    values = {"softcap": 7.0, "logit_scale": 1.2, "z_loss": 0.01, "label_smoothing": 0.1}
+    scalars = {name: torch.tensor(value, device=DEVICE, requires_grad=True) for name, value in values.items()}
     loss = cce.linear_cross_entropy(p.e, p.c, p.targets, filter="exact", **scalars)
     loss.backward()
     wide = {name: value.detach().double().requires_grad_() for name, value in scalars.items()}
     e, c = doubled(p.e, p.c)
     smoothing = wide.pop("label_smoothing")
     plain, _ = reference(e, c, p.targets, softcap=wide["softcap"], logit_scale=wide["logit_scale"])
-    uniform, _ = reference(e, c, p.targets, softcap=wide["softcap"], logit_scale=wide["logit_scale"], label_smoothing=1.0)
-    penalty, _ = reference(e, c, p.targets, softcap=wide["softcap"], logit_scale=wide["logit_scale"], z_loss=wide["z_loss"])
+    uniform, _ = reference(
+        e, c, p.targets, softcap=wide["softcap"], logit_scale=wide["logit_scale"], label_smoothing=1.0
+    )
+    penalty, _ = reference(
+        e, c, p.targets, softcap=wide["softcap"], logit_scale=wide["logit_scale"], z_loss=wide["z_loss"]
+    )
     ((1 - smoothing) * plain + smoothing * uniform + (penalty - plain)).backward()
     wide["label_smoothing"] = smoothing
     for name, value in scalars.items():
@@ -288,6 +314,23 @@ def test_a_filter_that_is_chosen_for_the_caller_is_logged_once(caplog):
     assert len(lines) == 1 and "the filter is Exact" in lines[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_s_gradient_may_be_added_to_a_buffer(dtype):
+    p = problem(8, 5, dtype=dtype)
+    buffer = torch.ones(300, 24, device=DEVICE)
+    for part in range(4):
+        rows = slice(2 * part, 2 * part + 2)
+        loss = cce.linear_cross_entropy(
+            p.e[rows], p.c, p.targets[rows], reduction="sum", filter="exact", main_grad=buffer
+        )
+        loss.backward()
+    e, c = doubled(p.e, p.c)
+    reference(e, c, p.targets, reduction="sum")[0].backward()
+    assert p.c.grad is None
+    assert distance(buffer - 1, c.grad) < (1e-5 if dtype == torch.float32 else 8e-3)
+    assert distance(p.e.grad, e.grad) < (2e-6 if dtype == torch.float32 else 8e-3)
+
+
 MISTAKES = {
     "expected a tensor for `e`": lambda p: cce.linear_cross_entropy([1.0], p.c, p.targets),
     "expected [..., D] and [V, D]": lambda p: cce.linear_cross_entropy(p.e, p.c[:, 1:], p.targets),
@@ -304,7 +347,18 @@ MISTAKES = {
     "the sampled filter's": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter="exact", filter_eps=0.1),
     "with an EPS from 2^-64 to 1": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter_eps=2.0),
     "`seed` is torch.float32": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, seed=p.e[0, :1]),
-    "the ignored index is 4294967296": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets.int(), ignore_index=2**32),
+    "the ignored index is 4294967296": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets.int(), ignore_index=2**32
+    ),
+    "`main_grad` has shape [300]": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, main_grad=p.c[:, 0].detach()
+    ),
+    "`main_grad` is torch.float16": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, main_grad=p.c.detach().half()
+    ),
+    "`c` requires no gradient": lambda p: cce.linear_cross_entropy(
+        p.e, p.c.detach(), p.targets, main_grad=torch.zeros_like(p.c)
+    ),
     "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1)(p.e, p.c, p.targets),
 }
 

@@ -40,7 +40,9 @@ def test_a_step_below_every_probability_is_exact():
     assert all(distance(g, x) < 5e-6 for g, x in zip(got, exact))
 
 
-@pytest.mark.parametrize("options", [{"logit_scale": 0.5}, {"softcap": 8.0}, {"label_smoothing": 0.1}, {"z_loss": 0.01}])
+@pytest.mark.parametrize(
+    "options", [{"logit_scale": 0.5}, {"softcap": 8.0}, {"label_smoothing": 0.1}, {"z_loss": 0.01}]
+)
 def test_options_are_sampled_too(options):
     p = problem(24, vocab=3000)
     _, exact = gradients(p, filter="exact", **options)

@@ -77,9 +77,6 @@ pub fn run(options: &Options) -> Result<()> {
         environment.push(("CCE_SLOW_TESTS", "1".into()));
     }
 
-    // The extension module is built without an interpreter, which is asked only where it is tested.
-    environment.push(("PYO3_NO_PYTHON", "1".into()));
-
     for step in [Step::Format, Step::Lint, Step::Test, Step::Doc, Step::Python] {
         if !wanted(step) {
             continue;

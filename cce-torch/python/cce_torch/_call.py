@@ -34,6 +34,7 @@ def run(
     filter_eps: float | None,
     max_entries: int | None,
     seed: int | Tensor | None,
+    main_grad: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The program's outputs by name: ``loss`` under the reduction, those in ``rows`` token by token.
 
@@ -44,12 +45,17 @@ def run(
     _check_tensor("c", c)
     compute = _compute_type(e, c)
     _check_shapes(e, c, targets, shift)
-    tokens_shape = e.shape[:-1]
     if shift and targets is not None:
         targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=ignore_index)
-    tensors, tensor_names, numbers, number_names = _inputs(program, inputs, e, c, shift)
+    order = _memory_order(e)
+    tensors, tensor_names, numbers, number_names = _inputs(program, inputs, e, c, shift, order)
+    if order is not None:
+        e = e.permute(*order, -1)
+        targets = None if targets is None else targets.permute(order)
     graph = torch.is_grad_enabled()
-    learning = tuple(name for name, tensor in zip(tensor_names, tensors) if graph and tensor.requires_grad)
+    learning = tuple(name for name, tensor in zip(tensor_names, tensors, strict=True) if graph and tensor.requires_grad)
+    if main_grad is not None:
+        _check_main_grad(main_grad, c, compute)
     reduced = reduction != "none" and "loss" not in rows and _has(program, "loss")
     named_filter = _filter(filter, filter_eps, max_entries)
     spec = _spec(
@@ -65,23 +71,58 @@ def run(
         learning,
         tuple(rows),
         reduced,
+        None if main_grad is None else _matrices.DTYPES[main_grad.dtype],
     )
     seed = _seed(seed, e.device)
-    if seed is None and torch.compiler.is_compiling() and named_filter != "exact":
+    wants_gradients = graph and (e.requires_grad or c.requires_grad or bool(learning))
+    if seed is None and torch.compiler.is_compiling() and named_filter != "exact" and wants_gradients:
         # In a graph that is compiled the draw is an operation that torch knows to be random: the operator's own
         # would be shared by calls that are alike.
         seed = _seeds.draw(e.device)
-    loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec)
+    loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec, main_grad)
     outputs: dict[str, Tensor] = {"loss": loss} if reduced else {}
-    for name, of_tokens in zip(rows, values.unbind(0) if len(rows) > 1 else (values,)):
-        of_tokens = of_tokens.view(tokens_shape)
-        outputs[name] = of_tokens[..., : tokens_shape[-1] - shift] if shift else of_tokens
+    if not rows:
+        return outputs
+    for name, of_tokens in zip(rows, (values,) if len(rows) == 1 else values.unbind(0), strict=True):
+        of_tokens = of_tokens.view(e.shape[:-1])
+        if order is not None:
+            of_tokens = of_tokens.permute([order.index(at) for at in range(len(order))])
+        if name not in _differentiable(program):
+            of_tokens = of_tokens.detach()
+        outputs[name] = of_tokens[..., : of_tokens.shape[-1] - shift] if shift else of_tokens
     return outputs
+
+
+def _memory_order(e: Tensor) -> list[int] | None:
+    """The leading dimensions as they lie in memory, outermost first; None where that is their order, or in a graph
+    that is compiled, where nothing is to depend on strides."""
+    strides = e.stride()[:-1]
+    if len(strides) < 2 or torch.compiler.is_compiling():
+        return None
+    order = sorted(range(len(strides)), key=lambda at: -strides[at])
+    return None if order == list(range(len(strides))) else order
+
+
+def _check_main_grad(main_grad: Tensor, c: Tensor, compute: torch.dtype) -> None:
+    if not c.requires_grad:
+        raise ValueError("`main_grad` is given and `c` requires no gradient: leave it out, or let `c` require one")
+    if main_grad.shape != c.shape or not main_grad.is_contiguous() or main_grad.device != c.device:
+        raise ValueError(
+            f"`main_grad` has shape {list(main_grad.shape)} and strides {list(main_grad.stride())} on "
+            f"{main_grad.device}, expected {list(c.shape)}, contiguous, on {c.device}"
+        )
+    if main_grad.dtype not in (torch.float32, compute):
+        raise TypeError(f"`main_grad` is {main_grad.dtype}, expected torch.float32 or {compute}")
 
 
 @constant
 def _has(program: str, output: str) -> bool:
     return output in dict(describe(program).outputs)
+
+
+@constant
+def _differentiable(program: str) -> tuple[str, ...]:
+    return tuple(name for name, differentiable in describe(program).outputs if differentiable)
 
 
 @constant
@@ -145,6 +186,8 @@ def _check_shapes(e: Tensor, c: Tensor, targets: Tensor | None, shift: int) -> N
             f"{e.shape[-2] if e.dim() > 1 else 'missing: `e` has no dimension for it'}"
         )
     if targets is None:
+        if shift:
+            raise ValueError("`shift` pairs hidden states with later targets, and there are none: leave it out")
         return
     if targets.dtype not in _matrices.INDICES:
         raise TypeError(f"`targets` is {targets.dtype}, expected torch.int64 or torch.int32")
@@ -158,7 +201,7 @@ def _check_shapes(e: Tensor, c: Tensor, targets: Tensor | None, shift: int) -> N
 
 
 def _inputs(
-    program: str, given: Mapping[str, Scalar], e: Tensor, c: Tensor, shift: int
+    program: str, given: Mapping[str, Scalar], e: Tensor, c: Tensor, shift: int, order: list[int] | None
 ) -> tuple[list[Tensor], list[str], list[float], list[str]]:
     """The program's Row, Col and Scalar inputs: f32 tensors with their names, numbers with theirs."""
     tensors: list[Tensor] = []
@@ -182,12 +225,12 @@ def _inputs(
             continue
         if value.device != e.device:
             raise ValueError(f"`{name}` is on {value.device} and `e` on {e.device}, expected one device")
-        tensors.append(_vector(name, kind, value, e, c, shift))
+        tensors.append(_vector(name, kind, value, e, c, shift, order))
         tensor_names.append(name)
     return tensors, tensor_names, numbers, number_names
 
 
-def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: int) -> Tensor:
+def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: int, order: list[int] | None) -> Tensor:
     if not value.is_floating_point():
         value = value.to(torch.float32)
     tokens = e.shape[:-1]
@@ -197,8 +240,12 @@ def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: in
             raise ValueError(f"the Row input `{name}` has shape {list(value.shape)}, expected {list(paired)}")
         if shift:
             value = torch.nn.functional.pad(value, (0, shift))
+        if order is not None:
+            value = value.permute(order)
     elif kind == "Col" and value.shape != c.shape[:1]:
-        raise ValueError(f"the Col input `{name}` has shape {list(value.shape)}, expected [{c.shape[0]}], one a row of `c`")
+        raise ValueError(
+            f"the Col input `{name}` has shape {list(value.shape)}, expected [{c.shape[0]}], one a row of `c`"
+        )
     elif kind == "Scalar" and value.numel() != 1:
         raise ValueError(f"the Scalar input `{name}` has shape {list(value.shape)}, expected one element")
     return value.to(torch.float32).reshape(-1)
@@ -211,7 +258,9 @@ def _filter(name: str | None, eps: float | None, max_entries: int | None) -> str
     if eps is None and max_entries is None:
         return name
     if name == "exact":
-        raise ValueError("`filter_eps` and `max_entries` are the sampled filter's, and `filter` is 'exact': leave them out")
+        raise ValueError(
+            "`filter_eps` and `max_entries` are the sampled filter's, and `filter` is 'exact': leave them out"
+        )
     eps = 2.0**-10 if eps is None else float(eps)
     return f"sampled:{eps!r},{384 if max_entries is None else int(max_entries)}"
 
@@ -222,7 +271,8 @@ def _seed(seed: int | Tensor | None, device: torch.device) -> Tensor | None:
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
             raise ValueError(
-                f"`seed` is {seed.dtype} {list(seed.shape)} on {seed.device}, expected an int, or one torch.int64 on {device}"
+                f"`seed` is {seed.dtype} {list(seed.shape)} on {seed.device}, expected an int, or one torch.int64 on "
+                f"{device}"
             )
         return seed.reshape(1)
     # A fill, not a copy from the host: nothing waits.

@@ -5,7 +5,6 @@ One program for the options that a call uses, built by the same tracing as the l
 
 from __future__ import annotations
 
-
 from . import language as cce
 from ._constant import constant
 from .language import Trace, Value

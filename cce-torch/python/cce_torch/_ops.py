@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import _matrices, _native, _seeds
 from ._plans import plan_for
-from ._spec import Spec, parse
+from ._spec import Spec, describe, parse
 
 #: Types of tensors that nothing but the operators themselves has a say in.
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -63,8 +63,8 @@ class _Call:
     def settings(self, seed: Tensor | None) -> tuple[str, int | None, int | None]:
         stream = torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
         # A plan that does not sample drew nothing.
-        drawn = seed is not None and seed.numel() == 1
-        return self.reduction, seed.data_ptr() if drawn else None, stream
+        address = seed.data_ptr() if seed is not None and seed.numel() == 1 else None
+        return self.reduction, address, stream
 
     def bytes(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.device)
@@ -114,13 +114,16 @@ def _backward(
     held: Tensor,
     seed: Tensor | None,
     spec: str,
+    main_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     parsed = parse(spec)
     call = _Call(parsed, e, c, targets, tensors, numbers)
     plan = call.plan
     rest = call.bytes(plan.peak - plan.held)
     # Saved tensors may come back at another address, from a host that keeps them meanwhile, say.
-    held = held if held.data_ptr() % 256 == 0 or call.device.type == "cpu" and held.data_ptr() % 64 == 0 else held.clone()
+    held = (
+        held if held.data_ptr() % 256 == 0 or call.device.type == "cpu" and held.data_ptr() % 64 == 0 else held.clone()
+    )
 
     def gradient(wanted: bool, of: Tensor) -> Tensor:
         if not wanted:
@@ -128,7 +131,10 @@ def _backward(
         own = _matrices.DTYPES[of.dtype] == parsed.compute
         return torch.empty(of.shape, dtype=of.dtype if own else torch.float32, device=call.device)
 
-    d_e, d_c = gradient(parsed.gradient_e, e), gradient(parsed.gradient_c, c)
+    d_e = gradient(parsed.gradient_e, e)
+    d_c = gradient(parsed.gradient_c and main_grad is None, c)
+    if main_grad is not None:
+        torch.autograd.graph.increment_version(main_grad)
     d_tensors = [torch.empty(tensor.shape, dtype=torch.float32, device=call.device) for tensor in _of(parsed, tensors)]
     d_reduced = None if d_reduced is None else d_reduced.to(torch.float32)
     d_rows = None if d_rows is None else d_rows.to(torch.float32).contiguous()
@@ -141,9 +147,13 @@ def _backward(
         [] if d_reduced is None else [("loss", d_reduced.data_ptr())],
         []
         if d_rows is None
-        else [(name, d_rows.data_ptr() + 4 * call.tokens * at) for at, name in enumerate(parsed.rows)],
+        else [
+            (name, d_rows.data_ptr() + 4 * call.tokens * at)
+            for at, name in enumerate(parsed.rows)
+            if (name, True) in describe(parsed.program).outputs
+        ],
         d_e.data_ptr() if parsed.gradient_e else None,
-        d_c.data_ptr() if parsed.gradient_c else None,
+        (d_c if main_grad is None else main_grad).data_ptr() if parsed.gradient_c else None,
         [(name, t.data_ptr()) for name, t in zip(parsed.gradient_inputs, d_tensors, strict=True)],
     )
     return d_e.to(e.dtype), d_c.to(c.dtype), d_tensors
@@ -178,7 +188,8 @@ def _(
     if all(isinstance(size, int) for size in sizes):
         layouts = (_matrices.layout(rows), _matrices.layout(classifier))
         plan = plan_for(parsed, rows, classifier, targets, (e.dtype, c.dtype), layouts)
-        held, drawn = plan.held, 1 if seed is None and plan.samples else 0
+        held: int | torch.SymInt = plan.held
+        drawn: int | torch.SymInt = 1 if seed is None and plan.samples else 0
     else:
         # What a plan of an unknown shape holds is known when it runs.
         context = torch.library.get_ctx()
@@ -222,23 +233,30 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    return _gradients(ctx, d_reduced, d_rows, None)
+
+
+def _gradients(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, main_grad: Tensor | None) -> tuple[Any, ...]:
     e, c, targets, held, drawn, seed, *tensors = ctx.saved_tensors
     spec = parse(ctx.spec)
     # In autograd's eyes a list of numbers is one argument, and an empty list is a list of tensors.
-    no_numbers = None if ctx.numbers else []
+    no_numbers: list[None] | None = None if ctx.numbers else []
     if d_reduced is None and d_rows is None:
         return None, None, None, [None] * len(tensors), no_numbers, None, None
-    # The operator itself only where a graph of the gradients is wanted, or is being traced: it refuses to be
+    seed = drawn if seed is None else seed
+    arguments = (d_reduced, d_rows, e, c, targets, tensors, ctx.numbers, held, seed, ctx.spec)
+    # The operator itself where a graph of the gradients is wanted, or is being traced: it refuses to be
     # differentiated, which plain code would not.
-    direct = not torch.is_grad_enabled() and type(e) in _PLAIN and not torch.compiler.is_compiling()
-    run = _backward if direct and torch._C._len_torch_dispatch_stack() == 0 else torch.ops.cce_torch.backward.default
-    d_e, d_c, d_tensors = run(
-        d_reduced, d_rows, e, c, targets, tensors, ctx.numbers, held, drawn if seed is None else seed, ctx.spec
-    )
+    if torch.is_grad_enabled() or type(e) not in _PLAIN or not _is_eager():
+        if main_grad is not None:
+            raise RuntimeError("`main_grad` is for plain backward passes, without `create_graph`")
+        d_e, d_c, d_tensors = torch.ops.cce_torch.backward.default(*arguments)
+    else:
+        d_e, d_c, d_tensors = _backward(*arguments, main_grad)
     by_name = dict(zip(spec.gradient_inputs, d_tensors, strict=True))
     return (
         d_e if spec.gradient_e else None,
-        d_c if spec.gradient_c else None,
+        d_c if spec.gradient_c and main_grad is None else None,
         None,
         [by_name.get(name) for name in spec.tensors],
         no_numbers,
@@ -275,22 +293,43 @@ def _(info: Any, in_dims: Any, *arguments: Any) -> Any:
 forward = torch.ops.cce_torch.forward.default
 
 
+def _is_eager() -> bool:
+    """Nothing traces, transforms or intercepts operators."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
 class _Direct(torch.autograd.Function):
     """The operators without the dispatcher: for plain tensors in eager mode, where it would take most of a call's time
     on the host."""
 
     @staticmethod
-    def forward(ctx: Any, numbers: list[float], spec: str, e: Tensor, c: Tensor, targets: Any, seed: Any, *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any,
+        numbers: list[float],
+        spec: str,
+        main_grad: Tensor | None,
+        e: Tensor,
+        c: Tensor,
+        targets: Tensor | None,
+        seed: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The results; what a backward needs is kept in ``ctx``."""
         reduced, rows, held, drawn = _forward(e, c, targets, list(tensors), numbers, seed, spec)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
-        ctx.numbers, ctx.spec = numbers, spec
+        ctx.numbers, ctx.spec, ctx.main_grad = numbers, spec, main_grad
         return reduced, rows
 
     @staticmethod
-    def backward(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None) -> Any:  # type: ignore[override]
-        d_e, d_c, _, d_tensors, *_ = _differentiate(ctx, d_reduced, d_rows)
-        return None, None, d_e, d_c, None, None, *d_tensors
+    def backward(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None) -> Any:
+        """The gradients of forward's arguments."""
+        d_e, d_c, _, d_tensors, *_ = _gradients(ctx, d_reduced, d_rows, ctx.main_grad)
+        return None, None, None, d_e, d_c, None, None, *d_tensors
 
 
 def call(
@@ -301,16 +340,13 @@ def call(
     numbers: list[float],
     seed: Tensor | None,
     spec: str,
+    main_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The reduced output and the rows; see the operator ``forward``."""
-    plain = (
-        not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and type(e) in _PLAIN
-        and type(c) in _PLAIN
-    )
-    if plain:
-        return _Direct.apply(numbers, spec, e, c, targets, seed, *tensors)  # type: ignore[no-any-return]
+    """The reduced output and the rows; see the operator ``forward``. C's gradient is added to ``main_grad``, if there
+    is one."""
+    if type(e) in _PLAIN and type(c) in _PLAIN and _is_eager():
+        return _Direct.apply(numbers, spec, main_grad, e, c, targets, seed, *tensors)  # type: ignore[no-any-return]
+    if main_grad is not None:
+        raise ValueError("`main_grad` is for eager mode: leave it out of what torch.compile or torch.func is to trace")
     reduced, rows, _, _ = forward(e, c, targets, tensors, numbers, seed, spec)
     return reduced, rows

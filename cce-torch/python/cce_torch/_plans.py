@@ -6,7 +6,7 @@ import ctypes
 import importlib.util
 import logging
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -36,6 +36,9 @@ def plan_for(
         # In the type that the tensor has, if that is the one computed in; else in f32, to be rounded once.
         return (spec.compute if _matrices.DTYPES[dtype] == spec.compute else "f32", False) if wanted else None
 
+    d_c = gradient(spec.gradient_c, given[1])
+    if d_c is not None and spec.main_grad is not None:
+        d_c = (spec.main_grad, True)
     plan = _native.plan(
         spec.program,
         (int(e.shape[0]), int(e.shape[1]), int(c.shape[0])),
@@ -43,7 +46,7 @@ def plan_for(
         _matrices.INDICES[index],
         spec.ignore_index,
         spec.filter,
-        (gradient(spec.gradient_e, given[0]), gradient(spec.gradient_c, given[1])),
+        (gradient(spec.gradient_e, given[0]), d_c),
         list(spec.gradient_inputs),
         layouts,
         _ordinal(e.device),
@@ -66,10 +69,12 @@ def _say(spec: Spec, plan: _native.Plan) -> None:
             _log.once(logging.INFO, f"{name}: {note}")
     # On a GPU a tuned schedule makes a difference.
     if plan.grade != "exact" and plan.device != "cpu":
-        _log.once(logging.INFO, f"{name} on {plan.device}: the schedule's grade is {plan.grade}; cce-tune finds a better one")
+        _log.once(
+            logging.INFO, f"{name} on {plan.device}: the schedule's grade is {plan.grade}; cce-tune finds a better one"
+        )
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_nvrtc() -> None:
     """Loads the NVRTC that torch's own packages brought, so that the native side finds it by name.
 

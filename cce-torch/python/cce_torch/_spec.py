@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from . import _native
 
 
-@lru_cache(maxsize=None)
+@cache
 def describe(program: str) -> _native.Description:
     """Inputs and outputs of a program's text."""
     return _native.describe(program)
@@ -43,6 +43,8 @@ class Spec:
     #: Outputs that are wanted token by token. The output ``loss`` is reduced if it is not among them.
     rows: tuple[str, ...]
     reduced: bool
+    #: The type of the buffer that C's gradient is added to, where it is not returned.
+    main_grad: str | None = None
     #: Plans by shape, types, layouts and device: found again without asking the native side.
     plans: dict[Any, _native.Plan] = field(default_factory=dict, compare=False, repr=False)
 
@@ -59,12 +61,12 @@ class Spec:
         return dict(describe(self.program).inputs)[name]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _text(spec: Spec) -> str:
     return json.dumps({part.name: getattr(spec, part.name) for part in fields(spec) if part.compare})
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(text: str) -> Spec:
     """The spec of a text."""
     values = json.loads(text)

@@ -22,9 +22,9 @@ def _options(
     given: dict[str, Scalar | None] = {"bias": bias, "weight": weight, "scale": logit_scale, "cap": softcap}
     for name, value in (("smoothing", label_smoothing), ("zw", z_loss)):
         given[name] = value if isinstance(value, Tensor) or value != 0.0 else None
-    for name, value in (("logit_scale", logit_scale), ("softcap", softcap)):
-        if value is not None and not isinstance(value, Tensor) and not value > 0.0:
-            raise ValueError(f"`{name}` is {value}, expected None or a number above 0")
+    for name, bound in (("logit_scale", logit_scale), ("softcap", softcap)):
+        if bound is not None and not isinstance(bound, Tensor) and not bound > 0.0:
+            raise ValueError(f"`{name}` is {bound}, expected None or a number above 0")
     if not isinstance(label_smoothing, Tensor) and not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"`label_smoothing` is {label_smoothing}, expected a number from 0 to 1")
     return {name: value for name, value in given.items() if value is not None}
@@ -49,6 +49,7 @@ def linear_cross_entropy(
     label_smoothing: Scalar = 0.0,
     z_loss: Scalar = 0.0,
     weight: Tensor | None = None,
+    main_grad: Tensor | None = None,
 ) -> Tensor: ...
 
 
@@ -72,6 +73,7 @@ def linear_cross_entropy(
     label_smoothing: Scalar = 0.0,
     z_loss: Scalar = 0.0,
     weight: Tensor | None = None,
+    main_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -93,6 +95,7 @@ def linear_cross_entropy(
     label_smoothing: Scalar = 0.0,
     z_loss: Scalar = 0.0,
     weight: Tensor | None = None,
+    main_grad: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Cross entropy of the logits ``e @ c.T`` without ever writing them to memory.
 
@@ -126,6 +129,8 @@ def linear_cross_entropy(
         z_loss: weight of lse^2, which is added to each token's loss.
         weight: [V], a weight a vocabulary entry, as PyTorch's: ``mean`` divides by the sum of the targets' weights.
             It weighs the z-loss too.
+        main_grad: [V, D], float32 or c's type, contiguous: c's gradient is added to it in the backward, in fp32, and
+            ``c.grad`` stays as it is. For accumulation over micro-batches; in eager mode.
 
     Returns:
         The loss, float32: a scalar, or under ``none`` the shape of ``targets[..., shift:]``. With ``return_lse`` a pair
@@ -153,6 +158,7 @@ def linear_cross_entropy(
         filter_eps=filter_eps,
         max_entries=max_entries,
         seed=seed,
+        main_grad=main_grad,
     )
     return (outputs["loss"], outputs["lse"]) if return_lse else outputs["loss"]
 

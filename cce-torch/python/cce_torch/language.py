@@ -100,6 +100,7 @@ class Trace:
         self.finished = False
 
     def input(self, site: int, name: str, kind: str) -> Value:
+        """Declares the next input."""
         value = Value(self, self.builder.input(site, name, kind))
         self.bound[name] = value
         return value
@@ -125,9 +126,12 @@ class Trace:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return self.builder.constant(site, float(value))
         help = "a value that changes from call to call is an input of the loss: add a parameter for it"
-        return self.builder.error(site, f"a {type(value).__name__} is used here, expected a value of the loss or a number", help)
+        return self.builder.error(
+            site, f"a {type(value).__name__} is used here, expected a value of the loss or a number", help
+        )
 
     def finish(self) -> str:
+        """The program's text; raises LossError with all mistakes."""
         self.finished = True
         text, mistakes = self.builder.finish()
         if text is not None:
@@ -153,7 +157,9 @@ def _operation(make: Callable[[Trace, int, list[int]], int], *values: Any) -> Va
     if trace is None:
         raise TypeError("expected a value of a loss: functions of the language work inside of `@cce.loss` functions")
     if trace.finished:
-        raise LossError(f"a value of the loss `{trace.name}` is used outside of it: use each value only in its own loss")
+        raise LossError(
+            f"a value of the loss `{trace.name}` is used outside of it: use each value only in its own loss"
+        )
     site, frame = trace.sites.here()
     trace.learn_names(frame)
     handles = [trace.operand(site, value) for value in values]
@@ -247,7 +253,8 @@ class Value:
 
     def __float__(self) -> NoReturn:
         self._refuse(
-            "a value of a loss is not a number yet", "use the functions of the language: `cce.exp(a)`, not `math.exp(a)`"
+            "a value of a loss is not a number yet",
+            "use the functions of the language: `cce.exp(a)`, not `math.exp(a)`",
         )
 
     def __iter__(self) -> NoReturn:

@@ -6,7 +6,6 @@ from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import _native, language
@@ -27,7 +26,8 @@ class Loss:
         self.__doc__ = doc
         self._outputs = tuple(name for name, _ in description.outputs)
         self._has_target = any(kind == "Target" for _, kind in description.inputs)
-        self._results: Any = namedtuple("Outputs", self._outputs)
+        results: Any = namedtuple("Outputs", self._outputs)  # type: ignore[misc]
+        self._results = results
 
     def __call__(
         self,

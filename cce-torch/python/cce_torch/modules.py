@@ -48,7 +48,7 @@ class LinearCrossEntropy(nn.Module):
         self, e: Tensor, c: Tensor, targets: Tensor, bias: Tensor | None = None, seed: int | Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The loss, and with ``return_lse`` the lse."""
-        return linear_cross_entropy(  # type: ignore[call-overload, no-any-return]
+        return linear_cross_entropy(  # type: ignore[call-overload, misc, no-any-return]
             e,
             c,
             targets,

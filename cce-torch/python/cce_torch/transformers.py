@@ -72,9 +72,9 @@ def patch(
     """
     head = getattr(model, "lm_head", None)
     if not isinstance(head, nn.Linear):
+        found = "no `lm_head`" if head is None else f"a {type(head).__name__} as `lm_head`"
         raise ValueError(
-            f"{type(model).__name__} has {'no `lm_head`' if head is None else f'a {type(head).__name__} as `lm_head`'}, "
-            "expected a causal language model with a linear layer under that name"
+            f"{type(model).__name__} has {found}, expected a causal language model with a linear layer under that name"
         )
     if hasattr(model, "_cce_torch"):
         raise ValueError("the model is patched already: call `unpatch` first to change its options")
@@ -86,7 +86,7 @@ def patch(
     model.forward = _Forward(model, model.forward)
     model.loss_function = types.MethodType(_loss_function, model)
     head._cce_torch = model._cce_torch
-    head.forward = types.MethodType(_head, head)
+    head.forward = types.MethodType(_head, head)  # type: ignore[method-assign]
     return model
 
 
@@ -163,9 +163,9 @@ def _loss_function(
         raise ValueError("the model computed a loss without its `lm_head`, expected it to be called once before")
     _check_probe(self, state, logits)
     head = self.lm_head
-    shifted = shift_labels is not None
-    targets = (shift_labels if shifted else labels).to(hidden.device)
-    targets = targets.view(hidden.shape[:-1])
+    # Labels that come shifted are paired with the states as they stand.
+    targets = labels if shift_labels is None else shift_labels
+    targets = targets.to(hidden.device).view(hidden.shape[:-1])
     loss = linear_cross_entropy(
         hidden,
         head.weight,
@@ -174,7 +174,7 @@ def _loss_function(
         ignore_index=ignore_index,
         softcap=state.softcap,
         reduction="mean" if num_items_in_batch is None else "sum",
-        shift=0 if shifted else 1,
+        shift=1 if shift_labels is None else 0,
         filter=state.filter,
         filter_eps=state.filter_eps,
         max_entries=state.max_entries,
@@ -194,7 +194,9 @@ def _check_probe(model: Any, state: _State, found: Tensor) -> None:
     probe = torch.tensor(_PROBE, dtype=found.dtype, device=found.device)
     expected = state.expected(probe)
     tolerance = 1e-4 if found.dtype == torch.float32 else 3e-2
-    if found.numel() != probe.numel() or not torch.allclose(found.detach().flatten(), expected, rtol=tolerance, atol=tolerance):
+    if found.numel() != probe.numel() or not torch.allclose(
+        found.detach().flatten(), expected, rtol=tolerance, atol=tolerance
+    ):
         raise ValueError(
             f"{type(model).__name__} does something else to its logits than the configuration's softcap "
             f"({state.softcap}) and scale ({state.scale}) say: expected {expected.tolist()} of {list(_PROBE)}, found "

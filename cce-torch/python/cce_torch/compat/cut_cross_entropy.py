@@ -88,7 +88,7 @@ def linear_cross_entropy(
             "a head that is sharded over the vocabulary is not supported: expected `vocab_parallel_options=None`"
         )
     filter, eps = _filter(impl, filter_eps, filter_e_grad, filter_c_grad)
-    return functional.linear_cross_entropy(  # type: ignore[call-overload, no-any-return]
+    return functional.linear_cross_entropy(  # type: ignore[call-overload, misc, no-any-return]
         e, c, targets, bias, ignore_index, softcap, reduction, shift, return_lse, filter=filter, filter_eps=eps
     )
 
