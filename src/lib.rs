@@ -58,9 +58,9 @@ pub use cce_codegen::valid::{Diagnostic, ProgramBuilder, Site, Value};
 #[doc(inline)]
 pub use cce_macros::{Outputs, loss};
 pub use cce_runtime::{
-    Arg, Call, Device, DeviceKind, DeviceProperties, Element, Error, GradientViews, Gradients, HostElement,
-    Inputs, Outputs, Place, Plan, PlanBuilder, Result, RunResult, Saved, ScalarArg, SeedArg, TokenReduction,
-    Upstream, View, ViewMut, WORKSPACE_ALIGN, Workspace, WorkspaceSize,
+    Arg, Call, Device, DeviceKind, DeviceProperties, Element, Error, GradientViews, Gradients,
+    HOST_PART_ALIGN, HostElement, Inputs, Outputs, Place, Plan, PlanBuilder, Result, RunResult, Saved,
+    ScalarArg, SeedArg, TokenReduction, Upstream, View, ViewMut, WORKSPACE_ALIGN, Workspace, WorkspaceSize,
 };
 pub use function::{LossFunction, OutputFields};
 pub use kinds::{Col, Logit, Loss, Row, Scalar, Target};

@@ -26,7 +26,7 @@ pub use inputs::Inputs;
 pub use outputs::{GradientViews, Gradients, Outputs, Upstream};
 pub use plan::{Plan, PlanBuilder, RunResult};
 pub use views::{Element, HostElement, Place, View, ViewMut};
-pub use workspace::{Saved, WORKSPACE_ALIGN, Workspace, WorkspaceSize};
+pub use workspace::{HOST_PART_ALIGN, Saved, WORKSPACE_ALIGN, Workspace, WorkspaceSize};
 
 #[cfg(test)]
 mod nvrtc_for_tests;

@@ -39,6 +39,16 @@ pub enum Error {
         variable: &'static str,
     },
 
+    /// The PyTorch package needs an interpreter.
+    #[error(
+        "CPython 3.10 or newer is needed to test the PyTorch package, found {found}: install it as python3 or \
+         under its versioned name, with its modules venv and pip"
+    )]
+    NoPython {
+        /// Which ones were found.
+        found: String,
+    },
+
     /// Steps of `test` that failed.
     #[error("failed: {}", .0.join(", "))]
     Steps(Vec<&'static str>),

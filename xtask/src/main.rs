@@ -6,6 +6,7 @@
 mod bundle;
 mod cargo;
 mod error;
+mod python;
 mod run_script;
 mod test;
 mod toolchain;
@@ -19,7 +20,7 @@ use clap::Parser;
 #[command(bin_name = "cargo xtask")]
 enum Task {
     /// Run everything that needs no GPU: fetch NVRTC, check the format, lint, run all tests and the doc
-    /// tests.
+    /// tests, and those of the PyTorch package.
     Test(test::Options),
     /// Build the GPU tests, the benchmarks and cce-tune into .bundle/, a folder that runs without Rust.
     GpuBundle,

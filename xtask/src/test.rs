@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::cargo::{cargo, root, run as run_command};
 use crate::error::{Error, Result};
-use crate::toolchain;
+use crate::{python, toolchain};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -37,6 +37,8 @@ enum Step {
     Test,
     /// Documentation tests
     Doc,
+    /// The PyTorch package: its wheel in a virtual environment under target/python, pytest on the CPU device
+    Python,
 }
 
 impl Step {
@@ -47,6 +49,7 @@ impl Step {
             Self::Lint => "lint",
             Self::Test => "test",
             Self::Doc => "doc",
+            Self::Python => "python",
         }
     }
 
@@ -74,13 +77,16 @@ pub fn run(options: &Options) -> Result<()> {
         environment.push(("CCE_SLOW_TESTS", "1".into()));
     }
 
-    for step in [Step::Format, Step::Lint, Step::Test, Step::Doc] {
+    for step in [Step::Format, Step::Lint, Step::Test, Step::Doc, Step::Python] {
         if !wanted(step) {
             continue;
         }
         println!("\n== {}", step.name());
         let start = Instant::now();
-        let done = run_command(command(step).envs(environment.iter().cloned()));
+        let done = match command(step) {
+            Some(mut command) => run_command(command.envs(environment.iter().cloned())),
+            None => python::test(&environment),
+        };
         if let Err(error) = &done {
             eprintln!("xtask: {}: {error}", step.name());
         }
@@ -95,8 +101,10 @@ pub fn run(options: &Options) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { Err(Error::Steps(failed)) }
 }
 
-fn command(step: Step) -> std::process::Command {
-    match step {
+/// The command of a step that is one.
+fn command(step: Step) -> Option<std::process::Command> {
+    Some(match step {
+        Step::Python => return None,
         Step::Format | Step::Fetch => cargo(&["fmt", "--all", "--check"]),
         Step::Lint => cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         Step::Test if has_nextest() => cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]),
@@ -105,7 +113,7 @@ fn command(step: Step) -> std::process::Command {
             cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"])
         }
         Step::Doc => cargo(&["test", "--workspace", "--no-fail-fast", "--doc"]),
-    }
+    })
 }
 
 /// Whether `cargo nextest` is installed. It runs tests in parallel across binaries; without it everything

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use crate::cargo;
 use crate::error::{Error, Result};
+use crate::python::only_wheel;
 
 /// A wheel and what the tests need of it.
 struct Wheel {
@@ -158,14 +159,6 @@ impl Wheel {
 
 fn python() -> Command {
     Command::new("python3")
-}
-
-fn only_wheel(folder: &Path) -> Result<PathBuf> {
-    let listing = fs::read_dir(folder).map_err(Error::io("read", folder))?;
-    let mut wheels = listing.flatten().map(|entry| entry.path());
-    wheels.find(|path| path.extension().is_some_and(|extension| extension == "whl")).ok_or_else(|| {
-        Error::Output { what: "`pip download`", reason: format!("it left no wheel in {}", folder.display()) }
-    })
 }
 
 /// Lets everybody run a file; does nothing where files have no such mark.

@@ -45,8 +45,7 @@ impl Planner {
 
 /// Lends the regions of one layout, in the order in which they were placed.
 pub(crate) struct Carver<'w> {
-    base: *mut u8,
-    bytes: usize,
+    workspace: RawWorkspace,
     at: usize,
     life: PhantomData<&'w mut [u8]>,
 }
@@ -56,20 +55,22 @@ impl<'w> Carver<'w> {
     /// The workspace's memory is initialised, valid for reads and writes during `'w`, aligned to a region's
     /// boundary, and nothing else touches it.
     pub(crate) unsafe fn new(workspace: RawWorkspace) -> Carver<'w> {
-        Carver { base: workspace.base, bytes: workspace.bytes as usize, at: 0, life: PhantomData }
+        Carver { workspace, at: 0, life: PhantomData }
     }
 
     /// Lends a region. Regions that were skipped can not be lent later.
     pub(crate) fn lend<T: Plain>(&mut self, region: Region<T>) -> &'w mut [T] {
         let end = region.offset + region.len * size_of::<T>();
-        assert!(region.offset >= self.at && end <= self.bytes, "a region of the plan's own layout");
-        self.at = end;
         if region.len == 0 {
             return &mut [];
         }
-        // SAFETY: the region lies inside the workspace (just checked) and behind every region lent before;
+        let room = self.workspace.end(region.offset as u64) as usize;
+        assert!(region.offset >= self.at && end <= room, "a region of the plan's own layout");
+        self.at = end;
+        let base = self.workspace.at(region.offset as u64);
+        // SAFETY: the region lies inside one part of the workspace (just checked) and behind every region lent before;
         // its offset is a multiple of the boundary, so that it is aligned; the memory is initialised and
         // every bit pattern is a `T`.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(region.offset).cast(), region.len) }
+        unsafe { std::slice::from_raw_parts_mut(base.cast(), region.len) }
     }
 }

@@ -129,7 +129,7 @@ impl Arguments<'_> {
 
     /// The device address of a part of the workspace.
     pub(super) fn place(&self, buffer: Buffer) -> u64 {
-        self.workspace.base as u64 + self.plan.workspace.offset(buffer)
+        self.workspace.at(self.plan.workspace.offset(buffer)) as u64
     }
 
     fn input_gradient(&self, input: InputId) -> u64 {

@@ -225,7 +225,7 @@ impl Executor for CudaExecutor {
                     .to_owned(),
             });
         }
-        let place = |buffer| DevicePtr(workspace.base as u64 + self.plan.workspace.offset(buffer));
+        let place = |buffer| DevicePtr(workspace.at(self.plan.workspace.offset(buffer)) as u64);
         let mut rows = [self.plan.problem.tokens as i32];
         let counted = match self.plan.live {
             Some(tiles) => tiles.counted,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::outputs::Gradients;
 use crate::selection;
-use crate::workspace::next_plan_id;
+use crate::workspace::{WorkspaceSize, next_plan_id};
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::problem::{DType, Filter, GradientOutput, Ignored, IndexType, Layout, Problem};
 use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
@@ -331,7 +331,7 @@ impl PlanBuilder {
             problem: &problem,
             place: device.place(),
             ignore_index: self.ignore_index,
-            needed: 0,
+            needed: WorkspaceSize { peak: 0, held: 0 },
         };
         let kinds = [InputKind::Row, InputKind::Col, InputKind::Scalar];
         let mut wanted = Vec::new();

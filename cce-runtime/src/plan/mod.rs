@@ -199,6 +199,16 @@ impl Plan {
         self.executor.step(&resolved)
     }
 
+    /// What a forward of this plan left in the held part of `workspace`, where that was lent by itself and
+    /// the forward's own [`Workspace`] and [`Saved`] are gone: an autograd that keeps the held part in a tensor.
+    ///
+    /// # Safety
+    /// The held part is, byte for byte, as a forward of this very plan left it, under the inputs and the call
+    /// that the backward is given.
+    pub unsafe fn saved_in(&self, workspace: &Workspace<'_>) -> Saved {
+        Saved { plan: self.id, stamp: workspace.stamp() }
+    }
+
     /// How many entries the forward of `saved` kept, of all tokens together: what a backward under
     /// [`Filter::Sampled`](cce_codegen::problem::Filter::Sampled) gathers, besides targets and the columns
     /// that are treated densely; under [`Filter::Blocks`](cce_codegen::problem::Filter::Blocks) all logits in the
@@ -237,7 +247,7 @@ impl Plan {
             problem: self.executor.problem(),
             place: self.device.place(),
             ignore_index: self.ignore_index,
-            needed: self.executor.workspace().peak,
+            needed: self.executor.workspace(),
         }
     }
 }

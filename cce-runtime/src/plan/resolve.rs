@@ -9,7 +9,7 @@ use crate::executor::{
 use crate::inputs::Inputs;
 use crate::outputs::{GradientViews, Outputs, Upstream};
 use crate::views::{Element, Place, RawView, View, ViewMut};
-use crate::workspace::{RawWorkspace, Workspace};
+use crate::workspace::{RawWorkspace, Workspace, WorkspaceSize};
 use cce_codegen::ir::{InputId, InputKind, Program};
 use cce_codegen::problem::{Layout, Problem};
 
@@ -19,7 +19,7 @@ pub(super) struct Resolver<'p> {
     pub(super) problem: &'p Problem,
     pub(super) place: Place,
     pub(super) ignore_index: Option<i64>,
-    pub(super) needed: u64,
+    pub(super) needed: WorkspaceSize,
 }
 
 /// A buffer as it was given.
@@ -227,10 +227,7 @@ impl Resolver<'_> {
         if workspace.place() != self.place {
             return Err(self.elsewhere("the workspace", workspace.place()));
         }
-        if workspace.bytes() < self.needed {
-            return Err(Error::WorkspaceTooSmall { given: workspace.bytes(), smallest: self.needed });
-        }
-        Ok(workspace.raw())
+        workspace.raw(self.needed)
     }
 
     fn gradient(

@@ -2,5 +2,6 @@
 
 mod errors;
 mod exact;
+mod parts;
 mod programs;
 mod sampled;

@@ -1,0 +1,73 @@
+"""The loss of a language model's head for PyTorch, without ever writing the logits to memory.
+
+``linear_cross_entropy(e, c, targets)`` is ``F.cross_entropy(e @ c.T, targets)``, with its gradients, in a fraction of
+the memory. ``@loss`` makes a loss of your own of a small function. See docs/pytorch.md.
+"""
+
+from . import compat
+from ._native import __VERSION__ as __version__
+from .functional import linear_cross_entropy, token_logprobs
+from .language import (
+    Col,
+    Logit,
+    LossError,
+    Row,
+    Scalar,
+    Target,
+    abs,
+    argmax,
+    at,
+    exp,
+    expect,
+    expm1,
+    ln,
+    log1p,
+    log_sigmoid,
+    lse,
+    max,
+    mean,
+    min,
+    pow,
+    sigmoid,
+    softplus,
+    sqrt,
+    tanh,
+    where,
+)
+from .losses import Loss, loss
+from .modules import LinearCrossEntropy
+
+__all__ = [
+    "Col",
+    "LinearCrossEntropy",
+    "Logit",
+    "Loss",
+    "LossError",
+    "Row",
+    "Scalar",
+    "Target",
+    "__version__",
+    "abs",
+    "argmax",
+    "at",
+    "compat",
+    "exp",
+    "expect",
+    "expm1",
+    "linear_cross_entropy",
+    "ln",
+    "log1p",
+    "log_sigmoid",
+    "loss",
+    "lse",
+    "max",
+    "mean",
+    "min",
+    "pow",
+    "sigmoid",
+    "softplus",
+    "sqrt",
+    "tanh",
+    "token_logprobs",
+    "where",
+]

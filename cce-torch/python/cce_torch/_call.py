@@ -1,0 +1,279 @@
+"""From a program and tensors to the operator: checks, types, shapes, filters. Every public function ends here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Union
+
+import torch
+from torch import Tensor
+
+from . import _matrices, _ops, _seeds
+from ._constant import constant
+from ._spec import Spec, describe
+
+Reduction = Literal["mean", "sum", "none"]
+FilterName = Literal["exact", "sampled"]
+Scalar = Union[float, Tensor]
+
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+
+
+def run(
+    program: str,
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    inputs: Mapping[str, Scalar],
+    *,
+    reduction: str,
+    rows: Sequence[str],
+    ignore_index: int,
+    shift: int | bool,
+    filter: FilterName | None,
+    filter_eps: float | None,
+    max_entries: int | None,
+    seed: int | Tensor | None,
+    main_grad: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The program's outputs by name: ``loss`` under the reduction, those in ``rows`` token by token.
+
+    ``reduction`` is ``mean``, ``sum``, ``none`` or ``mean_by:NAME``; under ``none`` the loss is one of the rows.
+    """
+    shift = int(shift)
+    _check_tensor("e", e)
+    _check_tensor("c", c)
+    compute = _compute_type(e, c)
+    _check_shapes(e, c, targets, shift)
+    if shift and targets is not None:
+        targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=ignore_index)
+    order = _memory_order(e)
+    tensors, tensor_names, numbers, number_names = _inputs(program, inputs, e, c, shift, order)
+    if order is not None:
+        e = e.permute(*order, -1)
+        targets = None if targets is None else targets.permute(order)
+    graph = torch.is_grad_enabled()
+    learning = tuple(name for name, tensor in zip(tensor_names, tensors, strict=True) if graph and tensor.requires_grad)
+    if main_grad is not None:
+        _check_main_grad(main_grad, c, compute)
+    reduced = reduction != "none" and "loss" not in rows and _has(program, "loss")
+    named_filter = _filter(filter, filter_eps, max_entries)
+    spec = _spec(
+        program,
+        _matrices.DTYPES[compute],
+        reduction if reduced else "none",
+        ignore_index if targets is not None else None,
+        named_filter,
+        tuple(tensor_names),
+        tuple(number_names),
+        graph and e.requires_grad,
+        graph and c.requires_grad,
+        learning,
+        tuple(rows),
+        reduced,
+        None if main_grad is None else _matrices.DTYPES[main_grad.dtype],
+    )
+    seed = _seed(seed, e.device)
+    wants_gradients = graph and (e.requires_grad or c.requires_grad or bool(learning))
+    if seed is None and torch.compiler.is_compiling() and named_filter != "exact" and wants_gradients:
+        # In a graph that is compiled the draw is an operation that torch knows to be random: the operator's own
+        # would be shared by calls that are alike.
+        seed = _seeds.draw(e.device)
+    loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec, main_grad)
+    outputs: dict[str, Tensor] = {"loss": loss} if reduced else {}
+    if not rows:
+        return outputs
+    for name, of_tokens in zip(rows, (values,) if len(rows) == 1 else values.unbind(0), strict=True):
+        of_tokens = of_tokens.view(e.shape[:-1])
+        if order is not None:
+            of_tokens = of_tokens.permute([order.index(at) for at in range(len(order))])
+        if name not in _differentiable(program):
+            of_tokens = of_tokens.detach()
+        outputs[name] = of_tokens[..., : of_tokens.shape[-1] - shift] if shift else of_tokens
+    return outputs
+
+
+def _memory_order(e: Tensor) -> list[int] | None:
+    """The leading dimensions as they lie in memory, outermost first; None where that is their order, or in a graph
+    that is compiled, where nothing is to depend on strides."""
+    strides = e.stride()[:-1]
+    if len(strides) < 2 or torch.compiler.is_compiling():
+        return None
+    order = sorted(range(len(strides)), key=lambda at: -strides[at])
+    return None if order == list(range(len(strides))) else order
+
+
+def _check_main_grad(main_grad: Tensor, c: Tensor, compute: torch.dtype) -> None:
+    if not c.requires_grad:
+        raise ValueError("`main_grad` is given and `c` requires no gradient: leave it out, or let `c` require one")
+    if main_grad.shape != c.shape or not main_grad.is_contiguous() or main_grad.device != c.device:
+        raise ValueError(
+            f"`main_grad` has shape {list(main_grad.shape)} and strides {list(main_grad.stride())} on "
+            f"{main_grad.device}, expected {list(c.shape)}, contiguous, on {c.device}"
+        )
+    if main_grad.dtype not in (torch.float32, compute):
+        raise TypeError(f"`main_grad` is {main_grad.dtype}, expected torch.float32 or {compute}")
+
+
+@constant
+def _has(program: str, output: str) -> bool:
+    return output in dict(describe(program).outputs)
+
+
+@constant
+def _differentiable(program: str) -> tuple[str, ...]:
+    return tuple(name for name, differentiable in describe(program).outputs if differentiable)
+
+
+@constant
+def _kinds(program: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, kind) for name, kind in describe(program).inputs if kind not in ("Logit", "Target"))
+
+
+@constant
+def _spec(*values: object) -> str:
+    return Spec(*values).text()  # type: ignore[arg-type]
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected a tensor for `{name}`, found {type(tensor).__name__}")
+    if _is_sharded(tensor):
+        raise ValueError(
+            f"`{name}` is sharded over devices (a DTensor), expected a whole tensor: gather it first, with "
+            f"`{name}.full_tensor()`, or by calling the loss inside of the forward of the FSDP module that owns it; "
+            "a head sharded over the vocabulary is not supported"
+        )
+    if tensor.device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"`{name}` is on {tensor.device}, expected a tensor on cpu or cuda")
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def _compute_type(e: Tensor, c: Tensor) -> torch.dtype:
+    """The type to multiply in: autocast's, or that of both."""
+    device = e.device.type
+    if device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        if e.dtype in _matrices.DTYPES and c.dtype in _matrices.DTYPES and dtype in _matrices.DTYPES:
+            return dtype
+    for name, tensor in (("e", e), ("c", c)):
+        if tensor.dtype not in _matrices.DTYPES:
+            raise TypeError(f"`{name}` is {tensor.dtype}, expected torch.float32, torch.float16 or torch.bfloat16")
+    if e.dtype != c.dtype:
+        raise TypeError(
+            f"`e` is {e.dtype} and `c` is {c.dtype}, expected one type: convert one of them, or use torch.autocast"
+        )
+    return e.dtype
+
+
+def _check_shapes(e: Tensor, c: Tensor, targets: Tensor | None, shift: int) -> None:
+    if e.dim() < 1 or c.dim() != 2 or e.shape[-1] != c.shape[1]:
+        raise ValueError(
+            f"`e` has shape {list(e.shape)} and `c` {list(c.shape)}, expected [..., D] and [V, D] with the same D"
+        )
+    if e.device != c.device:
+        raise ValueError(f"`e` is on {e.device} and `c` on {c.device}, expected one device")
+    if shift < 0 or (shift and (e.dim() < 2 or e.shape[-2] < shift)):
+        raise ValueError(
+            f"`shift` is {shift}, expected a number from 0 to the length of the sequence, which is "
+            f"{e.shape[-2] if e.dim() > 1 else 'missing: `e` has no dimension for it'}"
+        )
+    if targets is None:
+        if shift:
+            raise ValueError("`shift` pairs hidden states with later targets, and there are none: leave it out")
+        return
+    if targets.dtype not in _matrices.INDICES:
+        raise TypeError(f"`targets` is {targets.dtype}, expected torch.int64 or torch.int32")
+    if targets.device != e.device:
+        raise ValueError(f"`targets` is on {targets.device} and `e` on {e.device}, expected one device")
+    if targets.shape != e.shape[:-1]:
+        raise ValueError(
+            f"`targets` has shape {list(targets.shape)}, expected {list(e.shape[:-1])}, that of `e` without its last "
+            "dimension" + (" (unshifted: the shift is applied here)" if shift else "")
+        )
+
+
+def _inputs(
+    program: str, given: Mapping[str, Scalar], e: Tensor, c: Tensor, shift: int, order: list[int] | None
+) -> tuple[list[Tensor], list[str], list[float], list[str]]:
+    """The program's Row, Col and Scalar inputs: f32 tensors with their names, numbers with theirs."""
+    tensors: list[Tensor] = []
+    tensor_names: list[str] = []
+    numbers: list[float] = []
+    number_names: list[str] = []
+    kinds = _kinds(program)
+    known = [name for name, _ in kinds]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"there is no input `{name}`, expected {', '.join(known) if known else 'none'}")
+    for name, kind in kinds:
+        if name not in given:
+            raise TypeError(f"the {kind} input `{name}` is missing")
+        value = given[name]
+        if not isinstance(value, Tensor):
+            if kind != "Scalar":
+                raise TypeError(f"the {kind} input `{name}` is a {type(value).__name__}, expected a tensor")
+            numbers.append(float(value))
+            number_names.append(name)
+            continue
+        if value.device != e.device:
+            raise ValueError(f"`{name}` is on {value.device} and `e` on {e.device}, expected one device")
+        tensors.append(_vector(name, kind, value, e, c, shift, order))
+        tensor_names.append(name)
+    return tensors, tensor_names, numbers, number_names
+
+
+def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: int, order: list[int] | None) -> Tensor:
+    if not value.is_floating_point():
+        value = value.to(torch.float32)
+    tokens = e.shape[:-1]
+    if kind == "Row":
+        paired = (*tokens[:-1], tokens[-1] - shift) if shift else tokens
+        if value.shape != paired:
+            raise ValueError(f"the Row input `{name}` has shape {list(value.shape)}, expected {list(paired)}")
+        if shift:
+            value = torch.nn.functional.pad(value, (0, shift))
+        if order is not None:
+            value = value.permute(order)
+    elif kind == "Col" and value.shape != c.shape[:1]:
+        raise ValueError(
+            f"the Col input `{name}` has shape {list(value.shape)}, expected [{c.shape[0]}], one a row of `c`"
+        )
+    elif kind == "Scalar" and value.numel() != 1:
+        raise ValueError(f"the Scalar input `{name}` has shape {list(value.shape)}, expected one element")
+    return value.to(torch.float32).reshape(-1)
+
+
+def _filter(name: str | None, eps: float | None, max_entries: int | None) -> str | None:
+    """The filter as the native side reads it."""
+    if name not in (None, "exact", "sampled"):
+        raise ValueError(f"`filter` is {name!r}, expected None, 'exact' or 'sampled'")
+    if eps is None and max_entries is None:
+        return name
+    if name == "exact":
+        raise ValueError(
+            "`filter_eps` and `max_entries` are the sampled filter's, and `filter` is 'exact': leave them out"
+        )
+    eps = 2.0**-10 if eps is None else float(eps)
+    return f"sampled:{eps!r},{384 if max_entries is None else int(max_entries)}"
+
+
+def _seed(seed: int | Tensor | None, device: torch.device) -> Tensor | None:
+    if seed is None:
+        return None
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
+            raise ValueError(
+                f"`seed` is {seed.dtype} {list(seed.shape)} on {seed.device}, expected an int, or one torch.int64 on "
+                f"{device}"
+            )
+        return seed.reshape(1)
+    # A fill, not a copy from the host: nothing waits.
+    return torch.full((1,), (seed + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)

@@ -1,0 +1,58 @@
+"""Tensors as the native side takes them: rows with one stride, a known alignment, an address."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+INDICES = {torch.int32: "i32", torch.int64: "i64"}
+
+
+def as_rows(tensor: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+    """``[..., D]`` as ``[N, D]`` of type ``compute``, inner stride 1, no rows that overlap.
+
+    No copy where the tensor is such already; else one, which lives as long as the call.
+    """
+    hidden = tensor.shape[-1]
+    rows = tensor if tensor.dim() == 2 else tensor.reshape(-1, hidden)
+    if rows.dtype != compute:
+        return rows.to(compute, memory_format=torch.contiguous_format)
+    (row_stride, inner), count = rows.stride(), rows.shape[0]
+    if (inner != 1 and hidden > 1) or (row_stride < hidden and count > 1):
+        return rows.contiguous()
+    return rows
+
+
+def layout(rows: torch.Tensor) -> tuple[int, int]:
+    """Row stride in elements and alignment in bytes, of a matrix that :func:`as_rows` gave.
+
+    The alignment follows from strides and offset, so that it is the same in a graph that is being traced.
+    """
+    size = rows.element_size()
+    # The stride of a single row says nothing.
+    stride = int(rows.stride(0)) if rows.shape[0] > 1 else int(rows.shape[1])
+    stride = max(stride, int(rows.shape[1]))
+    if rows.device.type != "cuda":
+        return stride, size
+    align = 16
+    while align > size and ((int(rows.storage_offset()) * size) % align or (stride * size) % align):
+        align //= 2
+    return stride, align
+
+
+def aligned(rows: torch.Tensor, layout: tuple[int, int]) -> torch.Tensor:
+    """The matrix at an address that has the layout's alignment; a copy with the same strides where foreign memory has
+    not."""
+    stride, align = layout
+    if rows.data_ptr() % align == 0:
+        return rows
+    return rows.new_empty(rows.shape[0], stride)[:, : rows.shape[1]].copy_(rows)
+
+
+def span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Address and number of elements from the first to the last."""
+    count = tensor.numel()
+    if tensor.dim() == 2 and count:
+        count = (tensor.shape[0] - 1) * max(tensor.stride(0), tensor.shape[1]) + tensor.shape[1]
+    return tensor.data_ptr(), count

@@ -1,0 +1,352 @@
+"""The two operators, ``cce_torch::forward`` and ``cce_torch::backward``, for eager mode and compiled graphs alike.
+
+The forward gives, besides its results, what its backward needs: a byte tensor as large as the plan says, and the
+seed that it drew. Autograd keeps both like any other saved tensor, so that forwards and backwards of any number of
+calls may interleave. The rest of a workspace lives as long as one call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _matrices, _native, _seeds
+from ._plans import plan_for
+from ._spec import Spec, describe, parse
+
+#: Types of tensors that nothing but the operators themselves has a say in.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+_LIBRARY = torch.library.Library("cce_torch", "DEF")
+
+_LIBRARY.define(
+    "forward(Tensor e, Tensor c, Tensor? targets, Tensor[] tensors, float[] numbers, Tensor? seed, str spec)"
+    " -> (Tensor reduced, Tensor rows, Tensor held, Tensor drawn)",
+    # It may draw a seed.
+    tags=(torch.Tag.nondeterministic_seeded, torch.Tag.needs_exact_strides),
+)
+_LIBRARY.define(
+    "backward(Tensor? d_reduced, Tensor? d_rows, Tensor e, Tensor c, Tensor? targets, Tensor[] tensors,"
+    " float[] numbers, Tensor held, Tensor? seed, str spec)"
+    " -> (Tensor d_e, Tensor d_c, Tensor[] d_tensors)",
+    tags=(torch.Tag.needs_exact_strides,),
+)
+
+
+class _Call:
+    """A plan and its inputs as the native side takes them."""
+
+    def __init__(
+        self, spec: Spec, e: Tensor, c: Tensor, targets: Tensor | None, tensors: list[Tensor], numbers: list[float]
+    ) -> None:
+        compute = _matrices.TORCH_DTYPES[spec.compute]
+        rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
+        indices = None if targets is None else targets.reshape(-1).contiguous()
+        layouts = (_matrices.layout(rows), _matrices.layout(classifier))
+        self.plan = plan_for(spec, rows, classifier, indices, (e.dtype, c.dtype), layouts)
+        # These are what the addresses below point to: they live as long as the call does.
+        rows, classifier = _matrices.aligned(rows, layouts[0]), _matrices.aligned(classifier, layouts[1])
+        self.tensors = (rows, classifier, indices, [tensor.contiguous() for tensor in tensors])
+        self.given = (
+            _matrices.span(rows),
+            _matrices.span(classifier),
+            None if indices is None else _matrices.span(indices),
+            [(name, t.data_ptr(), t.numel()) for name, t in zip(spec.tensors, self.tensors[3], strict=True)],
+            list(zip(spec.numbers, numbers, strict=True)),
+        )
+        self.tokens = rows.shape[0]
+        self.device = e.device
+        self.reduction = spec.reduction
+
+    def settings(self, seed: Tensor | None) -> tuple[str, int | None, int | None]:
+        stream = torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
+        # A plan that does not sample drew nothing.
+        address = seed.data_ptr() if seed is not None and seed.numel() == 1 else None
+        return self.reduction, address, stream
+
+    def bytes(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+
+def _whole(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor.numel()
+
+
+def _forward(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: list[Tensor],
+    numbers: list[float],
+    seed: Tensor | None,
+    spec: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    parsed = parse(spec)
+    call = _Call(parsed, e, c, targets, tensors, numbers)
+    plan = call.plan
+    held, rest = call.bytes(plan.held), call.bytes(plan.peak - plan.held)
+    draws = seed is None and plan.samples
+    drawn = _seeds.draw(call.device) if draws else torch.empty(0, dtype=torch.int64, device=call.device)
+    reduced = torch.empty(() if parsed.reduced else 0, dtype=torch.float32, device=call.device)
+    rows = torch.empty(len(parsed.rows), call.tokens, dtype=torch.float32, device=call.device)
+    _native.forward(
+        plan,
+        call.given,
+        call.settings(drawn if draws else seed),
+        _whole(held),
+        _whole(rest),
+        [("loss", reduced.data_ptr())] if parsed.reduced else [],
+        [(name, rows.data_ptr() + 4 * call.tokens * at) for at, name in enumerate(parsed.rows)],
+    )
+    return reduced, rows, held, drawn
+
+
+def _backward(
+    d_reduced: Tensor | None,
+    d_rows: Tensor | None,
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: list[Tensor],
+    numbers: list[float],
+    held: Tensor,
+    seed: Tensor | None,
+    spec: str,
+    main_grad: Tensor | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    parsed = parse(spec)
+    call = _Call(parsed, e, c, targets, tensors, numbers)
+    plan = call.plan
+    rest = call.bytes(plan.peak - plan.held)
+    # Saved tensors may come back at another address, from a host that keeps them meanwhile, say.
+    held = (
+        held if held.data_ptr() % 256 == 0 or call.device.type == "cpu" and held.data_ptr() % 64 == 0 else held.clone()
+    )
+
+    def gradient(wanted: bool, of: Tensor) -> Tensor:
+        if not wanted:
+            return torch.empty(0, dtype=of.dtype, device=call.device)
+        own = _matrices.DTYPES[of.dtype] == parsed.compute
+        return torch.empty(of.shape, dtype=of.dtype if own else torch.float32, device=call.device)
+
+    d_e = gradient(parsed.gradient_e, e)
+    d_c = gradient(parsed.gradient_c and main_grad is None, c)
+    if main_grad is not None:
+        torch.autograd.graph.increment_version(main_grad)
+    d_tensors = [torch.empty(tensor.shape, dtype=torch.float32, device=call.device) for tensor in _of(parsed, tensors)]
+    d_reduced = None if d_reduced is None else d_reduced.to(torch.float32)
+    d_rows = None if d_rows is None else d_rows.to(torch.float32).contiguous()
+    _native.backward(
+        plan,
+        call.given,
+        call.settings(seed),
+        _whole(held),
+        _whole(rest),
+        [] if d_reduced is None else [("loss", d_reduced.data_ptr())],
+        []
+        if d_rows is None
+        else [
+            (name, d_rows.data_ptr() + 4 * call.tokens * at)
+            for at, name in enumerate(parsed.rows)
+            if (name, True) in describe(parsed.program).outputs
+        ],
+        d_e.data_ptr() if parsed.gradient_e else None,
+        (d_c if main_grad is None else main_grad).data_ptr() if parsed.gradient_c else None,
+        [(name, t.data_ptr()) for name, t in zip(parsed.gradient_inputs, d_tensors, strict=True)],
+    )
+    return d_e.to(e.dtype), d_c.to(c.dtype), d_tensors
+
+
+def _of(spec: Spec, tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors whose gradients are wanted, in the order of the wish."""
+    named = dict(zip(spec.tensors, tensors, strict=True))
+    return [named[name] for name in spec.gradient_inputs]
+
+
+for _device in ("CPU", "CUDA"):
+    _LIBRARY.impl("forward", _forward, _device)
+    _LIBRARY.impl("backward", _backward, _device)
+
+
+@torch.library.register_fake("cce_torch::forward", lib=_LIBRARY)
+def _(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: list[Tensor],
+    numbers: list[float],
+    seed: Tensor | None,
+    spec: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    parsed = parse(spec)
+    compute = _matrices.TORCH_DTYPES[parsed.compute]
+    rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
+    tokens = rows.shape[0]
+    sizes = (*rows.shape, *classifier.shape)
+    if all(isinstance(size, int) for size in sizes):
+        layouts = (_matrices.layout(rows), _matrices.layout(classifier))
+        plan = plan_for(parsed, rows, classifier, targets, (e.dtype, c.dtype), layouts)
+        held: int | torch.SymInt = plan.held
+        drawn: int | torch.SymInt = 1 if seed is None and plan.samples else 0
+    else:
+        # What a plan of an unknown shape holds is known when it runs.
+        context = torch.library.get_ctx()
+        held, drawn = context.new_dynamic_size(), context.new_dynamic_size()
+    return (
+        e.new_empty(() if parsed.reduced else 0, dtype=torch.float32),
+        e.new_empty((len(parsed.rows), tokens), dtype=torch.float32),
+        e.new_empty(held, dtype=torch.uint8),
+        e.new_empty(drawn, dtype=torch.int64),
+    )
+
+
+@torch.library.register_fake("cce_torch::backward", lib=_LIBRARY)
+def _(
+    d_reduced: Tensor | None,
+    d_rows: Tensor | None,
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: list[Tensor],
+    numbers: list[float],
+    held: Tensor,
+    seed: Tensor | None,
+    spec: str,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    parsed = parse(spec)
+    return (
+        e.new_empty(e.shape if parsed.gradient_e else 0),
+        c.new_empty(c.shape if parsed.gradient_c else 0),
+        [tensor.new_empty(tensor.shape, dtype=torch.float32) for tensor in _of(parsed, tensors)],
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    e, c, targets, tensors, numbers, seed, spec = inputs
+    _, _, held, drawn = output
+    ctx.mark_non_differentiable(held, drawn)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
+    ctx.numbers, ctx.spec = numbers, spec
+
+
+def _differentiate(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    return _gradients(ctx, d_reduced, d_rows, None)
+
+
+def _gradients(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, main_grad: Tensor | None) -> tuple[Any, ...]:
+    e, c, targets, held, drawn, seed, *tensors = ctx.saved_tensors
+    spec = parse(ctx.spec)
+    # In autograd's eyes a list of numbers is one argument, and an empty list is a list of tensors.
+    no_numbers: list[None] | None = None if ctx.numbers else []
+    if d_reduced is None and d_rows is None:
+        return None, None, None, [None] * len(tensors), no_numbers, None, None
+    seed = drawn if seed is None else seed
+    arguments = (d_reduced, d_rows, e, c, targets, tensors, ctx.numbers, held, seed, ctx.spec)
+    # The operator itself where a graph of the gradients is wanted, or is being traced: it refuses to be
+    # differentiated, which plain code would not.
+    if torch.is_grad_enabled() or type(e) not in _PLAIN or not _is_eager():
+        if main_grad is not None:
+            raise RuntimeError("`main_grad` is for plain backward passes, without `create_graph`")
+        d_e, d_c, d_tensors = torch.ops.cce_torch.backward.default(*arguments)
+    else:
+        d_e, d_c, d_tensors = _backward(*arguments, main_grad)
+    by_name = dict(zip(spec.gradient_inputs, d_tensors, strict=True))
+    return (
+        d_e if spec.gradient_e else None,
+        d_c if spec.gradient_c and main_grad is None else None,
+        None,
+        [by_name.get(name) for name in spec.tensors],
+        no_numbers,
+        None,
+        None,
+    )
+
+
+torch.library.register_autograd("cce_torch::forward", _differentiate, setup_context=_setup_context, lib=_LIBRARY)
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _refuse_second(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    raise RuntimeError(
+        "cce_torch has no second derivatives: expected one backward pass, found one through its gradients; "
+        "compute this loss from logits in plain PyTorch where you need them"
+    )
+
+
+torch.library.register_autograd("cce_torch::backward", _refuse_second, setup_context=_keep_nothing, lib=_LIBRARY)
+
+
+@torch.library.register_vmap("cce_torch::forward", lib=_LIBRARY)
+def _(info: Any, in_dims: Any, *arguments: Any) -> Any:
+    raise RuntimeError(
+        "cce_torch does not work under torch.func.vmap: expected a batch in the leading dimensions of `e` and "
+        "`targets`; pass them whole, with reduction='none' for a loss a token"
+    )
+
+
+forward = torch.ops.cce_torch.forward.default
+
+
+def _is_eager() -> bool:
+    """Nothing traces, transforms or intercepts operators."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+class _Direct(torch.autograd.Function):
+    """The operators without the dispatcher: for plain tensors in eager mode, where it would take most of a call's time
+    on the host."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        numbers: list[float],
+        spec: str,
+        main_grad: Tensor | None,
+        e: Tensor,
+        c: Tensor,
+        targets: Tensor | None,
+        seed: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The results; what a backward needs is kept in ``ctx``."""
+        reduced, rows, held, drawn = _forward(e, c, targets, list(tensors), numbers, seed, spec)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
+        ctx.numbers, ctx.spec, ctx.main_grad = numbers, spec, main_grad
+        return reduced, rows
+
+    @staticmethod
+    def backward(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None) -> Any:
+        """The gradients of forward's arguments."""
+        d_e, d_c, _, d_tensors, *_ = _gradients(ctx, d_reduced, d_rows, ctx.main_grad)
+        return None, None, None, d_e, d_c, None, None, *d_tensors
+
+
+def call(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: list[Tensor],
+    numbers: list[float],
+    seed: Tensor | None,
+    spec: str,
+    main_grad: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The reduced output and the rows; see the operator ``forward``. C's gradient is added to ``main_grad``, if there
+    is one."""
+    if type(e) in _PLAIN and type(c) in _PLAIN and _is_eager():
+        return _Direct.apply(numbers, spec, main_grad, e, c, targets, seed, *tensors)  # type: ignore[no-any-return]
+    if main_grad is not None:
+        raise ValueError("`main_grad` is for eager mode: leave it out of what torch.compile or torch.func is to trace")
+    reduced, rows, _, _ = forward(e, c, targets, tensors, numbers, seed, spec)
+    return reduced, rows

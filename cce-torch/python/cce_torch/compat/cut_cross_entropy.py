@@ -1,0 +1,144 @@
+"""The interface of Apple's ``cut_cross_entropy`` package: change the import, and nothing else.
+
+::
+
+    from cce_torch.compat.cut_cross_entropy import linear_cross_entropy
+
+That package skips blocks of the gradient whose probabilities are all below a threshold, which is biased; here the
+filter samples, which is not. What its settings mean here:
+
+======================================================================  ==========================================
+``impl="cce"``, ``"cce_kahan"``, ``filter_eps="auto"``                  the default filter: sampled where possible
+``filter_eps=`` a number, ``"high"``                                    the sampled filter with that step; 2^-13
+``impl="cce_exact"``, ``"cce_kahan_full_c"``, ``"cce_kahan_full_e"``,   exact
+``"cce_kahan_full_c_full_e"``, ``"torch_compile"``
+``filter_eps=None``, ``filter_e_grad=False``, ``filter_c_grad=False``   exact: both gradients are thinned, or neither
+``accum_e_fp32``, ``accum_c_fp32``, ``use_kahan``                       nothing: sums are fp32, rounded once
+``vocab_parallel_options``                                              refused
+======================================================================  ==========================================
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import functional
+from .._call import FilterName, Reduction
+
+IGNORE_INDEX = -100
+
+
+class LinearCrossEntropyImpl(enum.IntEnum):
+    """The implementations that the package names."""
+
+    CCE = enum.auto()
+    TORCH_COMPILE = enum.auto()
+    CCE_KAHAN = enum.auto()
+    CCE_KAHAN_FULL_C = enum.auto()
+    CCE_KAHAN_FULL_E = enum.auto()
+    CCE_KAHAN_FULL_C_FULL_E = enum.auto()
+    CCE_EXACT = enum.auto()
+
+
+_FILTERED = ("cce", "cce_kahan")
+_HIGH = 2.0**-13
+
+
+def _filter(
+    impl: str | LinearCrossEntropyImpl, filter_eps: float | str | None, filter_e_grad: bool, filter_c_grad: bool
+) -> tuple[FilterName | None, float | None]:
+    name = impl.name.lower() if isinstance(impl, LinearCrossEntropyImpl) else impl
+    known = [member.name.lower() for member in LinearCrossEntropyImpl]
+    if name not in known:
+        raise ValueError(f"`impl` is {name!r}, expected one of {', '.join(known)}")
+    if isinstance(filter_eps, str) and filter_eps not in ("auto", "high"):
+        raise ValueError(f"`filter_eps` is {filter_eps!r}, expected a number, None, 'auto' or 'high'")
+    if name not in _FILTERED or filter_eps is None or not filter_e_grad or not filter_c_grad:
+        return "exact", None
+    if filter_eps == "auto":
+        return None, None
+    return "sampled", _HIGH if filter_eps == "high" else float(filter_eps)
+
+
+def linear_cross_entropy(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    shift: bool | int = 0,
+    return_lse: bool = False,
+    filter_eps: float | str | None = "auto",
+    accum_e_fp32: bool = False,
+    accum_c_fp32: bool = False,
+    filter_e_grad: bool = True,
+    filter_c_grad: bool = True,
+    impl: str | LinearCrossEntropyImpl = LinearCrossEntropyImpl.CCE,
+    vocab_parallel_options: Any = None,
+    use_kahan: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`cce_torch.linear_cross_entropy` under that package's names; see the table above."""
+    if vocab_parallel_options is not None:
+        raise NotImplementedError(
+            "a head that is sharded over the vocabulary is not supported: expected `vocab_parallel_options=None`"
+        )
+    filter, eps = _filter(impl, filter_eps, filter_e_grad, filter_c_grad)
+    return functional.linear_cross_entropy(  # type: ignore[call-overload, misc, no-any-return]
+        e, c, targets, bias, ignore_index, softcap, reduction, shift, return_lse, filter=filter, filter_eps=eps
+    )
+
+
+class LinearCrossEntropy(nn.Module):
+    """:func:`linear_cross_entropy` with its options fixed."""
+
+    def __init__(
+        self,
+        ignore_index: int = IGNORE_INDEX,
+        softcap: float | None = None,
+        reduction: Reduction = "mean",
+        shift: bool | int = 0,
+        filter_eps: float | str | None = "auto",
+        accum_e_fp32: bool = False,
+        accum_c_fp32: bool = False,
+        filter_e_grad: bool = True,
+        filter_c_grad: bool = True,
+        impl: str | LinearCrossEntropyImpl = LinearCrossEntropyImpl.CCE,
+        return_lse: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.softcap = softcap
+        self.reduction: Reduction = reduction
+        self.shift = shift
+        self.filter_eps = filter_eps
+        self.accum_e_fp32 = accum_e_fp32
+        self.accum_c_fp32 = accum_c_fp32
+        self.filter_e_grad = filter_e_grad
+        self.filter_c_grad = filter_c_grad
+        self.impl = impl
+        self.return_lse = return_lse
+
+    def forward(self, e: Tensor, c: Tensor, targets: Tensor, bias: Tensor | None = None) -> Any:
+        """The loss, and with ``return_lse`` the lse."""
+        return linear_cross_entropy(
+            e,
+            c,
+            targets,
+            bias,
+            ignore_index=self.ignore_index,
+            softcap=self.softcap,
+            reduction=self.reduction,
+            shift=self.shift,
+            return_lse=self.return_lse,
+            filter_eps=self.filter_eps,
+            accum_e_fp32=self.accum_e_fp32,
+            accum_c_fp32=self.accum_c_fp32,
+            filter_e_grad=self.filter_e_grad,
+            filter_c_grad=self.filter_c_grad,
+            impl=self.impl,
+        )

@@ -1,0 +1,80 @@
+"""The losses as modules."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ._call import FilterName, Reduction
+from .functional import linear_cross_entropy
+
+
+class LinearCrossEntropy(nn.Module):
+    """:func:`cce_torch.linear_cross_entropy` with its options fixed; it has no parameters of its own.
+
+    ``loss(e, c, targets, bias=None)``: hidden states [..., D], the head's weight [V, D], targets [...].
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = -100,
+        softcap: float | None = None,
+        reduction: Reduction = "mean",
+        shift: int | bool = 0,
+        return_lse: bool = False,
+        filter: FilterName | None = None,
+        filter_eps: float | None = None,
+        max_entries: int | None = None,
+        logit_scale: float | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        weight: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.softcap = softcap
+        self.reduction = reduction
+        self.shift = shift
+        self.return_lse = return_lse
+        self.filter = filter
+        self.filter_eps = filter_eps
+        self.max_entries = max_entries
+        self.logit_scale = logit_scale
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.weight: Tensor | None
+        self.register_buffer("weight", weight)
+
+    def forward(
+        self, e: Tensor, c: Tensor, targets: Tensor, bias: Tensor | None = None, seed: int | Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The loss, and with ``return_lse`` the lse."""
+        return linear_cross_entropy(  # type: ignore[call-overload, misc, no-any-return]
+            e,
+            c,
+            targets,
+            bias,
+            ignore_index=self.ignore_index,
+            softcap=self.softcap,
+            reduction=self.reduction,
+            shift=self.shift,
+            return_lse=self.return_lse,
+            filter=self.filter,
+            filter_eps=self.filter_eps,
+            max_entries=self.max_entries,
+            seed=seed,
+            logit_scale=self.logit_scale,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            weight=self.weight,
+        )
+
+    def extra_repr(self) -> str:
+        """The options that are not the default."""
+        default = {"ignore_index": -100, "reduction": "mean", "shift": 0, "return_lse": False}
+        default |= {"label_smoothing": 0.0, "z_loss": 0.0}
+        names = [
+            "ignore_index", "softcap", "reduction", "shift", "return_lse", "filter", "filter_eps", "max_entries",
+            "logit_scale", "label_smoothing", "z_loss",
+        ]  # fmt: skip
+        given = {name: getattr(self, name) for name in names}
+        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != default.get(name))

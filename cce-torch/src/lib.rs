@@ -1,0 +1,33 @@
+//! The extension module `cce_torch._native`: programs, plans and calls for the Python package.
+//!
+//! It knows nothing of PyTorch. Tensors arrive as addresses with their numbers of elements, streams as the
+//! driver's handles; the Python side owns all memory, and keeps it alive during a call. Work is done without
+//! the interpreter's lock.
+//!
+//! ```text
+//! program   built operation by operation, or read; as text, which is its identity on the Python side
+//! plans     made once for a program, shape, types, filter, wanted gradients and device; kept
+//! calls     a plan's forward and backward on raw memory: all `unsafe` of this crate
+//! errors    this project's errors as Python exceptions with the same text
+//! ```
+
+mod calls;
+mod errors;
+mod plans;
+mod program;
+
+use pyo3::prelude::*;
+
+/// The native half of `cce_torch`. Private: use the package.
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::calls::{backward, forward};
+    #[pymodule_export]
+    use super::plans::{Plan, device_name, plan, plans_kept};
+    #[pymodule_export]
+    use super::program::{Builder, Description, describe, dump, functions};
+
+    #[pymodule_export]
+    const __VERSION__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,240 @@
+//! Plans, each made once and kept for the life of the process.
+//!
+//! A backward finds the very plan of its forward by the same key, as long as plans are kept: what a forward
+//! left is read by no other. Two threads that ask for one plan wait for one build; other keys do not wait.
+
+use crate::errors::{exception, unexpected};
+use crate::program;
+use cce::{DType, Device, Filter, GradientOutput, IndexType, InputKind, Layout, Place, Program};
+use pyo3::prelude::*;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::str::FromStr as _;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+/// A plan, and what a call has to look up in it.
+#[pyclass(frozen, module = "cce_torch._native")]
+pub(crate) struct Plan {
+    pub(crate) plan: Arc<cce::Plan>,
+}
+
+#[pymethods]
+impl Plan {
+    /// Bytes of workspace while a call runs, the held part included.
+    #[getter]
+    fn peak(&self) -> u64 {
+        self.plan.workspace().peak
+    }
+
+    /// Bytes of workspace from a forward to its backward.
+    #[getter]
+    fn held(&self) -> u64 {
+        self.plan.workspace().held
+    }
+
+    /// The filter in use: `exact`, `sampled:2^-10,384`.
+    #[getter]
+    fn filter(&self) -> String {
+        self.plan.problem().filter.to_string()
+    }
+
+    /// Whether calls draw random numbers.
+    #[getter]
+    fn samples(&self) -> bool {
+        matches!(self.plan.problem().filter, Filter::Sampled { .. }) && self.plan.problem().wants_gradients()
+    }
+
+    /// What was decided for the caller and is worth knowing.
+    #[getter]
+    fn notes(&self) -> Vec<String> {
+        self.plan.notes().to_vec()
+    }
+
+    /// How well the schedule fits: `exact`, `stale`, ..., `default`.
+    #[getter]
+    fn grade(&self) -> String {
+        self.plan.grade().to_string()
+    }
+
+    /// The device's name.
+    #[getter]
+    fn device(&self) -> String {
+        self.plan.device().name()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.plan)
+    }
+}
+
+impl Plan {
+    /// The ordinal of its GPU; `None` on the CPU.
+    pub(crate) fn ordinal(&self) -> Option<usize> {
+        match self.plan.device().place() {
+            Place::Host => None,
+            Place::Cuda(ordinal) => Some(ordinal),
+        }
+    }
+
+    pub(crate) fn kind_of(&self, name: &str) -> Option<InputKind> {
+        let inputs = self.plan.program().inputs();
+        inputs.iter().find(|input| input.name == name).map(|input| input.kind)
+    }
+}
+
+/// Everything that a plan is made from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    program: String,
+    tokens: usize,
+    hidden: usize,
+    vocab: usize,
+    dtype: &'static str,
+    index: &'static str,
+    ignore_index: Option<i64>,
+    filter: Option<String>,
+    hidden_gradient: Option<(&'static str, bool)>,
+    classifier_gradient: Option<(&'static str, bool)>,
+    input_gradients: Vec<String>,
+    hidden_layout: (usize, usize),
+    classifier_layout: (usize, usize),
+    device: Option<usize>,
+}
+
+/// A plan, or the room for one that is locked while it is built.
+type Slot = Mutex<Option<Arc<cce::Plan>>>;
+
+static PLANS: LazyLock<Mutex<HashMap<Key, Arc<Slot>>>> = LazyLock::new(Mutex::default);
+static DEVICES: LazyLock<Mutex<HashMap<usize, Device>>> = LazyLock::new(Mutex::default);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn device(ordinal: Option<usize>) -> cce::Result<Device> {
+    let Some(ordinal) = ordinal else { return Ok(Device::cpu()) };
+    if let Some(device) = locked(&DEVICES).get(&ordinal) {
+        return Ok(device.clone());
+    }
+    let device = Device::cuda(ordinal)?;
+    Ok(locked(&DEVICES).entry(ordinal).or_insert(device).clone())
+}
+
+fn dtype(name: &str) -> PyResult<DType> {
+    [DType::F32, DType::F16, DType::Bf16]
+        .into_iter()
+        .find(|dtype| dtype.name() == name)
+        .ok_or_else(|| unexpected("the type", "f32, f16 or bf16", name))
+}
+
+fn index(name: &str) -> PyResult<IndexType> {
+    match name {
+        "i32" => Ok(IndexType::I32),
+        "i64" => Ok(IndexType::I64),
+        _ => Err(unexpected("the targets' type", "i32 or i64", name)),
+    }
+}
+
+fn index_name(index: IndexType) -> &'static str {
+    match index {
+        IndexType::I32 => "i32",
+        IndexType::I64 => "i64",
+    }
+}
+
+impl Key {
+    fn build(&self, program: &Program) -> PyResult<cce::Plan> {
+        let layout = |(row_stride, align): (usize, usize)| Layout { row_stride, align };
+        let gradient = |wish: Option<(&'static str, bool)>| {
+            wish.map(|(name, accumulate)| dtype(name).map(|dtype| GradientOutput { dtype, accumulate }))
+                .transpose()
+        };
+        let mut builder = cce::Plan::builder(program, self.tokens, self.hidden, self.vocab)
+            .dtype(dtype(self.dtype)?)
+            .index(index(self.index)?)
+            .ignore_index(self.ignore_index)
+            .hidden_gradient(gradient(self.hidden_gradient)?)
+            .classifier_gradient(gradient(self.classifier_gradient)?)
+            .hidden_layout(layout(self.hidden_layout))
+            .classifier_layout(layout(self.classifier_layout));
+        if let Some(filter) = &self.filter {
+            let filter = Filter::from_str(filter).map_err(pyo3::exceptions::PyValueError::new_err)?;
+            builder = builder.filter(filter);
+        }
+        for name in &self.input_gradients {
+            builder = builder.input_gradient(name);
+        }
+        let device = device(self.device).map_err(|error| exception(&error))?;
+        builder.build(&device).map_err(|error| exception(&error))
+    }
+}
+
+/// A gradient that is wanted: its type, and whether it is added to what the buffer holds.
+type Wish = (String, bool);
+
+/// The plan for these settings, built if it was not yet. A gradient is wanted as a type and whether it is
+/// accumulated; a layout is a row stride in elements and an alignment in bytes; the device is a GPU's ordinal,
+/// or `None` for the CPU.
+#[pyfunction]
+#[pyo3(signature = (program, shape, dtype_name, targets, ignore_index, filter, gradients, input_gradients,
+                    layouts, device))]
+#[expect(clippy::too_many_arguments, reason = "one call from Python, all of which make up the key")]
+pub(crate) fn plan(
+    py: Python<'_>,
+    program: String,
+    shape: (usize, usize, usize),
+    dtype_name: &str,
+    targets: &str,
+    ignore_index: Option<i64>,
+    filter: Option<String>,
+    gradients: (Option<Wish>, Option<Wish>),
+    input_gradients: Vec<String>,
+    layouts: ((usize, usize), (usize, usize)),
+    device: Option<usize>,
+) -> PyResult<Plan> {
+    let wish = |given: Option<Wish>| {
+        given.map(|(name, accumulate)| dtype(&name).map(|dtype| (dtype.name(), accumulate))).transpose()
+    };
+    let (hidden_gradient, classifier_gradient): (_, _) = (wish(gradients.0)?, wish(gradients.1)?);
+    let key = Key {
+        program,
+        tokens: shape.0,
+        hidden: shape.1,
+        vocab: shape.2,
+        dtype: dtype(dtype_name)?.name(),
+        index: index_name(index(targets)?),
+        ignore_index,
+        filter,
+        hidden_gradient,
+        classifier_gradient,
+        input_gradients,
+        hidden_layout: layouts.0,
+        classifier_layout: layouts.1,
+        device,
+    };
+    let slot = Arc::clone(locked(&PLANS).entry(key.clone()).or_default());
+    // Building takes no lock but the slot's, and not the interpreter's: compiling may take seconds.
+    let plan = py.detach(|| {
+        let mut slot = locked(&slot);
+        if let Some(plan) = &*slot {
+            return Ok(Arc::clone(plan));
+        }
+        let built = Arc::new(key.build(&program::load(&key.program)?)?);
+        *slot = Some(Arc::clone(&built));
+        Ok::<_, PyErr>(built)
+    })?;
+    Ok(Plan { plan })
+}
+
+/// How many plans are kept.
+#[pyfunction]
+pub(crate) fn plans_kept() -> usize {
+    let slots: Vec<Arc<Slot>> = locked(&PLANS).values().cloned().collect();
+    slots.iter().filter(|slot| locked(slot).is_some()).count()
+}
+
+/// The name of the GPU with this ordinal, or of the CPU device.
+#[pyfunction]
+pub(crate) fn device_name(ordinal: Option<usize>) -> PyResult<String> {
+    Ok(device(ordinal).map_err(|error| exception(&error))?.name())
+}
