@@ -236,7 +236,7 @@ mod tests {
             b.finish().unwrap()
         };
         let refused = |program: &Program, filter: Filter| {
-            refuses(program, &Problem { filter, ..problem(300, 64, 1000) }, Family::Mma)
+            refuses(program, &Problem { filter, ..problem(300, 64, 1000) })
         };
         assert_eq!(refused(&cross_entropy(), Filter::BLOCKS), None);
         assert!(refused(&mean(true), Filter::BLOCKS).unwrap().contains("mean over the vocabulary"));
