@@ -39,6 +39,7 @@ fn goldens() -> Vec<Golden> {
     };
     let gemma2 = losses::gemma2::program();
     let smoothing = losses::label_smoothing::program();
+    let biased = losses::cross_entropy_with_bias::program();
     let mut dense = problem(8192, 2304, 256_000, DType::Bf16);
     dense.ignored = cce_codegen::problem::Ignored::None;
     let sampled = |problem: Problem| Problem { filter: Filter::SAMPLED, ..problem };
@@ -99,9 +100,9 @@ fn goldens() -> Vec<Golden> {
             family: Family::Mma,
         },
         Golden {
-            name: "cross_entropy_sampled_simt_f32",
-            program: losses::cross_entropy::program(),
-            problem: sampled(problem(300, 64, 4099, DType::F32)),
+            name: "cross_entropy_with_bias_sampled_simt_f32",
+            problem: all_inputs(sampled(problem(300, 64, 4099, DType::F32)), &biased),
+            program: biased,
             family: Family::Simt,
         },
         Golden {

@@ -158,6 +158,7 @@ DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& col
     return p * row.c0;
 }
 #define UNIFORM_PART 1
+#define UNIFORM_COLS 0
 DEVICE float uniform_row(const Coefs& row, const Uniform& uniform) {
     return row.c1;
 }
@@ -272,7 +273,8 @@ template <int STRIDE, int ALIGN> DEVICE Eight load8(const Elem* matrix, int row,
 // Which row of E is that of a token, which counts as number `at`: where rows were copied, those that count lie one after the other.
 DEVICE int hidden_row(int at, int token) { return ROWS_PACKED ? at : token; }
 
-// What was kept, by column: for each cold column a list of rows and dL/dx, targets among them. Counted, placed, filled: in an order that the gather mends.
+// What was kept, by column: for each cold column a list of rows and dL/dx, targets among them, and one for each Col input's gradient. Counted, placed, filled:
+// in an order that the gather mends.
 // `entry_gradient` comes from the program: dL/dx of a kept entry, from its probability.
 
 // Where the entries of a row begin.
@@ -333,7 +335,10 @@ extern "C" __global__ void __launch_bounds__(1024) column_starts(const u32* __re
     if (j == 0) starts_of[0] = 0;
 }
 
-// lists: every column's entries, in no order yet. A warp a row.
+// Room of the lists of one gradient: everything that was kept, and a target a token.
+DEVICE u64 list_entries(int tokens) { return (u64)ceil_div(tokens, STREAM_ROWS) * STREAM_ROWS * (MAX_ENTRIES + 1); }
+
+// lists: every column's entries, in no order yet; those of Col inputs behind those of dL/dx. A warp a row.
 extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Weighted* __restrict__ lists, int tokens) {
@@ -346,9 +351,23 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
         float g = entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
-        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{hidden_row(at, token), g};
+        Weighted* place = lists + atomicAdd(&cursors[entry.column - HOT], 1u);
+        *place = Weighted{hidden_row(at, token), g};
+#if COL_GRADIENTS > 0
+        float parts[COL_GRADIENTS];
+        entry_col_gradients(parts, entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
+        for (int k = 0; k < COL_GRADIENTS; k++) place[list_entries(tokens) * (k + 1)] = Weighted{hidden_row(at, token), parts[k]};
+#endif
     }
-    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{hidden_row(at, token), row.target0};
+    if (lane_id() == 0 && y >= HOT) {
+        Weighted* place = lists + atomicAdd(&cursors[y - HOT], 1u);
+        *place = Weighted{hidden_row(at, token), row.target0};
+#if COL_GRADIENTS > 0
+        float parts[COL_GRADIENTS];
+        target_col_gradients(parts, row);
+        for (int k = 0; k < COL_GRADIENTS; k++) place[list_entries(tokens) * (k + 1)] = Weighted{hidden_row(at, token), parts[k]};
+#endif
+    }
 }
 
 // Weighted sums of rows of E or C, in fp32, and how they become rows of a gradient.
@@ -480,6 +499,29 @@ DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, i
     __syncthreads();
 }
 
+// The lists of COLUMNS columns from `first` on, which lie one after the other, as many at a time as shared memory can order: visit(list, ends, from, c0, c1)
+// of those of first + c0 .. first + c1, of which c ends at list[ends[c] - from]. All threads of the block.
+template <class Visit> DEVICE void each_ordered(Weighted* lists, const u32* starts_of, int first, Visit visit) {
+    __shared__ Weighted unsorted[SORTED], sorted[SORTED];
+    __shared__ int ends[COLUMNS];                             // from the beginning of the first
+    const int columns = min(COLUMNS, COLD - first);
+    const u32 begin = starts_of[first];
+    if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
+    __syncthreads();
+    for (int c0 = 0, from = 0; c0 < columns;) {
+        int c1 = c0 + 1;
+        while (c1 < columns && ends[c1] - from <= SORTED) c1++;
+        const int n = ends[c1 - 1] - from;
+        Weighted* list = lists + begin + from;
+        if (n > SORTED) sort_list(list, n);
+        else if (n > 0) { sort_lists(list, unsorted, sorted, from, ends + c0, n); list = sorted; }
+        visit(list, ends, from, c0, c1);
+        from += n;
+        c0 = c1;
+        __syncthreads();                                      // before shared memory changes
+    }
+}
+
 // The gradient of the cold columns: dE from the entries of a row, dC from the list of a column, and the uniform part of both. Accumulated in fp32 in a fixed order, rounded once.
 
 #define BATCH 128
@@ -535,24 +577,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
     }
 }
 
-// dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
-// order in shared memory.
+// dC of COLUMNS cold columns, zero where one has no entries. A block for all of them.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
         const Elem* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
-    __shared__ Weighted unsorted[SORTED], sorted[SORTED];
-    __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
-    const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
-    const u32 begin = starts_of[first];
-    const Uniform uniform = uniform_of(values);
-    if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
-    __syncthreads();
-    for (int c0 = 0, from = 0; c0 < columns;) {
-        int c1 = c0 + 1;
-        while (c1 < columns && ends[c1] - from <= SORTED) c1++;
+    const int first = blockIdx.x * COLUMNS;
+    each_ordered(lists, starts_of, first, [&](const Weighted* list, const int* ends, int from, int c0, int c1) {
         const int n = ends[c1 - 1] - from;
-        Weighted* list = lists + begin + from;
-        if (n > SORTED) sort_list(list, n);
-        else if (n > 0) { sort_lists(list, unsorted, sorted, from, ends + c0, n); list = sorted; }
         for (int col = threadIdx.x * 8; col < HIDDEN; col += THREADS * 8) {
             Sums sums;
             sums.clear();
@@ -560,7 +590,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
             auto finish = [&] {
                 ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
 #if UNIFORM_PART
-                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col, eight_of(col));
+                sums.add(uniform_col(col_in(values, HOT + first + c), uniform_of(values)), uniform_sum + col, eight_of(col));
 #endif
                 if (CLASSIFIER_ACCUMULATE) add8(to, sums.of, eight_of(col));
                 store8(to, sums.of, eight_of(col));
@@ -575,14 +605,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
                 #pragma unroll
                 for (int k = 0; k < IN_FLIGHT; k++) {
                     if (i + k >= n) break;
-                    while (from + i + k == ends[c]) finish();
+                    while (i + k == ends[c] - from) finish();
                     sums.add(list[i + k].weight, x[k]);
                 }
             }
             while (c < c1) finish();
         }
-        from += n;
-        c0 = c1;
-        __syncthreads();                                      // before shared memory changes
-    }
+    });
 }
+
+

@@ -38,9 +38,8 @@ fn collect(reports: Vec<Report>) -> Report {
 fn named(name: &str, shape: [usize; 3], dtype: DType, filter: Filter) -> Case {
     Case::new(&programs::named(name), shape, dtype).with(|case| {
         case.filter = filter;
-        // These need more of the softmax than its normaliser: column sums, expectations.
-        case.input_gradients
-            .retain(|name| !["bias", "class", "scale", "cap", "slope"].contains(&name.as_str()));
+        // These need more of the softmax than its normaliser: expectations.
+        case.input_gradients.retain(|name| !["scale", "cap", "slope"].contains(&name.as_str()));
     })
 }
 
@@ -76,6 +75,10 @@ fn nothing_is_lost(bench: &Bench) -> Report {
         ("token_logprob", [129, 72, 1000]),
         ("gemma2", [300, 64, 4099]),
         ("label_smoothing", [129, 72, 4099]),
+        ("class_weights", [129, 64, 1000]),
+        ("smoothed_with_bias", [300, 64, 4099]),
+        // A column of more tokens than shared memory orders.
+        ("cross_entropy_with_bias", [2100, 8, 700]),
         // Rows that begin at any element.
         ("cross_entropy", [129, 123, 4099]),
         ("label_smoothing", [300, 123, 1537]),
@@ -176,6 +179,8 @@ fn no_bias(bench: &Bench) -> Report {
         ("softcapped", 4.0, sampled(1.0 / 64.0, 384), 2),
         ("label_smoothing", 2.0, sampled(1.0 / 64.0, 384), 1),
         ("token_logprob", 2.0, sampled(1.0 / 64.0, 384), 1),
+        ("cross_entropy_with_bias", 2.0, sampled(1.0 / 64.0, 384), 2),
+        ("smoothed_with_bias", 2.0, sampled(1.0 / 64.0, 64), 3),
     ] {
         let case = thinned(name, 70, filter).with(|case| case.spread = spread);
         for choice in families(bench, &case).into_iter().take(families_of_it) {

@@ -41,10 +41,24 @@ pub fn expected_bias(x: Logit, y: Target, bias: Col, smoothing: Scalar) -> Loss 
     (1.0 - smoothing) * (l - at(z, y)) + smoothing * (l - mean(z)) + expect(z, bias * sigmoid(x))
 }
 
+/// Smoothing of logits with a bias, whose gradient has a uniform part of its own.
+#[cce::loss]
+pub fn smoothed_with_bias(x: Logit, y: Target, bias: Col, smoothing: Scalar) -> Loss {
+    let z = x + bias;
+    let l = lse(z);
+    (1.0 - smoothing) * (l - at(z, y)) + smoothing * (l - mean(z))
+}
+
 /// Shipped and others, by name.
 pub fn all() -> Vec<Program> {
     let shipped = losses::ALL.iter().map(|(_, program)| program());
-    shipped.chain([statistics::program(), piecewise::program(), expected_bias::program()]).collect()
+    let others = [
+        statistics::program(),
+        piecewise::program(),
+        expected_bias::program(),
+        smoothed_with_bias::program(),
+    ];
+    shipped.chain(others).collect()
 }
 
 /// The one of this name.

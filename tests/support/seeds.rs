@@ -106,12 +106,17 @@ pub fn check_mean(
     found: &[Found],
     (within, rounding): (f64, f64),
 ) {
-    for (what, exact, of) in [
-        ("dE", &expected.hidden, (|found| &found.hidden) as fn(&Found) -> &Option<Vec<f64>>),
-        ("dC", &expected.classifier, |found| &found.classifier),
-    ] {
-        let values: Vec<&Vec<f64>> =
-            found.iter().map(|found| of(found).as_ref().expect("a gradient")).collect();
+    let large = |of: fn(&Found) -> &Option<Vec<f64>>| -> Vec<&Vec<f64>> {
+        found.iter().map(|found| of(found).as_ref().expect("a gradient")).collect()
+    };
+    let mut gradients = vec![
+        ("dE", &expected.hidden, large(|found| &found.hidden)),
+        ("dC", &expected.classifier, large(|found| &found.classifier)),
+    ];
+    for (at, (_, exact)) in expected.inputs.iter().enumerate() {
+        gradients.push(("inputs", exact, found.iter().map(|found| &found.inputs[at].1).collect()));
+    }
+    for (what, exact, values) in gradients {
         let seeds = values.len() as f64;
         let one = values.iter().take(8).map(|one| distance(one, exact, 0.0)).sum::<f64>() / 8.0;
         let mean: Vec<f64> =

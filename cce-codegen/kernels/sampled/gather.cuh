@@ -53,24 +53,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
     }
 }
 
-// dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
-// order in shared memory.
+// dC of COLUMNS cold columns, zero where one has no entries. A block for all of them.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
         const Elem* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
-    __shared__ Weighted unsorted[SORTED], sorted[SORTED];
-    __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
-    const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
-    const u32 begin = starts_of[first];
-    const Uniform uniform = uniform_of(values);
-    if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
-    __syncthreads();
-    for (int c0 = 0, from = 0; c0 < columns;) {
-        int c1 = c0 + 1;
-        while (c1 < columns && ends[c1] - from <= SORTED) c1++;
+    const int first = blockIdx.x * COLUMNS;
+    each_ordered(lists, starts_of, first, [&](const Weighted* list, const int* ends, int from, int c0, int c1) {
         const int n = ends[c1 - 1] - from;
-        Weighted* list = lists + begin + from;
-        if (n > SORTED) sort_list(list, n);
-        else if (n > 0) { sort_lists(list, unsorted, sorted, from, ends + c0, n); list = sorted; }
         for (int col = threadIdx.x * 8; col < HIDDEN; col += THREADS * 8) {
             Sums sums;
             sums.clear();
@@ -78,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
             auto finish = [&] {
                 ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
 #if UNIFORM_PART
-                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col, eight_of(col));
+                sums.add(uniform_col(col_in(values, HOT + first + c), uniform_of(values)), uniform_sum + col, eight_of(col));
 #endif
                 if (CLASSIFIER_ACCUMULATE) add8(to, sums.of, eight_of(col));
                 store8(to, sums.of, eight_of(col));
@@ -93,14 +81,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
                 #pragma unroll
                 for (int k = 0; k < IN_FLIGHT; k++) {
                     if (i + k >= n) break;
-                    while (from + i + k == ends[c]) finish();
+                    while (i + k == ends[c] - from) finish();
                     sums.add(list[i + k].weight, x[k]);
                 }
             }
             while (c < c1) finish();
         }
-        from += n;
-        c0 = c1;
-        __syncthreads();                                      // before shared memory changes
-    }
+    });
 }

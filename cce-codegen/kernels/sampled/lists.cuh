@@ -1,4 +1,5 @@
-// What was kept, by column: for each cold column a list of rows and dL/dx, targets among them. Counted, placed, filled: in an order that the gather mends.
+// What was kept, by column: for each cold column a list of rows and dL/dx, targets among them, and one for each Col input's gradient. Counted, placed, filled:
+// in an order that the gather mends.
 // `entry_gradient` comes from the program: dL/dx of a kept entry, from its probability.
 
 // Where the entries of a row begin.
@@ -59,7 +60,10 @@ extern "C" __global__ void __launch_bounds__(1024) column_starts(const u32* __re
     if (j == 0) starts_of[0] = 0;
 }
 
-// lists: every column's entries, in no order yet. A warp a row.
+// Room of the lists of one gradient: everything that was kept, and a target a token.
+DEVICE u64 list_entries(int tokens) { return (u64)ceil_div(tokens, STREAM_ROWS) * STREAM_ROWS * (MAX_ENTRIES + 1); }
+
+// lists: every column's entries, in no order yet; those of Col inputs behind those of dL/dx. A warp a row.
 extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Weighted* __restrict__ lists, int tokens) {
@@ -72,7 +76,21 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
         float g = entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
-        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{hidden_row(at, token), g};
+        Weighted* place = lists + atomicAdd(&cursors[entry.column - HOT], 1u);
+        *place = Weighted{hidden_row(at, token), g};
+#if COL_GRADIENTS > 0
+        float parts[COL_GRADIENTS];
+        entry_col_gradients(parts, entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
+        for (int k = 0; k < COL_GRADIENTS; k++) place[list_entries(tokens) * (k + 1)] = Weighted{hidden_row(at, token), parts[k]};
+#endif
     }
-    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{hidden_row(at, token), row.target0};
+    if (lane_id() == 0 && y >= HOT) {
+        Weighted* place = lists + atomicAdd(&cursors[y - HOT], 1u);
+        *place = Weighted{hidden_row(at, token), row.target0};
+#if COL_GRADIENTS > 0
+        float parts[COL_GRADIENTS];
+        target_col_gradients(parts, row);
+        for (int k = 0; k < COL_GRADIENTS; k++) place[list_entries(tokens) * (k + 1)] = Weighted{hidden_row(at, token), parts[k]};
+#endif
+    }
 }

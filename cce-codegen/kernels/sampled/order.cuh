@@ -36,3 +36,26 @@ DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, i
     }
     __syncthreads();
 }
+
+// The lists of COLUMNS columns from `first` on, which lie one after the other, as many at a time as shared memory can order: visit(list, ends, from, c0, c1)
+// of those of first + c0 .. first + c1, of which c ends at list[ends[c] - from]. All threads of the block.
+template <class Visit> DEVICE void each_ordered(Weighted* lists, const u32* starts_of, int first, Visit visit) {
+    __shared__ Weighted unsorted[SORTED], sorted[SORTED];
+    __shared__ int ends[COLUMNS];                             // from the beginning of the first
+    const int columns = min(COLUMNS, COLD - first);
+    const u32 begin = starts_of[first];
+    if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
+    __syncthreads();
+    for (int c0 = 0, from = 0; c0 < columns;) {
+        int c1 = c0 + 1;
+        while (c1 < columns && ends[c1] - from <= SORTED) c1++;
+        const int n = ends[c1 - 1] - from;
+        Weighted* list = lists + begin + from;
+        if (n > SORTED) sort_list(list, n);
+        else if (n > 0) { sort_lists(list, unsorted, sorted, from, ends + c0, n); list = sorted; }
+        visit(list, ends, from, c0, c1);
+        from += n;
+        c0 = c1;
+        __syncthreads();                                      // before shared memory changes
+    }
+}

@@ -3,7 +3,7 @@
 use super::expr::{Statements, multiply_by_reciprocals};
 use super::forward::row_leaf;
 use super::values::{LoopInputs, values_struct};
-use crate::diff::{Lowered, Parts, hoist, uniform_factors};
+use crate::diff::{Lowered, Parts, RankOne, hoist, uniform_factors};
 use crate::ir::{ExprId, Graph, InputKind, Node};
 use crate::plan::saved::SavedSlots;
 use std::fmt::Write;
@@ -21,8 +21,8 @@ pub(crate) struct Backward<'a> {
     /// Element expressions: the transform, then A and B of each normal form.
     softmax: Option<ExprId>,
     elements: Vec<(Option<ExprId>, Option<ExprId>)>,
-    /// Of a sampled plan: the factors of the logit's uniform part, a token's and a column's.
-    uniform: Option<[ExprId; 2]>,
+    /// Of a sampled plan: the factors of each normal form's uniform part, a token's and a column's.
+    uniform: Vec<Option<[ExprId; 2]>>,
     coefs: Vec<ExprId>,
     inputs: LoopInputs,
     has_target: bool,
@@ -31,18 +31,20 @@ pub(crate) struct Backward<'a> {
 impl<'a> Backward<'a> {
     pub(crate) fn new(lowered: &'a Lowered, saved: &'a SavedSlots, sampled: bool) -> Backward<'a> {
         let mut graph = lowered.graph.clone();
-        // A uniform part without factors is refused before a plan is sampled.
-        let uniform = lowered.logit.uniform.filter(|_| sampled);
-        let factors = uniform.and_then(|b| uniform_factors(&mut graph, b).ok());
         let mut parts = vec![&lowered.logit];
         parts.extend(lowered.cols.iter().map(|(_, parts)| parts));
+        // A uniform part without factors is refused before a plan is sampled.
+        let mut factors_of = |part: &&Parts| {
+            part.uniform.filter(|_| sampled).and_then(|b| uniform_factors(&mut graph, b).ok())
+        };
+        let factors: Vec<Option<RankOne>> = parts.iter().map(&mut factors_of).collect();
         let mut roots = Vec::new();
         roots.extend(lowered.softmax);
         for part in &parts {
             roots.extend(part.softmax);
             roots.extend(part.uniform);
         }
-        roots.extend(factors.iter().flat_map(|factors| [factors.row, factors.col]));
+        roots.extend(factors.iter().flatten().flat_map(|factors| [factors.row, factors.col]));
         let roots = multiply_by_reciprocals(&mut graph, &roots);
         let hoisted = hoist(&mut graph, &roots);
         let inputs = LoopInputs::of(&graph, &hoisted.exprs);
@@ -56,7 +58,10 @@ impl<'a> Backward<'a> {
                 (a, b)
             })
             .collect();
-        let uniform = factors.and_then(|_| Some([exprs.next()?, exprs.next()?]));
+        let uniform = factors
+            .iter()
+            .map(|factors| factors.and_then(|_| Some([exprs.next()?, exprs.next()?])))
+            .collect();
         let has_target = lowered.graph.input_of_kind(InputKind::Target).is_some();
         let coefs = hoisted.coefs;
         Backward { lowered, saved, graph, parts, softmax, elements, uniform, coefs, inputs, has_target }
@@ -124,45 +129,100 @@ impl<'a> Backward<'a> {
         text
     }
 
-    /// dL/dx of a kept entry, from its probability: the softmax part alone.
-    pub(crate) fn entry_gradient(&self) -> String {
+    /// dL/dx of a kept entry, and what it adds to the gradients of Col inputs, from its probability: the softmax
+    /// parts alone.
+    pub(crate) fn entry_gradients(&self) -> String {
         let name = |id, node| self.inputs.name(&self.graph, id, node);
+        let arguments = "float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform";
+        let softmax_part = |body: &mut Statements<'_>, a: Option<ExprId>| {
+            a.map_or("0.0f".to_owned(), |a| format!("p * {}", body.value(a)))
+        };
         let mut body = Statements::new(&self.graph, &name);
-        let value = self.elements[0].0.map_or("0.0f".to_owned(), |a| format!("p * {}", body.value(a)));
-        format!(
+        let value = softmax_part(&mut body, self.elements[0].0);
+        let mut text = format!(
             "// p A of a kept column.\n\
-             DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {{\n{}    return {value};\n}}\n",
+             DEVICE float entry_gradient({arguments}) {{\n{}    return {value};\n}}\n",
             body.text()
-        )
+        );
+        if self.parts.len() > 1 {
+            let mut body = Statements::new(&self.graph, &name);
+            let mut targets = String::new();
+            for k in 1..self.parts.len() {
+                let value = softmax_part(&mut body, self.elements[k].0);
+                body.line(&format!("parts[{}] = {value};", k - 1));
+                let _ = writeln!(targets, "    parts[{}] = row.target{k};", k - 1);
+            }
+            let _ = writeln!(
+                text,
+                "// The same of each Col input, and what the target adds to them.\n\
+                 DEVICE void entry_col_gradients(float (&parts)[COL_GRADIENTS], {arguments}) {{\n{}}}\n\
+                 DEVICE void target_col_gradients(float (&parts)[COL_GRADIENTS], const Coefs& row) {{\n{targets}}}",
+                body.text()
+            );
+        }
+        text
     }
 
-    /// Whether the softmax part of a logit's gradient depends on the logit besides its probability.
+    /// Whether the softmax part of a gradient depends on the logit besides its probability.
     pub(crate) fn entries_read_logits(&self) -> bool {
         let logit = self.graph.input_of_kind(InputKind::Logit);
         let reads = |&id: &ExprId| matches!(self.graph.get(id), Node::Input(input) if Some(input) == logit);
-        self.elements[0].0.is_some_and(|a| self.graph.reachable(&[a]).iter().any(reads))
+        let factors: Vec<ExprId> = self.elements.iter().filter_map(|(a, _)| *a).collect();
+        self.graph.reachable(&factors).iter().any(reads)
+    }
+
+    /// Whether the gradients of Col inputs are wanted.
+    pub(crate) fn has_cols(&self) -> bool {
+        self.parts.len() > 1
     }
 
     /// Whether the logit's gradient has a uniform part, in a sampled plan.
     pub(crate) fn has_uniform_part(&self) -> bool {
-        self.uniform.is_some()
+        self.uniform[0].is_some()
     }
 
-    /// The factors of the logit's uniform part: a token's and a column's, whose product over V it is.
+    /// Whether the gradient of a Col input has one, in a sampled plan.
+    pub(crate) fn has_uniform_cols(&self) -> bool {
+        self.uniform[1..].iter().any(Option::is_some)
+    }
+
+    /// The factors of the uniform parts: a token's and a column's, whose product over V it is.
     pub(crate) fn uniform_part(&self) -> String {
-        let Some([row, col]) = self.uniform else { return "#define UNIFORM_PART 0\n".to_owned() };
         let name = |id, node| self.inputs.name(&self.graph, id, node);
-        let mut of_row = Statements::new(&self.graph, &name);
-        let row = of_row.value(row);
-        let mut of_col = Statements::new(&self.graph, &name);
-        let col = of_col.value(col);
-        format!(
-            "#define UNIFORM_PART 1\n\
-             DEVICE float uniform_row(const Coefs& row, const Uniform& uniform) {{\n{}    return {row};\n}}\n\
-             DEVICE float uniform_col(const ColIn& column, const Uniform& uniform) {{\n{}    return {col};\n}}\n",
-            of_row.text(),
-            of_col.text()
-        )
+        let mut text = format!(
+            "#define UNIFORM_PART {}\n#define UNIFORM_COLS {}\n",
+            i32::from(self.has_uniform_part()),
+            i32::from(self.has_uniform_cols())
+        );
+        if let Some(factors) = self.uniform[0] {
+            for (of, arguments, factor) in
+                [("row", "const Coefs& row", factors[0]), ("col", "const ColIn& column", factors[1])]
+            {
+                let mut body = Statements::new(&self.graph, &name);
+                let value = body.value(factor);
+                let _ = writeln!(
+                    text,
+                    "DEVICE float uniform_{of}({arguments}, const Uniform& uniform) {{\n{}    return {value};\n}}",
+                    body.text()
+                );
+            }
+        }
+        if self.has_uniform_cols() {
+            text.push_str("// Those of each Col input.\n");
+            for (of, at, arguments) in [("row", 0, "const Coefs& row"), ("col", 1, "const ColIn& column")] {
+                let mut body = Statements::new(&self.graph, &name);
+                for (k, factors) in self.uniform[1..].iter().enumerate() {
+                    let value = factors.map_or("0.0f".to_owned(), |factors| body.value(factors[at]));
+                    body.line(&format!("parts[{k}] = {value};"));
+                }
+                let _ = writeln!(
+                    text,
+                    "DEVICE void uniform_{of}_of_cols(float (&parts)[COL_GRADIENTS], {arguments}, const Uniform& uniform) {{\n{}}}",
+                    body.text()
+                );
+            }
+        }
+        text
     }
 
     fn element(&self, body: &mut Statements<'_>, k: usize) -> String {

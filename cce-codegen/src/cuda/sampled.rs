@@ -1,6 +1,8 @@
 //! Emission of the kernels that sample.
 
-use super::{Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, alignment, skeletons};
+use super::{
+    Backward, COMMON, Emitter, Forward, PARTIAL, STATISTICS, TARGETS, TOKEN_SUMS, alignment, skeletons,
+};
 use crate::problem::{DType, Filter, GradientOutput};
 use crate::schedule::{Family, Tile};
 use std::fmt::Write;
@@ -17,6 +19,7 @@ const LISTS: &str = include_str!("../../kernels/sampled/lists.cuh");
 const ORDER: &str = include_str!("../../kernels/sampled/order.cuh");
 const SUMS: &str = include_str!("../../kernels/sampled/sums.cuh");
 const RANK_ONE: &str = include_str!("../../kernels/sampled/rank_one.cuh");
+const COLUMNS: &str = include_str!("../../kernels/sampled/columns.cuh");
 const GATHER: &str = include_str!("../../kernels/sampled/gather.cuh");
 
 /// Rows that share a stream of entries.
@@ -228,7 +231,7 @@ impl Emitter<'_> {
             &outputs,
             "\n// --- from the program ---\n",
             &holes.loop_functions(),
-            &holes.entry_gradient(),
+            &holes.entry_gradients(),
             &holes.uniform_part(),
             "\n",
             TARGETS,
@@ -246,6 +249,10 @@ impl Emitter<'_> {
             ORDER,
             "\n",
             GATHER,
+            "\n",
+            if holes.has_uniform_cols() { TOKEN_SUMS } else { "" },
+            "\n",
+            if holes.has_cols() { COLUMNS } else { "" },
         ])
     }
 }

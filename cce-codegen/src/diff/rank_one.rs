@@ -1,5 +1,6 @@
 //! Whether the uniform part is a rank-1 update.
 
+use super::Lowered;
 use super::gradient::split;
 use super::simplify::Algebra;
 use crate::ir::{ExprId, Graph, Kind};
@@ -34,6 +35,23 @@ pub enum NotRankOne {
         /// How many.
         terms: usize,
     },
+}
+
+impl Lowered {
+    /// The factors of every uniform part, dL/dx's first if it is wanted, then those of Col inputs; the graph
+    /// grows.
+    ///
+    /// # Errors
+    /// Why one of them has none.
+    pub fn uniform_factors(&mut self, logit: bool) -> Result<Vec<Option<RankOne>>, NotRankOne> {
+        let of_logit = logit.then_some(self.logit.uniform);
+        let of_cols = self.cols.iter().map(|(_, parts)| parts.uniform);
+        let uniforms: Vec<Option<ExprId>> = of_logit.into_iter().chain(of_cols).collect();
+        uniforms
+            .into_iter()
+            .map(|uniform| uniform.map(|b| uniform_factors(&mut self.graph, b)).transpose())
+            .collect()
+    }
 }
 
 /// Factors a uniform part, an expression of kind up to Logit, into a Row value times a Col value.

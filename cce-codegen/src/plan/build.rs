@@ -8,7 +8,7 @@ use super::skipped::{Granule, Skipped};
 use super::walk::{Division, Walk};
 use super::{GpuPlan, Region, WorkspaceLayout};
 use crate::cuda::{self, Sampling};
-use crate::diff::{Lowered, Wanted, lower, uniform_factors};
+use crate::diff::{Lowered, Wanted, lower};
 use crate::ir::{ExprId, InputId, InputKind, Node, Program};
 use crate::problem::{DType, Filter, Ignored, Problem};
 use crate::schedule::{CLUSTER, Family, Gpu, GpuSchedule, ScheduleError, Tile};
@@ -73,11 +73,8 @@ fn cannot_sample(program: &Program, problem: &Problem, max_entries: u32) -> Opti
         "tokens times max_entries are more than the kernels count in 32 bits: lower max_entries"
     } else if lowered.softmax.is_none() {
         "what is sampled is a softmax, and this loss has none"
-    } else if !lowered.cols.is_empty() {
-        "on a GPU gradients of Col inputs are exact only"
     } else {
-        let uniform = lowered.logit.uniform?;
-        return uniform_factors(&mut lowered.graph, uniform).err().map(|reason| reason.to_string());
+        return lowered.uniform_factors(true).err().map(|reason| reason.to_string());
     };
     Some(reason.to_owned())
 }

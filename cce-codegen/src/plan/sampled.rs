@@ -1,6 +1,7 @@
 //! What a sampled plan adds: the hot columns' bounds, the sampled walk, thinning; in the backward pass the
 //! gathers of what was kept.
 
+use super::backward::partials_of_an_input;
 use super::build::{Common, blocks};
 use super::chunks::{ALIGN, Chunk, Place, gradient_bytes};
 use super::operand::Operand;
@@ -49,7 +50,9 @@ impl Hot {
         let problem = common.problem;
         let width = sampling.hot as usize;
         let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
-        let gradient = aligned(gradient_bytes(problem, width));
+        let columns = common.lowered.cols.len() as u64;
+        let partials = aligned(columns * partials_of_an_input(problem, &common.schedule, width));
+        let gradient = aligned(gradient_bytes(problem, width)) + partials;
         let sums = gradient + aligned((problem.tokens * problem.hidden * 4) as u64);
         let room = match problem.classifier_gradient {
             Some(out) if !out.accumulate => {
@@ -58,7 +61,7 @@ impl Hot {
             _ => 0,
         };
         let fits = sums + 2 * ALIGN <= room;
-        let place = if fits { Place::ClassifierTail { gradient, partials: 0 } } else { Place::Workspace };
+        let place = if fits { Place::ClassifierTail { gradient, partials } } else { Place::Workspace };
         Hot { chunk: Chunk { first: 0, width, place }, sums: fits.then_some(sums) }
     }
 }
@@ -73,7 +76,12 @@ struct Lists {
     block_sums: Buffer,
     starts: Buffer,
     cursors: Buffer,
+    /// Of dL/dx, then of each Col input's gradient.
     lists: Buffer,
+    /// Bytes of one of them.
+    of_a_gradient: u64,
+    /// Of each Col input: the sum of the tokens' factors of its uniform part.
+    uniform_rows: Buffer,
 }
 
 impl Lists {
@@ -85,13 +93,16 @@ impl Lists {
         let columns = cold_columns(common, sampling) as u64;
         // Everything that was kept, and a target a token.
         let tokens = (common.problem.tokens as u64).next_multiple_of(STREAM_ROWS);
-        let entries = tokens * (u64::from(sampling.max_entries) + 1);
+        let of_a_gradient = tokens * (u64::from(sampling.max_entries) + 1) * 8;
+        let col_gradients = common.lowered.cols.len() as u64;
         Lists {
             counts: take(columns * 4),
             block_sums: take(columns.div_ceil(1024) * 4),
             starts: take((columns + 1) * 4),
             cursors: take(columns * 4),
-            lists: take(entries * 8),
+            lists: take(of_a_gradient * (1 + col_gradients)),
+            of_a_gradient,
+            uniform_rows: take(col_gradients * 4),
         }
     }
 }
@@ -298,6 +309,10 @@ impl Sampled {
             "gather_hidden",
             "gather_classifier",
         ]);
+        if holes.has_cols() {
+            entries.push("gather_columns");
+            entries.extend(holes.has_uniform_cols().then_some("sum_uniform_rows"));
+        }
         modules.push(Module {
             name: "sampled_gradients",
             source: common.emitter().sampled_gradients(&self.sampling, tile, holes),
@@ -341,13 +356,8 @@ impl Sampled {
             ]);
             launches.push(launch("gather_hidden", blocks(problem.tokens, 1), threads, args));
         }
-        if problem.classifier_gradient.is_some() {
-            if let Some(uniform) = uniform {
-                let mut args =
-                    vec![hidden, common.order(), common.count(), Arg::Values, Arg::Workspace(coefs)];
-                args.extend([Arg::Workspace(uniform.parts), common.tokens()]);
-                launches.extend(sum("sum_hidden", args, uniform, uniform.of_hidden));
-            }
+        let cols = &common.lowered.cols;
+        if problem.classifier_gradient.is_some() || !cols.is_empty() {
             let [counts, block_sums, starts, cursors] =
                 [lists.counts, lists.block_sums, lists.starts, lists.cursors].map(Arg::Workspace);
             launches.push(launch("clear_columns", blocks(columns, 1024), 1024, vec![counts]));
@@ -370,9 +380,46 @@ impl Sampled {
                 common.tokens(),
             ]);
             launches.push(launch("list_columns", rows, 256, args));
+            if holes.has_uniform_cols() {
+                let args = vec![
+                    common.order(),
+                    common.count(),
+                    Arg::Values,
+                    Arg::Workspace(coefs),
+                    Arg::Workspace(lists.uniform_rows),
+                    common.tokens(),
+                ];
+                launches.push(launch("sum_uniform_rows", 1, 1024, args));
+            }
+            for (k, &(input, _)) in cols.iter().enumerate() {
+                let offset = lists.lists.offset + lists.of_a_gradient * (1 + k as u64);
+                let args = vec![
+                    Arg::Workspace(Buffer { offset, ..lists.lists }),
+                    starts,
+                    Arg::Values,
+                    Arg::Workspace(lists.uniform_rows),
+                    Arg::InputGradient(input),
+                    Arg::Int(k as i32),
+                ];
+                launches.push(launch("gather_columns", blocks(columns, GATHERED_COLUMNS), threads, args));
+            }
+        }
+        if problem.classifier_gradient.is_some() {
+            if let Some(uniform) = uniform {
+                let mut args =
+                    vec![hidden, common.order(), common.count(), Arg::Values, Arg::Workspace(coefs)];
+                args.extend([Arg::Workspace(uniform.parts), common.tokens()]);
+                launches.extend(sum("sum_hidden", args, uniform, uniform.of_hidden));
+            }
             let sum = uniform.map_or(Arg::Null, |uniform| Arg::Workspace(uniform.of_hidden));
-            let args =
-                vec![Arg::Workspace(lists.lists), starts, hidden, Arg::Values, sum, Arg::ClassifierGradient];
+            let args = vec![
+                Arg::Workspace(lists.lists),
+                Arg::Workspace(lists.starts),
+                hidden,
+                Arg::Values,
+                sum,
+                Arg::ClassifierGradient,
+            ];
             launches.push(launch("gather_classifier", blocks(columns, GATHERED_COLUMNS), threads, args));
         }
         launches
@@ -381,11 +428,11 @@ impl Sampled {
 
 #[cfg(test)]
 mod tests {
-    use crate::ir::{InputKind, Program};
-    use crate::plan::{GpuPlan, PlanError};
+    use crate::ir::{InputId, InputKind, Program};
+    use crate::plan::{Arg, GpuPlan, PlanError};
     use crate::problem::{DType, Filter, Ignored, Problem};
     use crate::schedule::{Family, Gpu, GpuSchedule};
-    use crate::valid::{ProgramBuilder, Site};
+    use crate::valid::{ProgramBuilder, Site, Value};
 
     fn cross_entropy() -> Program {
         let here = Site(0);
@@ -465,7 +512,6 @@ mod tests {
 
     #[test]
     fn the_counts_that_a_plan_names_are_those_that_thinning_writes() {
-        use crate::plan::Arg;
         for ignored in [Ignored::None, Ignored::Possible] {
             let plan = plan([300, 64, 4099], 64, ignored).unwrap();
             let thin = plan.forward.iter().find(|launch| launch.entry == "thin").unwrap();
@@ -484,5 +530,55 @@ mod tests {
     fn more_entries_than_32_bits_count_are_refused() {
         let refused = plan([1 << 20, 64, 100_000], 1 << 14, Ignored::None).unwrap_err();
         assert!(matches!(refused, PlanError::Filter { .. }), "{refused}");
+    }
+
+    /// Cross entropy of biased logits, plus the mean of a function of them.
+    fn biased(of_mean: impl Fn(&mut ProgramBuilder, Value) -> Value) -> Program {
+        let here = Site(0);
+        let mut b = ProgramBuilder::new(here, "biased");
+        let (x, y) = (b.input(here, "x", InputKind::Logit), b.input(here, "y", InputKind::Target));
+        let bias = b.input(here, "bias", InputKind::Col);
+        let z = b.add(here, x, bias);
+        let (lse, at, f) = (b.lse(here, z), b.at(here, z, y), of_mean(&mut b, z));
+        let (nll, mean) = (b.sub(here, lse, at), b.mean(here, f));
+        let loss = b.add(here, nll, mean);
+        b.output(here, "loss", loss);
+        b.finish().unwrap()
+    }
+
+    fn with_bias(program: &Program, family: Family) -> Result<GpuPlan, PlanError> {
+        let base = Problem::new(300, 64, 4099, DType::Bf16);
+        let problem = Problem { filter: Filter::SAMPLED, input_gradients: vec![InputId(2)], ..base };
+        let schedule = GpuSchedule::of_family(family, program, &problem, &Gpu::h100());
+        GpuPlan::build(program, &problem, &schedule, &Gpu::h100())
+    }
+
+    #[test]
+    fn the_gradient_of_a_col_input_is_summed_over_hot_chunk_lists_and_tokens() {
+        let program = biased(|_, z| z);
+        for family in Family::ALL {
+            let plan = with_bias(&program, family).unwrap();
+            let launches = |entry| plan.backward.iter().filter(|launch| launch.entry == entry).count();
+            for entry in ["column_sums", "gather_columns", "sum_uniform_rows", "gather_classifier"] {
+                assert_eq!(launches(entry), 1, "{family:?} {entry}");
+            }
+            // What the hot columns sum has its place in front of their G, and no buffer shares it.
+            let partials = plan.backward.iter().find(|launch| launch.entry == "column_sums").unwrap();
+            let gradient = plan.backward.iter().find(|launch| launch.entry == "logits_gradient").unwrap();
+            let Arg::ClassifierTail { back: of_partials } = partials.args[0] else { panic!("{partials:?}") };
+            let Arg::ClassifierTail { back: of_gradient } = gradient.args[8] else { panic!("{gradient:?}") };
+            let hot = u64::from(plan.schedule.hot);
+            assert!(of_partials >= hot * 4 && of_gradient >= of_partials + 300 * hot * 2, "{family:?}");
+        }
+    }
+
+    #[test]
+    fn a_uniform_part_that_has_no_factors_is_refused_with_the_reason() {
+        let program = biased(|b, z| b.mul(Site(0), z, z));
+        for family in Family::ALL {
+            let error = with_bias(&program, family).unwrap_err();
+            assert!(matches!(error, PlanError::Filter { .. }), "{error}");
+            assert!(error.to_string().contains("varies from logit to logit"), "{error}");
+        }
     }
 }

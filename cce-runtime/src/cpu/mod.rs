@@ -101,7 +101,7 @@ fn not_sampled(program: &Program, problem: &Problem) -> Option<String> {
     if lowered.softmax.is_none() {
         return Some("the program has no softmax, so there is nothing to sample".to_owned());
     }
-    sampled::factors(&mut lowered, logit).err().map(|reason| reason.to_string())
+    lowered.uniform_factors(logit).err().map(|reason| reason.to_string())
 }
 
 fn logit_wanted(problem: &Problem) -> bool {

@@ -1,7 +1,7 @@
 //! What generates the code in this build: a winner of another generation is stale.
 
 use super::{config, cpu_space};
-use cce_codegen::ir::{InputKind, Program, UnaryOp};
+use cce_codegen::ir::{InputId, InputKind, Program, UnaryOp};
 use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::{DType, Filter, Problem};
 use cce_codegen::schedule::{Family, Gpu, GpuSchedule, Schedule};
@@ -56,9 +56,8 @@ fn nominal_problem() -> Problem {
     Problem::new(4096, 576, 49152, DType::Bf16)
 }
 
-/// One exact plan of each family, and one that samples. `None` where one was not built, which the tests rule
-/// out.
-fn nominal_plans() -> [Option<GpuPlan>; 4] {
+/// Of each family an exact plan and one that samples. `None` where one was not built, which the tests rule out.
+fn nominal_plans() -> [Option<GpuPlan>; 6] {
     let gpu = Gpu::h100();
     let build = |program: Option<Program>, family, problem: Problem| {
         let program = program?;
@@ -66,12 +65,17 @@ fn nominal_plans() -> [Option<GpuPlan>; 4] {
         GpuPlan::build(&program, &problem, &schedule, &gpu).ok()
     };
     let exact = |family| build(transformed(), family, nominal_problem());
-    let sampled = Problem { filter: Filter::SAMPLED, ..nominal_problem() };
+    let sampled = |family| {
+        let input_gradients = vec![InputId(2)];
+        build(smoothed(), family, Problem { filter: Filter::SAMPLED, input_gradients, ..nominal_problem() })
+    };
     [
         exact(Family::Wgmma),
         exact(Family::Mma),
         exact(Family::Simt),
-        build(cross_entropy(), Family::Wgmma, sampled),
+        sampled(Family::Wgmma),
+        sampled(Family::Mma),
+        sampled(Family::Simt),
     ]
 }
 
@@ -93,14 +97,17 @@ fn transformed() -> Option<Program> {
     builder.finish().ok()
 }
 
-/// Cross entropy: what a GPU samples.
-fn cross_entropy() -> Option<Program> {
+/// Smoothed cross entropy with a bias: what a GPU samples, uniform parts of all gradients included.
+fn smoothed() -> Option<Program> {
     let site = Site::default();
     let mut builder = ProgramBuilder::new(site, "nominal");
     let x = builder.input(site, "x", InputKind::Logit);
     let y = builder.input(site, "y", InputKind::Target);
-    let (lse, at) = (builder.lse(site, x), builder.at(site, x, y));
-    let loss = builder.sub(site, lse, at);
+    let bias = builder.input(site, "bias", InputKind::Col);
+    let z = builder.add(site, x, bias);
+    let (lse, at, mean) = (builder.lse(site, z), builder.at(site, z, y), builder.mean(site, z));
+    let (nll, smooth) = (builder.sub(site, lse, at), builder.sub(site, lse, mean));
+    let loss = builder.add(site, nll, smooth);
     builder.output(site, "loss", loss);
     builder.finish().ok()
 }
@@ -121,12 +128,16 @@ mod tests {
     #[test]
     fn the_generation_of_a_gpu_names_the_kernels_and_the_space_that_there_are() {
         let gpu = db::Device::gpu("a gpu", (9, 0), 132, 232_448, 1 << 25);
-        let [wgmma, mma, simt, sampled] = nominal_plans().map(|plan| plan.unwrap());
-        assert_eq!(
-            [&wgmma, &mma, &simt].map(|plan| plan.schedule.family),
-            [Family::Wgmma, Family::Mma, Family::Simt]
-        );
-        assert!(sampled.modules.iter().any(|module| module.name == "sampled_forward"));
+        let plans = nominal_plans().map(|plan| plan.unwrap());
+        let (exact, sampled) = plans.split_at(3);
+        for plans in [exact, sampled] {
+            assert!(plans.iter().map(|plan| plan.schedule.family).eq(Family::ALL));
+        }
+        let entries =
+            |plan: &GpuPlan| -> Vec<&str> { plan.backward.iter().map(|launch| launch.entry).collect() };
+        for entry in ["gather_columns", "sum_uniform_rows", "sum_classifier"] {
+            assert!(sampled.iter().all(|plan| entries(plan).contains(&entry)), "{entry}");
+        }
         let made = generation(&gpu);
         let nothing = blake3::Hasher::new().finalize().to_hex();
         assert!(!made.codegen.ends_with(&nothing.as_str()[..16]), "{made:?}");

@@ -3,7 +3,7 @@
 use super::super::code::GradientCode;
 use super::super::row::RowCode;
 use super::super::strip::StripCode;
-use cce_codegen::diff::{Lowered, NotRankOne, Parts, RankOne, uniform_factors};
+use cce_codegen::diff::{Lowered, NotRankOne, Parts, RankOne};
 use cce_codegen::ir::{ExprId, Graph};
 
 /// Factors of a uniform part: `B_ij = row_i * col_j`.
@@ -32,15 +32,6 @@ pub(crate) struct SampledCode {
     pub(crate) uniform_rows: RowCode,
 }
 
-/// The factors of every uniform part, or why there are none; `lowered`'s graph grows.
-pub(crate) fn factors(lowered: &mut Lowered, logit: bool) -> Result<Vec<Option<RankOne>>, NotRankOne> {
-    let uniforms: Vec<Option<ExprId>> = parts(lowered, logit).map(|parts| parts.uniform).collect();
-    uniforms
-        .into_iter()
-        .map(|uniform| uniform.map(|b| uniform_factors(&mut lowered.graph, b)).transpose())
-        .collect()
-}
-
 /// The parts in the order of `GradientCode::parts`.
 fn parts(lowered: &Lowered, logit: bool) -> impl Iterator<Item = &Parts> {
     logit.then_some(&lowered.logit).into_iter().chain(lowered.cols.iter().map(|(_, parts)| parts))
@@ -48,7 +39,7 @@ fn parts(lowered: &Lowered, logit: bool) -> impl Iterator<Item = &Parts> {
 
 impl SampledCode {
     pub(crate) fn compile(mut lowered: Lowered, logit: bool) -> Result<SampledCode, NotRankOne> {
-        let factors = factors(&mut lowered, logit)?;
+        let factors = lowered.uniform_factors(logit)?;
         let mut roots: Vec<ExprId> = Vec::new();
         let softmax: Vec<Option<usize>> = parts(&lowered, logit)
             .map(|parts| {

@@ -20,7 +20,7 @@ mod thin;
 mod uniform;
 
 pub(crate) use backward::backward;
-pub(crate) use code::{SampledCode, factors};
+pub(crate) use code::SampledCode;
 pub(crate) use forward::forward;
 pub(crate) use layout::{SampledRegions, Shape, choose, hot_columns};
 

@@ -1,5 +1,5 @@
 // Backward pass: the sampled softmax part, as lists by row and by column.
-// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+// loss `cross_entropy_with_bias`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
 
 #define DTYPE_F32
 #define HIDDEN 64
@@ -129,35 +129,47 @@ typedef float ClassifierOut;
 // --- from the program ---
 // The program's inputs besides hidden states, classifier and targets.
 struct Values {
-    int none;
+    const float* v2_bias;  // [VOCAB]
 };
-#define COL_GRADIENTS 0
+#define COL_GRADIENTS 1
 #define HAS_TARGET
 struct Uniform { };
 DEVICE Uniform uniform_of(const Values& values) {
     return Uniform{};
 }
-struct ColIn { };
+struct ColIn { float v2_bias; };
 DEVICE ColIn col_in(const Values& values, int col) {
-    return ColIn{};
+    return ColIn{values.v2_bias[col]};
 }
 // What an element reads of its token: log2 of the normaliser, target parts, Row values.
-struct Coefs { float lse2; float target0; float c0; };
+struct Coefs { float lse2; float target0; float target1; float c0; };
 DEVICE Coefs coefs_of(const float* coefs, int token, int tokens) {
-    return Coefs{coefs[(u64)0 * tokens + token], coefs[(u64)1 * tokens + token], coefs[(u64)2 * tokens + token]};
+    return Coefs{coefs[(u64)0 * tokens + token], coefs[(u64)1 * tokens + token], coefs[(u64)2 * tokens + token], coefs[(u64)3 * tokens + token]};
 }
 DEVICE float probability(float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
-    return exp2_approx(x * LOG2E - row.lse2);
+    const float t2 = x + column.v2_bias;
+    return exp2_approx(t2 * LOG2E - row.lse2);
 }
 // p A + [target] T + B / V, the target's share formed without a difference.
 DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
     return (at_target ? row.target0 : p * row.c0);
 }
+DEVICE void col_gradients(float (&parts)[COL_GRADIENTS], float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    parts[0] = (at_target ? row.target1 : p * row.c0);
+}
 // p A of a kept column.
 DEVICE float entry_gradient(float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
     return p * row.c0;
 }
+// The same of each Col input, and what the target adds to them.
+DEVICE void entry_col_gradients(float (&parts)[COL_GRADIENTS], float p, float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    parts[0] = p * row.c0;
+}
+DEVICE void target_col_gradients(float (&parts)[COL_GRADIENTS], const Coefs& row) {
+    parts[0] = row.target1;
+}
 #define UNIFORM_PART 0
+#define UNIFORM_COLS 0
 
 // The token of row `at` of the tokens that count; -1: behind the last.
 DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
@@ -266,7 +278,8 @@ template <int STRIDE, int ALIGN> DEVICE Eight load8(const Elem* matrix, int row,
 // Which row of E is that of a token, which counts as number `at`: where rows were copied, those that count lie one after the other.
 DEVICE int hidden_row(int at, int token) { return ROWS_PACKED ? at : token; }
 
-// What was kept, by column: for each cold column a list of rows and dL/dx, targets among them. Counted, placed, filled: in an order that the gather mends.
+// What was kept, by column: for each cold column a list of rows and dL/dx, targets among them, and one for each Col input's gradient. Counted, placed, filled:
+// in an order that the gather mends.
 // `entry_gradient` comes from the program: dL/dx of a kept entry, from its probability.
 
 // Where the entries of a row begin.
@@ -327,7 +340,10 @@ extern "C" __global__ void __launch_bounds__(1024) column_starts(const u32* __re
     if (j == 0) starts_of[0] = 0;
 }
 
-// lists: every column's entries, in no order yet. A warp a row.
+// Room of the lists of one gradient: everything that was kept, and a target a token.
+DEVICE u64 list_entries(int tokens) { return (u64)ceil_div(tokens, STREAM_ROWS) * STREAM_ROWS * (MAX_ENTRIES + 1); }
+
+// lists: every column's entries, in no order yet; those of Col inputs behind those of dL/dx. A warp a row.
 extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __restrict__ kept,
         const u32* __restrict__ starts, const u32* __restrict__ kept_counts, const Index* __restrict__ targets, const int* __restrict__ order,
         const int* __restrict__ count, const Values values, const float* __restrict__ coefs, u32* __restrict__ cursors, Weighted* __restrict__ lists, int tokens) {
@@ -340,9 +356,23 @@ extern "C" __global__ void __launch_bounds__(256) list_columns(const Kept* __res
     for (u32 i = lane_id(); i < kept_counts[at]; i += 32) {
         Kept entry = kept[first + i];
         float g = entry_gradient(entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
-        lists[atomicAdd(&cursors[entry.column - HOT], 1u)] = Weighted{hidden_row(at, token), g};
+        Weighted* place = lists + atomicAdd(&cursors[entry.column - HOT], 1u);
+        *place = Weighted{hidden_row(at, token), g};
+#if COL_GRADIENTS > 0
+        float parts[COL_GRADIENTS];
+        entry_col_gradients(parts, entry.probability, entry.logit(), row, col_in(values, entry.column), uniform);
+        for (int k = 0; k < COL_GRADIENTS; k++) place[list_entries(tokens) * (k + 1)] = Weighted{hidden_row(at, token), parts[k]};
+#endif
     }
-    if (lane_id() == 0 && y >= HOT) lists[atomicAdd(&cursors[y - HOT], 1u)] = Weighted{hidden_row(at, token), row.target0};
+    if (lane_id() == 0 && y >= HOT) {
+        Weighted* place = lists + atomicAdd(&cursors[y - HOT], 1u);
+        *place = Weighted{hidden_row(at, token), row.target0};
+#if COL_GRADIENTS > 0
+        float parts[COL_GRADIENTS];
+        target_col_gradients(parts, row);
+        for (int k = 0; k < COL_GRADIENTS; k++) place[list_entries(tokens) * (k + 1)] = Weighted{hidden_row(at, token), parts[k]};
+#endif
+    }
 }
 
 // Weighted sums of rows of E or C, in fp32, and how they become rows of a gradient.
@@ -437,6 +467,29 @@ DEVICE void sort_lists(const Weighted* list, Weighted* unsorted, Weighted* to, i
     __syncthreads();
 }
 
+// The lists of COLUMNS columns from `first` on, which lie one after the other, as many at a time as shared memory can order: visit(list, ends, from, c0, c1)
+// of those of first + c0 .. first + c1, of which c ends at list[ends[c] - from]. All threads of the block.
+template <class Visit> DEVICE void each_ordered(Weighted* lists, const u32* starts_of, int first, Visit visit) {
+    __shared__ Weighted unsorted[SORTED], sorted[SORTED];
+    __shared__ int ends[COLUMNS];                             // from the beginning of the first
+    const int columns = min(COLUMNS, COLD - first);
+    const u32 begin = starts_of[first];
+    if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
+    __syncthreads();
+    for (int c0 = 0, from = 0; c0 < columns;) {
+        int c1 = c0 + 1;
+        while (c1 < columns && ends[c1] - from <= SORTED) c1++;
+        const int n = ends[c1 - 1] - from;
+        Weighted* list = lists + begin + from;
+        if (n > SORTED) sort_list(list, n);
+        else if (n > 0) { sort_lists(list, unsorted, sorted, from, ends + c0, n); list = sorted; }
+        visit(list, ends, from, c0, c1);
+        from += n;
+        c0 = c1;
+        __syncthreads();                                      // before shared memory changes
+    }
+}
+
 // The gradient of the cold columns: dE from the entries of a row, dC from the list of a column, and the uniform part of both. Accumulated in fp32 in a fixed order, rounded once.
 
 #define BATCH 128
@@ -492,24 +545,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_hidd
     }
 }
 
-// dC of COLUMNS cold columns, zero where one has no entries. Their lists lie one after the other. A block for all of them, as many at a time as it can
-// order in shared memory.
+// dC of COLUMNS cold columns, zero where one has no entries. A block for all of them.
 extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_classifier(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
         const Elem* __restrict__ hidden, const Values values, const float* __restrict__ uniform_sum, ClassifierOut* __restrict__ out) {
-    __shared__ Weighted unsorted[SORTED], sorted[SORTED];
-    __shared__ int ends[COLUMNS];                             // of the columns' lists, from the beginning of the first
-    const int first = blockIdx.x * COLUMNS, columns = min(COLUMNS, COLD - first);
-    const u32 begin = starts_of[first];
-    const Uniform uniform = uniform_of(values);
-    if (threadIdx.x < columns) ends[threadIdx.x] = starts_of[first + threadIdx.x + 1] - begin;
-    __syncthreads();
-    for (int c0 = 0, from = 0; c0 < columns;) {
-        int c1 = c0 + 1;
-        while (c1 < columns && ends[c1] - from <= SORTED) c1++;
+    const int first = blockIdx.x * COLUMNS;
+    each_ordered(lists, starts_of, first, [&](const Weighted* list, const int* ends, int from, int c0, int c1) {
         const int n = ends[c1 - 1] - from;
-        Weighted* list = lists + begin + from;
-        if (n > SORTED) sort_list(list, n);
-        else if (n > 0) { sort_lists(list, unsorted, sorted, from, ends + c0, n); list = sorted; }
         for (int col = threadIdx.x * 8; col < HIDDEN; col += THREADS * 8) {
             Sums sums;
             sums.clear();
@@ -517,7 +558,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
             auto finish = [&] {
                 ClassifierOut* to = out + (u64)(HOT + first + c) * HIDDEN + col;
 #if UNIFORM_PART
-                sums.add(uniform_col(col_in(values, HOT + first + c), uniform), uniform_sum + col, eight_of(col));
+                sums.add(uniform_col(col_in(values, HOT + first + c), uniform_of(values)), uniform_sum + col, eight_of(col));
 #endif
                 if (CLASSIFIER_ACCUMULATE) add8(to, sums.of, eight_of(col));
                 store8(to, sums.of, eight_of(col));
@@ -532,14 +573,52 @@ extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_clas
                 #pragma unroll
                 for (int k = 0; k < IN_FLIGHT; k++) {
                     if (i + k >= n) break;
-                    while (from + i + k == ends[c]) finish();
+                    while (i + k == ends[c] - from) finish();
                     sums.add(list[i + k].weight, x[k]);
                 }
             }
             while (c < c1) finish();
         }
-        from += n;
-        c0 = c1;
-        __syncthreads();                                      // before shared memory changes
+    });
+}
+
+
+// The gradient of a Col input at the cold columns: the sum of each column's list and the uniform part, in fp32 in a fixed order.
+
+#if UNIFORM_COLS
+// sums [COL_GRADIENTS]: of the tokens' factors, over VOCAB. One block.
+extern "C" __global__ void __launch_bounds__(1024) sum_uniform_rows(const int* __restrict__ order, const int* __restrict__ count, const Values values,
+        const float* __restrict__ coefs, float* __restrict__ sums, int tokens) {
+    const int rows = PACKED ? *count : tokens;
+    const Uniform uniform = uniform_of(values);
+    for (int k = 0; k < COL_GRADIENTS; k++) {
+        double sum = total(rows, [&](int at) {
+            float parts[COL_GRADIENTS];
+            uniform_row_of_cols(parts, coefs_of(coefs, token_at(order, at, rows), tokens), uniform);
+            return (double)parts[k];
+        });
+        if (threadIdx.x == 0) sums[k] = (float)(sum / VOCAB);
     }
+}
+#endif
+
+// out [VOCAB], of which the cold columns are written: of Col input `which`, whose lists these are. A block for COLUMNS columns, a warp a column.
+extern "C" __global__ void __launch_bounds__(THREADS, GATHER_BLOCKS) gather_columns(Weighted* __restrict__ lists, const u32* __restrict__ starts_of,
+        const Values values, const float* __restrict__ uniform_sums, float* __restrict__ out, int which) {
+    const int first = blockIdx.x * COLUMNS;
+    each_ordered(lists, starts_of, first, [&](const Weighted* list, const int* ends, int from, int c0, int c1) {
+        for (int c = c0 + warp_id(); c < c1; c += THREADS / 32) {
+            float sum = 0.0f;
+            for (int i = (c ? ends[c - 1] : 0) - from + lane_id(); i < ends[c] - from; i += 32) sum += list[i].weight;
+            #pragma unroll
+            for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+#if UNIFORM_COLS
+            float parts[COL_GRADIENTS];
+            uniform_col_of_cols(parts, col_in(values, HOT + first + c), uniform_of(values));
+            #pragma unroll
+            for (int k = 0; k < COL_GRADIENTS; k++) if (k == which) sum += uniform_sums[k] * parts[k];
+#endif
+            if (lane_id() == 0) out[HOT + first + c] = sum;
+        }
+    });
 }

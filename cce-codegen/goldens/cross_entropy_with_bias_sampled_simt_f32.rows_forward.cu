@@ -1,5 +1,5 @@
 // Kernels over tokens around the forward pass.
-// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+// loss `cross_entropy_with_bias`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
 
 #define DTYPE_F32
 #define HIDDEN 64
@@ -129,7 +129,7 @@ struct Walk {
 // --- from the program ---
 // The program's inputs besides hidden states, classifier and targets.
 struct Values {
-    int none;
+    const float* v2_bias;  // [VOCAB]
 };
 #define STATS 2
 #define HAS_SOFTMAX
@@ -153,7 +153,8 @@ DEVICE void write_outputs(const Rows& outputs, int token, float value) {
 DEVICE void finish(const float (&s)[STATS], float* saved, const Values& values, const Rows& outputs, int token, int target, int tokens) {
     [[maybe_unused]] const float target_logit = saved[token];
     const float reference = s[0], sum = s[1];
-    const float own_exponent = target_logit * LOG2E, top = fmaxf(reference, own_exponent);
+    const float t2 = target_logit + values.v2_bias[target];
+    const float own_exponent = t2 * LOG2E, top = fmaxf(reference, own_exponent);
     const float shift = rescale(reference, top), own = exp2f(own_exponent - top), total = sum * shift + own;
     // The others' sum relative to the target, as a power of two: the loss without a difference.
     const float excess = log2f(sum) + (reference - own_exponent);

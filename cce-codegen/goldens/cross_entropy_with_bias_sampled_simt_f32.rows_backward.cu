@@ -1,5 +1,5 @@
 // Kernels over tokens around the backward pass.
-// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+// loss `cross_entropy_with_bias`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
 
 #define DTYPE_F32
 #define HIDDEN 64
@@ -115,10 +115,10 @@ template <class Value> DEVICE double total(int tokens, Value value) {
 // --- from the program ---
 // The program's inputs besides hidden states, classifier and targets.
 struct Values {
-    int none;
+    const float* v2_bias;  // [VOCAB]
 };
 #define OUTPUTS 1
-#define COEFS 3
+#define COEFS 4
 #define INPUT_ROWS 0
 #define ROW_GRADIENTS 0
 #define HAS_TARGET
@@ -150,7 +150,8 @@ DEVICE void coefficients(const float* saved, const Values& values, const Upstrea
     [[maybe_unused]] const float upstream0 = upstream_at(upstreams.of[0], token, factor);
     coefs[token] = saved[(u64)2 * tokens + token] * LOG2E;
     coefs[(u64)1 * tokens + token] = expm1f(-saved[(u64)1 * tokens + token]) * upstream0;
-    coefs[(u64)2 * tokens + token] = upstream0;
+    coefs[(u64)2 * tokens + token] = expm1f(-saved[(u64)1 * tokens + token]) * upstream0;
+    coefs[(u64)3 * tokens + token] = upstream0;
     if (magnitude) magnitude[token] = fmaxf(fabsf(expm1f(-saved[(u64)1 * tokens + token]) * upstream0), fabsf(expm1f(-saved[(u64)1 * tokens + token]) * upstream0));
 }
 

@@ -1,5 +1,5 @@
-// Backward pass: dC of a chunk.
-// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+// Forward pass over the logits.
+// loss `cross_entropy_with_bias`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
 
 #define DTYPE_F32
 #define HIDDEN 64
@@ -15,10 +15,6 @@
 #define TILE_K 16
 #define GRANULE_M 0
 #define GRANULE_N 0
-#define PITCH 512
-#define SCALED 0
-#define ACCUMULATE 0
-#define OUT_F32
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -275,97 +271,267 @@ DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const S
     }
 }
 
-// A finished tile passes through shared memory, so that global memory is read and written row by row, and the code for it stands once instead of
-// once a sum. visit(row, column, two sums) gets each pair of the tile once.
-#define SUM_PITCH (TILE_N + 8)                                // floats a row: the pairs of a warp fall into different banks
-template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Visit visit) {
-    float* sums = (float*)shared;
-    __syncthreads();                                          // the ring has been read to its end
+// --- from the program ---
+// The program's inputs besides hidden states, classifier and targets.
+struct Values {
+    const float* v2_bias;  // [VOCAB]
+};
+#define STATS 2
+#define HAS_SOFTMAX
+#define HAS_TARGET
+#define MASK_LOGITS 0
+struct Uniform { };
+DEVICE Uniform uniform_of(const Values& values) {
+    return Uniform{};
+}
+struct ColIn { float v2_bias; };
+DEVICE ColIn col_in(const Values& values, int col) {
+    return ColIn{values.v2_bias[col]};
+}
+struct RowIn { };
+DEVICE RowIn row_in(const Values& values, int token) {
+    return RowIn{};
+}
+// The logit of the softmax.
+DEVICE float logit_of(float x, const RowIn& row, const ColIn& column, const Uniform& uniform) {
+    const float t2 = x + column.v2_bias;
+    return t2;
+}
+// One column joins: e = exp(z - reference), 0 where it is not live.
+DEVICE void stats_add(float (&s)[STATS], float x, float z, float e, bool live, int col, const RowIn& row, const ColIn& column, const Uniform& uniform) {
+    s[1] += e;
+}
+DEVICE void stats_init(float (&s)[STATS]) {
+    s[0] = NEG_INF; s[1] = 0.0f;
+}
+DEVICE void stats_rescale(float (&s)[STATS], float factor) {
+    s[1] *= factor;
+}
+DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
+    float reference = fmaxf(s[0], o[0]), mine = rescale(s[0], reference), its = rescale(o[0], reference);
+    s[0] = reference; s[1] = s[1] * mine + o[1] * its;
+}
+
+// The token of row `at` of the tokens that count; -1: behind the last.
+DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+
+// The target of a token; -1: none, or out of range.
+DEVICE int target_in_range(const Index* targets, int token) {
+#ifdef HAS_TARGET
+    Index y = token >= 0 ? targets[token] : (Index)-1;
+    return y >= 0 && y < VOCAB ? (int)y : -1;
+#else
+    return -1;
+#endif
+}
+
+// The statistics of a tile's logits, which a thread keeps for its rows over its columns.
+// The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
+
+// A thread's rows, by their place among them: as registers hold them, or as shared memory does for the whole tile.
+struct HeldRows { int of[ACC_ROWS]; DEVICE int operator()(int r) const { return of[r]; } };
+struct SharedRows { const int* of; DEVICE int operator()(int r) const { return of[acc_row(r)]; } };
+
+// What must not join the sums, columns behind the vocabulary and targets, is left out in one of two ways: where the softmax is of the raw logits and
+// nothing else is kept (MASK_LOGITS), the rare tile that has such columns gets logits of -inf; else every column is asked, after the transform.
+template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const Rows& tokens, const Rows& targets, float* target_logit) {
     #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++)
+    for (int r = 0; r < ACC_ROWS; r++) {
+        int y = targets(r);
+        float found = 0.0f;
+        bool here = false;
         #pragma unroll
-        for (int c = 0; c < ACC_COLS; c += 2)
-            *(float2*)&sums[acc_row(r) * SUM_PITCH + acc_col(c)] = make_float2(acc[r][c], acc[r][c + 1]);
-    __syncthreads();
-    #pragma unroll 2
-    for (int i = threadIdx.x; i < TILE_M * TILE_N / 2; i += THREADS) {
-        int row = i / (TILE_N / 2), col = i % (TILE_N / 2) * 2;
-        float2 pair = *(const float2*)&sums[row * SUM_PITCH + col];
-        visit(row, col, pair.x, pair.y);
+        for (int c = 0; c < ACC_COLS; c++) {
+            int col = tile * TILE_N + acc_col(c);
+            here |= col == y;
+            found = col == y ? acc[r][c] : found;
+            if (MASK_LOGITS) acc[r][c] = col == y || col >= VOCAB ? NEG_INF : acc[r][c];
+        }
+        if (here) target_logit[tokens(r)] = found;
     }
 }
 
-// Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
-// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs. WIDE: that is known of all rows, so that no branch keeps many loads from
-// being under way together.
+// Where nothing but the sum of exponentials of raw logits is kept (MASK_LOGITS), the reference need not follow the largest: it is that of the first
+// tile, until a tile's sum leaves it far behind. An element then costs a multiplication, an exponential and an addition.
+#define FAR 1e30f
+DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
+    float sum[4] = {};
+    #pragma unroll
+    for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+DEVICE float largest_of(const float (&x)[ACC_COLS]) {
+    float most[2] = {x[0], x[1]};
+    #pragma unroll
+    for (int c = 2; c < ACC_COLS; c++) most[c & 1] = fmaxf(most[c & 1], x[c]);
+    return fmaxf(most[0], most[1]);
+}
+DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
+    float sum = sum_of_exponentials(x, stats[0]);
+    if (!(sum < FAR)) {                                       // NaN, too
+        float reference = stats[0];
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c++) reference = fmaxf(reference, x[c] * LOG2E);
+        stats_rescale(stats, rescale(stats[0], reference));
+        stats[0] = reference;
+        sum = sum_of_exponentials(x, reference == NEG_INF ? 0.0f : reference);
+    }
+    stats[1] += sum;
+}
 
-template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
-#ifdef OUT_F32
-typedef float Out;
+// The statistics of one tile's columns join those of the thread's rows; most: its rows' largest logits of a softmax. Logits of their own, and what belongs to a column, need registers beside the
+// sums: a few columns at a time, fewer where more is kept.
+#define MOST_COLUMNS (STATS > 4 ? 8 : 16)
+#define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
+template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform) {
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) most[r] = NEG_INF;
+    #pragma unroll
+    for (int first = 0; first < ACC_COLS; first += SLICE) {
+        asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {
+            RowIn row = row_in(values, tokens(r));
+            int y = targets(r);
+            auto live = [&](int at) { int col = tile * TILE_N + acc_col(at); return col < VOCAB && col != y; };
+            auto col_at = [&](int at) { return col_in(values, min(tile * TILE_N + acc_col(at), VOCAB - 1)); };
+#ifdef HAS_SOFTMAX
+            float z[SLICE], largest = NEG_INF;
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
+                largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
+            }
+            most[r] = fmaxf(most[r], largest);
+            float reference = fmaxf(stats[r][0], largest * LOG2E);
+            if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
+            float base = reference == NEG_INF ? 0.0f : reference;
+#endif
+            #pragma unroll
+            for (int c = 0; c < SLICE; c++) {
+                int at = first + c;
+#ifdef HAS_SOFTMAX
+                float e = exp2_approx(fmaf(z[c], LOG2E, -base));
+                stats_add(stats[r], acc[r][at], z[c], live(at) ? e : 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
 #else
-typedef Elem Out;
+                stats_add(stats[r], acc[r][at], 0.0f, 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
 #endif
+            }
+        }
+    }
+}
 
-template <bool WIDE = false> DEVICE void add2(const float* row, int col, float& a, float& b) {
-    if (col >= HIDDEN) return;
-    if (WIDE || paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
-    a += row[col];
-    if (col + 1 < HIDDEN) b += row[col + 1];
-}
-template <bool WIDE = false> DEVICE void store2(float* row, int col, float a, float b) {
-    if (col >= HIDDEN) return;
-    if (WIDE || paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
-    row[col] = a;
-    if (col + 1 < HIDDEN) row[col + 1] = b;
-}
-#ifndef DTYPE_F32
-template <bool WIDE = false> DEVICE void add2(const u16* row, int col, float& a, float& b) {
-    if (col >= HIDDEN) return;
-    if (WIDE || paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
-    a += widen(row[col]);
-    if (col + 1 < HIDDEN) b += widen(row[col + 1]);
-}
-template <bool WIDE = false> DEVICE void store2(u16* row, int col, float a, float b) {
-    if (col >= HIDDEN) return;
-    if (WIDE || paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
-    narrow(row[col], a);
-    if (col + 1 < HIDDEN) narrow(row[col + 1], b);
-}
+// Whether a tile has columns that must not join the sums.
+template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
+    bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
+#ifdef HAS_TARGET
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
 #endif
-template <bool WIDE = false, class T> DEVICE float2 load2(const T* row, int col) {
-    float2 pair = make_float2(0.0f, 0.0f);
-    add2<WIDE>(row, col, pair.x, pair.y);
-    return pair;
+    return rare;
 }
 
-// What memory holds of two elements of dC that a product adds to: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out
-// [VOCAB, HIDDEN].
-template <bool WIDE = false> DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
-    return ACCUMULATE && local < width ? load2<WIDE>(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
+// A finished tile: targets written, everything else joined; most: the largest logit of each row among what joined, which costs nothing where nobody asks.
+template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
+        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
+    if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
+#if MASK_LOGITS
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        add_exponentials(acc[r], stats[r]);
+        most[r] = largest_of(acc[r]);
+    }
+#else
+    accumulate(acc, stats, most, tile, tokens, targets, values, uniform);
+#endif
 }
 
-template <bool WIDE = false> DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
-    if (local < width) store2<WIDE>(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
+// The statistics of a row, from the neighbouring lanes that share it.
+template <int LANES> DEVICE void merge_lanes(float (&stats)[STATS]) {
+    #pragma unroll
+    for (int mask = 1; mask < LANES; mask *= 2) {
+        float other[STATS];
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
+        stats_merge(stats, other);
+    }
 }
 
-// Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.
 
-// gradient: G [tokens, PITCH]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written; live: see steps.cuh.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ hidden,
-        const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out,
-        int tokens, int first, int width, int group, const unsigned char* __restrict__ live) {
+#define WALK_TILES 4
+
+// How thread blocks divide row_blocks x tiles: the tiles of every row block are cut into as many parts, one for a thread block.
+struct Walk {
+    int row_blocks, tiles, cut;
+
+    DEVICE Walk(int rows, int block, int, int tile_count, int parts) { row_blocks = ceil_div(rows, block); tiles = tile_count; cut = parts; }
+    DEVICE int begin_of(int part) const { return (int)((i64)tiles * part / cut); }
+    DEVICE int most_parts() const { return cut; }
+    DEVICE int parts_of(int) const { return cut; }
+};
+
+// Forward: every reduction over the vocabulary in one pass over the logits, which never leave registers.
+// A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
+// a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
+
+// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
+// maxima: of write_maxima, where tiles of the gradient are skipped.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+        const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
+        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group, float* __restrict__ maxima) {
     extern __shared__ __align__(128) unsigned char shared[];
+    int* token_of = (int*)(shared + TILE_BYTES);
+    int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
-    Place place = place_of(blockIdx.x, ceil_div(width, TILE_M), ceil_div(HIDDEN, TILE_N), group);
-    int row0 = place.row_block * TILE_M, tile = place.column;
+    Place place = place_of(blockIdx.x, ceil_div(tokens, TILE_M), splits, group);
+    int row0 = place.row_block * TILE_M, split = place.column;
+    if (row0 >= rows) return;
 
-    MnMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, width, rows, 0);
-    MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
-    float factor = SCALED ? scale[1] : 1.0f;
-    walk<true>(shared, a, b, tile, tile + 1, steps_over_rows(live, tokens, rows, first + row0), [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        each_pair(acc, shared, [&](int r, int c, float x, float y) {
-            float2 held = held_classifier(out, first, width, row0 + r, tile * TILE_N + c);
-            put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, held, factor);
-        });
+    for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
+        int at = row0 + i, token = token_at(order, at, rows);
+        token_of[i] = max(token, 0);
+        target_of[i] = target_in_range(targets, token);
+    }
+    __syncthreads();
+
+    const Walk tiles(rows, TILE_M, group, WALK_TILES, splits);
+    const int first = tiles.begin_of(split), last = tiles.begin_of(split + 1), pitch = tiles.row_blocks * TILE_M;
+    KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
+    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, first * TILE_N, VOCAB, HIDDEN, 0);
+    const Uniform uniform = uniform_of(values);
+    float stats[ACC_ROWS][STATS];
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
+
+    walk<false>(shared, a, b, first, last, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+        float most[ACC_ROWS];
+        join_tile(acc, stats, most, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
+#if GRANULE_M > 0
+        write_maxima(most, maxima, tile, row0, rows, tokens, (float*)(target_of + TILE_M));
+#endif
     });
+
+    // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.
+    float* exchange = (float*)shared;                         // [ROW_WARPS][STATS][TILE_M]
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++) {
+        merge_lanes<ROW_LANES>(stats[r]);
+        if ((lane_id() & (ROW_LANES - 1)) == 0)
+            #pragma unroll
+            for (int k = 0; k < STATS; k++) exchange[(row_warp() * STATS + k) * TILE_M + acc_row(r)] = stats[r][k];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < TILE_M && row0 + i < rows; i += THREADS) {
+        float sum[STATS], other[STATS];
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) sum[k] = exchange[k * TILE_M + i];
+        for (int w = 1; w < ROW_WARPS; w++) {
+            #pragma unroll
+            for (int k = 0; k < STATS; k++) other[k] = exchange[(w * STATS + k) * TILE_M + i];
+            stats_merge(sum, other);
+        }
+        #pragma unroll
+        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * pitch + row0 + i] = sum[k];
+    }
 }

@@ -1,5 +1,5 @@
 // Backward pass: dE, a chunk at a time.
-// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+// loss `cross_entropy_with_bias`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
 
 #define DTYPE_F32
 #define HIDDEN 64

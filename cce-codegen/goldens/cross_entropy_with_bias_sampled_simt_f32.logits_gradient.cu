@@ -1,5 +1,5 @@
-// Forward pass over the logits.
-// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+// Backward pass: the gradient of a chunk's logits.
+// loss `cross_entropy_with_bias`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
 
 #define DTYPE_F32
 #define HIDDEN 64
@@ -15,6 +15,9 @@
 #define TILE_K 16
 #define GRANULE_M 0
 #define GRANULE_N 0
+#define PITCH 512
+#define STORE_GRADIENT 1
+#define SCALED 0
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -271,44 +274,37 @@ DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const S
     }
 }
 
+
 // --- from the program ---
 // The program's inputs besides hidden states, classifier and targets.
 struct Values {
-    int none;
+    const float* v2_bias;  // [VOCAB]
 };
-#define STATS 2
-#define HAS_SOFTMAX
+#define COL_GRADIENTS 1
 #define HAS_TARGET
-#define MASK_LOGITS 1
 struct Uniform { };
 DEVICE Uniform uniform_of(const Values& values) {
     return Uniform{};
 }
-struct ColIn { };
+struct ColIn { float v2_bias; };
 DEVICE ColIn col_in(const Values& values, int col) {
-    return ColIn{};
+    return ColIn{values.v2_bias[col]};
 }
-struct RowIn { };
-DEVICE RowIn row_in(const Values& values, int token) {
-    return RowIn{};
+// What an element reads of its token: log2 of the normaliser, target parts, Row values.
+struct Coefs { float lse2; float target0; float target1; float c0; };
+DEVICE Coefs coefs_of(const float* coefs, int token, int tokens) {
+    return Coefs{coefs[(u64)0 * tokens + token], coefs[(u64)1 * tokens + token], coefs[(u64)2 * tokens + token], coefs[(u64)3 * tokens + token]};
 }
-// The logit of the softmax.
-DEVICE float logit_of(float x, const RowIn& row, const ColIn& column, const Uniform& uniform) {
-    return x;
+DEVICE float probability(float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    const float t2 = x + column.v2_bias;
+    return exp2_approx(t2 * LOG2E - row.lse2);
 }
-// One column joins: e = exp(z - reference), 0 where it is not live.
-DEVICE void stats_add(float (&s)[STATS], float x, float z, float e, bool live, int col, const RowIn& row, const ColIn& column, const Uniform& uniform) {
-    s[1] += e;
+// p A + [target] T + B / V, the target's share formed without a difference.
+DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    return (at_target ? row.target0 : p * row.c0);
 }
-DEVICE void stats_init(float (&s)[STATS]) {
-    s[0] = NEG_INF; s[1] = 0.0f;
-}
-DEVICE void stats_rescale(float (&s)[STATS], float factor) {
-    s[1] *= factor;
-}
-DEVICE void stats_merge(float (&s)[STATS], const float (&o)[STATS]) {
-    float reference = fmaxf(s[0], o[0]), mine = rescale(s[0], reference), its = rescale(o[0], reference);
-    s[0] = reference; s[1] = s[1] * mine + o[1] * its;
+DEVICE void col_gradients(float (&parts)[COL_GRADIENTS], float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
+    parts[0] = (at_target ? row.target1 : p * row.c0);
 }
 
 // The token of row `at` of the tokens that count; -1: behind the last.
@@ -324,213 +320,125 @@ DEVICE int target_in_range(const Index* targets, int token) {
 #endif
 }
 
-// The statistics of a tile's logits, which a thread keeps for its rows over its columns.
-// The target's column is left out of all sums (so that 1 - p_y never becomes a difference); its raw logit is written instead.
+// The gradient of the loss with respect to one logit.
 
-// A thread's rows, by their place among them: as registers hold them, or as shared memory does for the whole tile.
-struct HeldRows { int of[ACC_ROWS]; DEVICE int operator()(int r) const { return of[r]; } };
-struct SharedRows { const int* of; DEVICE int operator()(int r) const { return of[acc_row(r)]; } };
+#define COL_PARTS (COL_GRADIENTS > 0 ? COL_GRADIENTS : 1)
 
-// What must not join the sums, columns behind the vocabulary and targets, is left out in one of two ways: where the softmax is of the raw logits and
-// nothing else is kept (MASK_LOGITS), the rare tile that has such columns gets logits of -inf; else every column is asked, after the transform.
-template <class Rows> DEVICE void take_targets(float (&acc)[ACC_ROWS][ACC_COLS], int tile, const Rows& tokens, const Rows& targets, float* target_logit) {
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
-        int y = targets(r);
-        float found = 0.0f;
-        bool here = false;
-        #pragma unroll
-        for (int c = 0; c < ACC_COLS; c++) {
-            int col = tile * TILE_N + acc_col(c);
-            here |= col == y;
-            found = col == y ? acc[r][c] : found;
-            if (MASK_LOGITS) acc[r][c] = col == y || col >= VOCAB ? NEG_INF : acc[r][c];
-        }
-        if (here) target_logit[tokens(r)] = found;
-    }
-}
-
-// Where nothing but the sum of exponentials of raw logits is kept (MASK_LOGITS), the reference need not follow the largest: it is that of the first
-// tile, until a tile's sum leaves it far behind. An element then costs a multiplication, an exponential and an addition.
-#define FAR 1e30f
-DEVICE float sum_of_exponentials(const float (&x)[ACC_COLS], float reference) {
-    float sum[4] = {};
-    #pragma unroll
-    for (int c = 0; c < ACC_COLS; c++) sum[c & 3] += exp2_approx(fmaf(x[c], LOG2E, -reference));
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-DEVICE float largest_of(const float (&x)[ACC_COLS]) {
-    float most[2] = {x[0], x[1]};
-    #pragma unroll
-    for (int c = 2; c < ACC_COLS; c++) most[c & 1] = fmaxf(most[c & 1], x[c]);
-    return fmaxf(most[0], most[1]);
-}
-DEVICE void add_exponentials(const float (&x)[ACC_COLS], float (&stats)[STATS]) {
-    float sum = sum_of_exponentials(x, stats[0]);
-    if (!(sum < FAR)) {                                       // NaN, too
-        float reference = stats[0];
-        #pragma unroll
-        for (int c = 0; c < ACC_COLS; c++) reference = fmaxf(reference, x[c] * LOG2E);
-        stats_rescale(stats, rescale(stats[0], reference));
-        stats[0] = reference;
-        sum = sum_of_exponentials(x, reference == NEG_INF ? 0.0f : reference);
-    }
-    stats[1] += sum;
-}
-
-// The statistics of one tile's columns join those of the thread's rows; most: its rows' largest logits of a softmax. Logits of their own, and what belongs to a column, need registers beside the
-// sums: a few columns at a time, fewer where more is kept.
-#define MOST_COLUMNS (STATS > 4 ? 8 : 16)
-#define SLICE (ACC_COLS < MOST_COLUMNS ? ACC_COLS : MOST_COLUMNS)
-template <class Rows> DEVICE void accumulate(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
-        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform) {
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) most[r] = NEG_INF;
-    #pragma unroll
-    for (int first = 0; first < ACC_COLS; first += SLICE) {
-        asm volatile("" ::: "memory");                        // what belongs to later columns would wait in registers
-        #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
-            RowIn row = row_in(values, tokens(r));
-            int y = targets(r);
-            auto live = [&](int at) { int col = tile * TILE_N + acc_col(at); return col < VOCAB && col != y; };
-            auto col_at = [&](int at) { return col_in(values, min(tile * TILE_N + acc_col(at), VOCAB - 1)); };
-#ifdef HAS_SOFTMAX
-            float z[SLICE], largest = NEG_INF;
-            #pragma unroll
-            for (int c = 0; c < SLICE; c++) {
-                z[c] = logit_of(acc[r][first + c], row, col_at(first + c), uniform);
-                largest = fmaxf(largest, live(first + c) ? z[c] : NEG_INF);
-            }
-            most[r] = fmaxf(most[r], largest);
-            float reference = fmaxf(stats[r][0], largest * LOG2E);
-            if (reference > stats[r][0]) { stats_rescale(stats[r], rescale(stats[r][0], reference)); stats[r][0] = reference; }
-            float base = reference == NEG_INF ? 0.0f : reference;
+// x: the raw logit of column col, in a row whose target is y; parts: what it adds to the gradients of Col inputs.
+DEVICE float gradient_at(float x, int col, int y, const Coefs& row, const Values& values, const Uniform& uniform, float (&parts)[COL_PARTS]) {
+    ColIn column = col_in(values, col);
+    float p = probability(x, row, column, uniform);
+#if COL_GRADIENTS > 0
+    col_gradients(parts, x, p, col == y, row, column, uniform);
 #endif
-            #pragma unroll
-            for (int c = 0; c < SLICE; c++) {
-                int at = first + c;
-#ifdef HAS_SOFTMAX
-                float e = exp2_approx(fmaf(z[c], LOG2E, -base));
-                stats_add(stats[r], acc[r][at], z[c], live(at) ? e : 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+    return logit_gradient(x, p, col == y, row, column, uniform);
+}
+
+// Two neighbouring ones, in the type of the next products' operands.
+#ifdef DTYPE_F32
+DEVICE void stage2(float* to, float a, float b) { *(float2*)to = make_float2(a, b); }
 #else
-                stats_add(stats[r], acc[r][at], 0.0f, 0.0f, live(at), tile * TILE_N + acc_col(at), row, col_at(at), uniform);
+DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
 #endif
-            }
-        }
-    }
-}
 
-// Whether a tile has columns that must not join the sums.
-template <class Rows> DEVICE bool is_rare(int tile, const Rows& targets) {
-    bool rare = MASK_LOGITS && (tile + 1) * TILE_N > VOCAB;
-#ifdef HAS_TARGET
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) rare |= (u32)(targets(r) - tile * TILE_N) < (u32)TILE_N;
-#endif
-    return rare;
-}
+// Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
+// Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
 
-// A finished tile: targets written, everything else joined; most: the largest logit of each row among what joined, which costs nothing where nobody asks.
-template <class Rows> DEVICE void join_tile(float (&acc)[ACC_ROWS][ACC_COLS], float (&stats)[ACC_ROWS][STATS], float (&most)[ACC_ROWS], int tile,
-        const Rows& tokens, const Rows& targets, const Values& values, const Uniform& uniform, float* target_logit) {
-    if (is_rare(tile, targets)) take_targets(acc, tile, tokens, targets, target_logit);
-#if MASK_LOGITS
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
-        add_exponentials(acc[r], stats[r]);
-        most[r] = largest_of(acc[r]);
-    }
-#else
-    accumulate(acc, stats, most, tile, tokens, targets, values, uniform);
-#endif
-}
+// G of a tile waits in shared memory, so that whole rows of it are written.
+#define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
 
-// The statistics of a row, from the neighbouring lanes that share it.
-template <int LANES> DEVICE void merge_lanes(float (&stats)[STATS]) {
-    #pragma unroll
-    for (int mask = 1; mask < LANES; mask *= 2) {
-        float other[STATS];
-        #pragma unroll
-        for (int k = 0; k < STATS; k++) other[k] = __shfl_xor_sync(0xffffffff, stats[k], mask);
-        stats_merge(stats, other);
-    }
-}
-
-
-#define WALK_TILES 4
-
-// How thread blocks divide row_blocks x tiles: the tiles of every row block are cut into as many parts, one for a thread block.
-struct Walk {
-    int row_blocks, tiles, cut;
-
-    DEVICE Walk(int rows, int block, int, int tile_count, int parts) { row_blocks = ceil_div(rows, block); tiles = tile_count; cut = parts; }
-    DEVICE int begin_of(int part) const { return (int)((i64)tiles * part / cut); }
-    DEVICE int most_parts() const { return cut; }
-    DEVICE int parts_of(int) const { return cut; }
-};
-
-// Forward: every reduction over the vocabulary in one pass over the logits, which never leave registers.
-// A block takes TILE_M tokens and one part of the vocabulary; each thread keeps running statistics of its rows over its columns, relative to
-// a running reference (the largest exponent so far), and the block writes one partial a row. No atomics: the merge adds them in a fixed order.
-
-// E [tokens, HIDDEN], C [VOCAB, HIDDEN]; partials [splits][STATS][row blocks * TILE_M], in the order of the rows. order, count: the tokens that count, if PACKED.
-// maxima: of write_maxima, where tiles of the gradient are skipped.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_forward(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
+// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width]; live: see steps.cuh.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
         const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
-        float* __restrict__ target_logit, float* __restrict__ partials, int tokens, int splits, int group, float* __restrict__ maxima) {
+        const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
+        int tokens, int first, int width, int group, const unsigned char* __restrict__ live) {
     extern __shared__ __align__(128) unsigned char shared[];
     int* token_of = (int*)(shared + TILE_BYTES);
     int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
-    Place place = place_of(blockIdx.x, ceil_div(tokens, TILE_M), splits, group);
-    int row0 = place.row_block * TILE_M, split = place.column;
+    int blocks = ceil_div(tokens, TILE_M);
+    Place place = place_of(blockIdx.x, blocks, ceil_div(width, TILE_N), group);
+    int block = place.row_block, tile = place.column, row0 = block * TILE_M;
     if (row0 >= rows) return;
+    if (!is_live(live, tokens, row0, first + tile * TILE_N)) {
+#if COL_GRADIENTS > 0
+        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
+            int local = tile * TILE_N + i % TILE_N;
+            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = 0.0f;
+        }
+#endif
+        return;
+    }
 
     for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
         int at = row0 + i, token = token_at(order, at, rows);
-        token_of[i] = max(token, 0);
+        token_of[i] = token;
         target_of[i] = target_in_range(targets, token);
     }
     __syncthreads();
 
-    const Walk tiles(rows, TILE_M, group, WALK_TILES, splits);
-    const int first = tiles.begin_of(split), last = tiles.begin_of(split + 1), pitch = tiles.row_blocks * TILE_M;
     KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
-    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, first * TILE_N, VOCAB, HIDDEN, 0);
+    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
+    b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, width, HIDDEN, 0);
     const Uniform uniform = uniform_of(values);
-    float stats[ACC_ROWS][STATS];
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) stats_init(stats[r]);
-
-    walk<false>(shared, a, b, first, last, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
-        float most[ACC_ROWS];
-        join_tile(acc, stats, most, tile, SharedRows{token_of}, SharedRows{target_of}, values, uniform, target_logit);
-#if GRANULE_M > 0
-        write_maxima(most, maxima, tile, row0, rows, tokens, (float*)(target_of + TILE_M));
+    float factor = SCALED ? *scale : 1.0f;
+    Elem* staged = (Elem*)shared;
+    walk<false>(shared, a, b, tile, tile + 1, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+        __syncthreads();                                      // the ring has been read to its end
+#if COL_GRADIENTS > 0
+        float sums[COL_GRADIENTS][ACC_COLS] = {};
+#endif
+        #pragma unroll
+        for (int r = 0; r < ACC_ROWS; r++) {
+            int token = token_of[acc_row(r)], y = target_of[acc_row(r)];
+            if (token < 0) continue;
+            Coefs row = coefs_of(coefs, token, tokens);
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c += 2) {
+                float g[2] = {};
+                #pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    // Columns behind the chunk's last get values too; nothing reads them.
+                    int col = min(first + tile * TILE_N + acc_col(c + i), VOCAB - 1);
+                    float parts[COL_PARTS];
+                    g[i] = gradient_at(acc[r][c + i], col, y, row, values, uniform, parts);
+#if COL_GRADIENTS > 0
+                    #pragma unroll
+                    for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
+#endif
+                }
+                if (STORE_GRADIENT) stage2(staged + acc_row(r) * STAGED_PITCH + acc_col(c), g[0] * factor, g[1] * factor);
+            }
+        }
+        __syncthreads();
+        if (STORE_GRADIENT) {                                 // row by row, 16 bytes a thread; PITCH leaves room for whole ones
+            constexpr int EACH = 16 / sizeof(Elem);
+            #pragma unroll 4
+            for (int i = threadIdx.x; i < TILE_M * TILE_N / EACH; i += THREADS) {
+                int r = i / (TILE_N / EACH), c = i % (TILE_N / EACH) * EACH, local = tile * TILE_N + c;
+                if (row0 + r < rows && local < width)
+                    *(uint4*)(gradient + (u64)(row0 + r) * PITCH + local) = *(const uint4*)(staged + r * STAGED_PITCH + c);
+            }
+        }
+#if COL_GRADIENTS > 0
+        __syncthreads();
+        float* exchange = (float*)shared;                     // [COL_WARPS][COL_GRADIENTS][TILE_N]
+        #pragma unroll
+        for (int k = 0; k < COL_GRADIENTS; k++)
+            #pragma unroll
+            for (int c = 0; c < ACC_COLS; c++) {
+                float sum = sums[k][c];
+                #pragma unroll
+                for (int mask = ROW_LANES; mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+                if (lane_id() < ROW_LANES) exchange[(col_warp() * COL_GRADIENTS + k) * TILE_N + acc_col(c)] = sum;
+            }
+        __syncthreads();
+        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
+            int local = tile * TILE_N + i % TILE_N;
+            float sum = 0.0f;
+            for (int w = 0; w < COL_WARPS; w++) sum += exchange[w * COL_GRADIENTS * TILE_N + i];
+            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = sum;
+        }
 #endif
     });
-
-    // The threads that share a row merge theirs: neighbouring lanes first, then warps through shared memory.
-    float* exchange = (float*)shared;                         // [ROW_WARPS][STATS][TILE_M]
-    #pragma unroll
-    for (int r = 0; r < ACC_ROWS; r++) {
-        merge_lanes<ROW_LANES>(stats[r]);
-        if ((lane_id() & (ROW_LANES - 1)) == 0)
-            #pragma unroll
-            for (int k = 0; k < STATS; k++) exchange[(row_warp() * STATS + k) * TILE_M + acc_row(r)] = stats[r][k];
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < TILE_M && row0 + i < rows; i += THREADS) {
-        float sum[STATS], other[STATS];
-        #pragma unroll
-        for (int k = 0; k < STATS; k++) sum[k] = exchange[k * TILE_M + i];
-        for (int w = 1; w < ROW_WARPS; w++) {
-            #pragma unroll
-            for (int k = 0; k < STATS; k++) other[k] = exchange[(w * STATS + k) * TILE_M + i];
-            stats_merge(sum, other);
-        }
-        #pragma unroll
-        for (int k = 0; k < STATS; k++) partials[(u64)(split * STATS + k) * pitch + row0 + i] = sum[k];
-    }
 }

@@ -1,5 +1,5 @@
-// Backward pass: the gradient of a chunk's logits.
-// loss `cross_entropy`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
+// Backward pass: dC of a chunk.
+// loss `cross_entropy_with_bias`, any number of tokens, some ignored, hidden 64, vocabulary 4099, f32
 
 #define DTYPE_F32
 #define HIDDEN 64
@@ -16,8 +16,9 @@
 #define GRANULE_M 0
 #define GRANULE_N 0
 #define PITCH 512
-#define STORE_GRADIENT 1
 #define SCALED 0
+#define ACCUMULATE 0
+#define OUT_F32
 
 // Types, conversions and arithmetic shared by every kernel. Header-free: NVRTC needs no include path.
 // Constants expected: DTYPE_F32, DTYPE_F16 or DTYPE_BF16; INDEX_I64 for 64-bit targets.
@@ -274,167 +275,97 @@ DEVICE void walk(unsigned char* shared, A& a, B& b, int first, int last, const S
     }
 }
 
-
-// --- from the program ---
-// The program's inputs besides hidden states, classifier and targets.
-struct Values {
-    int none;
-};
-#define COL_GRADIENTS 0
-#define HAS_TARGET
-struct Uniform { };
-DEVICE Uniform uniform_of(const Values& values) {
-    return Uniform{};
-}
-struct ColIn { };
-DEVICE ColIn col_in(const Values& values, int col) {
-    return ColIn{};
-}
-// What an element reads of its token: log2 of the normaliser, target parts, Row values.
-struct Coefs { float lse2; float target0; float c0; };
-DEVICE Coefs coefs_of(const float* coefs, int token, int tokens) {
-    return Coefs{coefs[(u64)0 * tokens + token], coefs[(u64)1 * tokens + token], coefs[(u64)2 * tokens + token]};
-}
-DEVICE float probability(float x, const Coefs& row, const ColIn& column, const Uniform& uniform) {
-    return exp2_approx(x * LOG2E - row.lse2);
-}
-// p A + [target] T + B / V, the target's share formed without a difference.
-DEVICE float logit_gradient(float x, float p, bool at_target, const Coefs& row, const ColIn& column, const Uniform& uniform) {
-    return (at_target ? row.target0 : p * row.c0);
+// A finished tile passes through shared memory, so that global memory is read and written row by row, and the code for it stands once instead of
+// once a sum. visit(row, column, two sums) gets each pair of the tile once.
+#define SUM_PITCH (TILE_N + 8)                                // floats a row: the pairs of a warp fall into different banks
+template <class Visit> DEVICE void each_pair(float (&acc)[ACC_ROWS][ACC_COLS], unsigned char* shared, Visit visit) {
+    float* sums = (float*)shared;
+    __syncthreads();                                          // the ring has been read to its end
+    #pragma unroll
+    for (int r = 0; r < ACC_ROWS; r++)
+        #pragma unroll
+        for (int c = 0; c < ACC_COLS; c += 2)
+            *(float2*)&sums[acc_row(r) * SUM_PITCH + acc_col(c)] = make_float2(acc[r][c], acc[r][c + 1]);
+    __syncthreads();
+    #pragma unroll 2
+    for (int i = threadIdx.x; i < TILE_M * TILE_N / 2; i += THREADS) {
+        int row = i / (TILE_N / 2), col = i % (TILE_N / 2) * 2;
+        float2 pair = *(const float2*)&sums[row * SUM_PITCH + col];
+        visit(row, col, pair.x, pair.y);
+    }
 }
 
-// The token of row `at` of the tokens that count; -1: behind the last.
-DEVICE int token_at(const int* order, int at, int rows) { return at < rows ? (PACKED ? order[at] : at) : -1; }
+// Two neighbouring columns of a row of HIDDEN elements of a gradient: read and added to, or written, each rounded once. The column is even; a pair
+// moves at once where HIDDEN is even and the caller's buffer is aligned to pairs. WIDE: that is known of all rows, so that no branch keeps many loads from
+// being under way together.
 
-// The target of a token; -1: none, or out of range.
-DEVICE int target_in_range(const Index* targets, int token) {
-#ifdef HAS_TARGET
-    Index y = token >= 0 ? targets[token] : (Index)-1;
-    return y >= 0 && y < VOCAB ? (int)y : -1;
+template <class T> DEVICE bool paired(const T* row) { return HIDDEN % 2 == 0 && ((u64)row & (2 * sizeof(T) - 1)) == 0; }
+#ifdef OUT_F32
+typedef float Out;
 #else
-    return -1;
+typedef Elem Out;
 #endif
+
+template <bool WIDE = false> DEVICE void add2(const float* row, int col, float& a, float& b) {
+    if (col >= HIDDEN) return;
+    if (WIDE || paired(row)) { float2 x = *(const float2*)(row + col); a += x.x; b += x.y; return; }
+    a += row[col];
+    if (col + 1 < HIDDEN) b += row[col + 1];
+}
+template <bool WIDE = false> DEVICE void store2(float* row, int col, float a, float b) {
+    if (col >= HIDDEN) return;
+    if (WIDE || paired(row)) { *(float2*)(row + col) = make_float2(a, b); return; }
+    row[col] = a;
+    if (col + 1 < HIDDEN) row[col + 1] = b;
+}
+#ifndef DTYPE_F32
+template <bool WIDE = false> DEVICE void add2(const u16* row, int col, float& a, float& b) {
+    if (col >= HIDDEN) return;
+    if (WIDE || paired(row)) { u32 x = *(const u32*)(row + col); a += widen((u16)x); b += widen((u16)(x >> 16)); return; }
+    a += widen(row[col]);
+    if (col + 1 < HIDDEN) b += widen(row[col + 1]);
+}
+template <bool WIDE = false> DEVICE void store2(u16* row, int col, float a, float b) {
+    if (col >= HIDDEN) return;
+    if (WIDE || paired(row)) { *(u32*)(row + col) = narrow2(a, b); return; }
+    narrow(row[col], a);
+    if (col + 1 < HIDDEN) narrow(row[col + 1], b);
+}
+#endif
+template <bool WIDE = false, class T> DEVICE float2 load2(const T* row, int col) {
+    float2 pair = make_float2(0.0f, 0.0f);
+    add2<WIDE>(row, col, pair.x, pair.y);
+    return pair;
 }
 
-// The gradient of the loss with respect to one logit.
-
-#define COL_PARTS (COL_GRADIENTS > 0 ? COL_GRADIENTS : 1)
-
-// x: the raw logit of column col, in a row whose target is y; parts: what it adds to the gradients of Col inputs.
-DEVICE float gradient_at(float x, int col, int y, const Coefs& row, const Values& values, const Uniform& uniform, float (&parts)[COL_PARTS]) {
-    ColIn column = col_in(values, col);
-    float p = probability(x, row, column, uniform);
-#if COL_GRADIENTS > 0
-    col_gradients(parts, x, p, col == y, row, column, uniform);
-#endif
-    return logit_gradient(x, p, col == y, row, column, uniform);
+// What memory holds of two elements of dC that a product adds to: columns col, col + 1 of the chunk's row `local`, of `width` rows from `first` of out
+// [VOCAB, HIDDEN].
+template <bool WIDE = false> DEVICE float2 held_classifier(const Out* out, int first, int width, int local, int col) {
+    return ACCUMULATE && local < width ? load2<WIDE>(out + (u64)(first + local) * HIDDEN, col) : make_float2(0.0f, 0.0f);
 }
 
-// Two neighbouring ones, in the type of the next products' operands.
-#ifdef DTYPE_F32
-DEVICE void stage2(float* to, float a, float b) { *(float2*)to = make_float2(a, b); }
-#else
-DEVICE void stage2(u16* to, float a, float b) { *(u32*)to = narrow2(a, b); }
-#endif
+template <bool WIDE = false> DEVICE void put_classifier(Out* out, int first, int width, int local, int col, float x, float y, float2 held, float factor) {
+    if (local < width) store2<WIDE>(out + (u64)(first + local) * HIDDEN, col, x * factor + held.x, y * factor + held.y);
+}
 
-// Backward, first product: recomputes one chunk's logits and writes their gradient G, tile by tile, in the type of the next products' operands.
-// Column sums for Col inputs are taken on the way, one partial a row block: no atomics.
+// Backward, second product: dC of one chunk, G^T E, over all tokens that count. Written once, in its own type.
 
-// G of a tile waits in shared memory, so that whole rows of it are written.
-#define STAGED_PITCH (TILE_N + 8)                             // elements a row: the pairs of a warp fall into different banks
-
-// G [tokens, PITCH] of columns first .. first + width; partials [COL_GRADIENTS][row blocks][width]; live: see steps.cuh.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) logits_gradient(const Elem* __restrict__ hidden, const Elem* __restrict__ classifier,
-        const Index* __restrict__ targets, const int* __restrict__ order, const int* __restrict__ count, const Values values,
-        const float* __restrict__ coefs, const float* __restrict__ scale, Elem* __restrict__ gradient, float* __restrict__ partials,
+// gradient: G [tokens, PITCH]; out: dC [VOCAB, HIDDEN], of which rows first .. first + width are written; live: see steps.cuh.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) classifier_gradient(const Elem* __restrict__ gradient, const Elem* __restrict__ hidden,
+        const int* __restrict__ order, const int* __restrict__ count, const float* __restrict__ scale, Out* __restrict__ out,
         int tokens, int first, int width, int group, const unsigned char* __restrict__ live) {
     extern __shared__ __align__(128) unsigned char shared[];
-    int* token_of = (int*)(shared + TILE_BYTES);
-    int* target_of = token_of + TILE_M;
     int rows = PACKED ? *count : tokens;
-    int blocks = ceil_div(tokens, TILE_M);
-    Place place = place_of(blockIdx.x, blocks, ceil_div(width, TILE_N), group);
-    int block = place.row_block, tile = place.column, row0 = block * TILE_M;
-    if (row0 >= rows) return;
-    if (!is_live(live, tokens, row0, first + tile * TILE_N)) {
-#if COL_GRADIENTS > 0
-        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
-            int local = tile * TILE_N + i % TILE_N;
-            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = 0.0f;
-        }
-#endif
-        return;
-    }
+    Place place = place_of(blockIdx.x, ceil_div(width, TILE_M), ceil_div(HIDDEN, TILE_N), group);
+    int row0 = place.row_block * TILE_M, tile = place.column;
 
-    for (int i = threadIdx.x; i < TILE_M; i += THREADS) {
-        int at = row0 + i, token = token_at(order, at, rows);
-        token_of[i] = token;
-        target_of[i] = target_in_range(targets, token);
-    }
-    __syncthreads();
-
-    KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
-    KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b;
-    b.init(classifier + (u64)first * CLASSIFIER_STRIDE, tile * TILE_N, width, HIDDEN, 0);
-    const Uniform uniform = uniform_of(values);
-    float factor = SCALED ? *scale : 1.0f;
-    Elem* staged = (Elem*)shared;
-    walk<false>(shared, a, b, tile, tile + 1, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
-        __syncthreads();                                      // the ring has been read to its end
-#if COL_GRADIENTS > 0
-        float sums[COL_GRADIENTS][ACC_COLS] = {};
-#endif
-        #pragma unroll
-        for (int r = 0; r < ACC_ROWS; r++) {
-            int token = token_of[acc_row(r)], y = target_of[acc_row(r)];
-            if (token < 0) continue;
-            Coefs row = coefs_of(coefs, token, tokens);
-            #pragma unroll
-            for (int c = 0; c < ACC_COLS; c += 2) {
-                float g[2] = {};
-                #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    // Columns behind the chunk's last get values too; nothing reads them.
-                    int col = min(first + tile * TILE_N + acc_col(c + i), VOCAB - 1);
-                    float parts[COL_PARTS];
-                    g[i] = gradient_at(acc[r][c + i], col, y, row, values, uniform, parts);
-#if COL_GRADIENTS > 0
-                    #pragma unroll
-                    for (int k = 0; k < COL_GRADIENTS; k++) sums[k][c + i] += parts[k];
-#endif
-                }
-                if (STORE_GRADIENT) stage2(staged + acc_row(r) * STAGED_PITCH + acc_col(c), g[0] * factor, g[1] * factor);
-            }
-        }
-        __syncthreads();
-        if (STORE_GRADIENT) {                                 // row by row, 16 bytes a thread; PITCH leaves room for whole ones
-            constexpr int EACH = 16 / sizeof(Elem);
-            #pragma unroll 4
-            for (int i = threadIdx.x; i < TILE_M * TILE_N / EACH; i += THREADS) {
-                int r = i / (TILE_N / EACH), c = i % (TILE_N / EACH) * EACH, local = tile * TILE_N + c;
-                if (row0 + r < rows && local < width)
-                    *(uint4*)(gradient + (u64)(row0 + r) * PITCH + local) = *(const uint4*)(staged + r * STAGED_PITCH + c);
-            }
-        }
-#if COL_GRADIENTS > 0
-        __syncthreads();
-        float* exchange = (float*)shared;                     // [COL_WARPS][COL_GRADIENTS][TILE_N]
-        #pragma unroll
-        for (int k = 0; k < COL_GRADIENTS; k++)
-            #pragma unroll
-            for (int c = 0; c < ACC_COLS; c++) {
-                float sum = sums[k][c];
-                #pragma unroll
-                for (int mask = ROW_LANES; mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
-                if (lane_id() < ROW_LANES) exchange[(col_warp() * COL_GRADIENTS + k) * TILE_N + acc_col(c)] = sum;
-            }
-        __syncthreads();
-        for (int i = threadIdx.x; i < COL_GRADIENTS * TILE_N; i += THREADS) {
-            int local = tile * TILE_N + i % TILE_N;
-            float sum = 0.0f;
-            for (int w = 0; w < COL_WARPS; w++) sum += exchange[w * COL_GRADIENTS * TILE_N + i];
-            if (local < width) partials[((u64)(i / TILE_N) * blocks + block) * width + local] = sum;
-        }
-#endif
+    MnMajor<TILE_M, PITCH, 16, false> a; a.init(gradient, row0, width, rows, 0);
+    MnMajor<TILE_N, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> b; b.init(hidden, tile * TILE_N, HIDDEN, rows, order);
+    float factor = SCALED ? scale[1] : 1.0f;
+    walk<true>(shared, a, b, tile, tile + 1, steps_over_rows(live, tokens, rows, first + row0), [&](float (&acc)[ACC_ROWS][ACC_COLS], int) {
+        each_pair(acc, shared, [&](int r, int c, float x, float y) {
+            float2 held = held_classifier(out, first, width, row0 + r, tile * TILE_N + c);
+            put_classifier(out, first, width, row0 + r, tile * TILE_N + c, x, y, held, factor);
+        });
     });
 }
