@@ -56,9 +56,9 @@ fn nominal_problem() -> Problem {
     Problem::new(4096, 576, 49152, DType::Bf16)
 }
 
-/// One exact plan of each family, and one that samples. `None` where one was not built, which the tests rule
+/// One exact plan of each family, one that samples and one that skips tiles. `None` where one was not built, which the tests rule
 /// out.
-fn nominal_plans() -> [Option<GpuPlan>; 4] {
+fn nominal_plans() -> [Option<GpuPlan>; 5] {
     let gpu = Gpu::h100();
     let build = |program: Option<Program>, family, problem: Problem| {
         let program = program?;
@@ -72,6 +72,7 @@ fn nominal_plans() -> [Option<GpuPlan>; 4] {
         exact(Family::Mma),
         exact(Family::Simt),
         build(cross_entropy(), Family::Wgmma, sampled),
+        build(transformed(), Family::Mma, Problem { filter: Filter::BLOCKS, ..nominal_problem() }),
     ]
 }
 
@@ -121,12 +122,13 @@ mod tests {
     #[test]
     fn the_generation_of_a_gpu_names_the_kernels_and_the_space_that_there_are() {
         let gpu = db::Device::gpu("a gpu", (9, 0), 132, 232_448, 1 << 25);
-        let [wgmma, mma, simt, sampled] = nominal_plans().map(|plan| plan.unwrap());
+        let [wgmma, mma, simt, sampled, skipping] = nominal_plans().map(|plan| plan.unwrap());
         assert_eq!(
             [&wgmma, &mma, &simt].map(|plan| plan.schedule.family),
             [Family::Wgmma, Family::Mma, Family::Simt]
         );
         assert!(sampled.modules.iter().any(|module| module.name == "sampled_forward"));
+        assert!(skipping.live.is_some());
         let made = generation(&gpu);
         let nothing = blake3::Hasher::new().finalize().to_hex();
         assert!(!made.codegen.ends_with(&nothing.as_str()[..16]), "{made:?}");
