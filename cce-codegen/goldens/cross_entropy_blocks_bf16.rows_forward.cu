@@ -316,8 +316,9 @@ extern "C" __global__ void __launch_bounds__(1024) reduce_tokens(const Rows outp
 #define LOG_EPS -8.317766f
 
 
-// Which granules of the logits' gradient are computed: those into which a target falls, and those where a probability is not below eps (NaN is not). A block a granule.
-// maxima: as the forward pass wrote them, of tiles MAXIMA_N wide; lse [tokens]: the log of a token's normaliser; live [granules of columns][granules of rows].
+// Which granules of the logits' gradient are computed: those into which a target falls, and those where a probability is not below eps (NaN is not).
+// A block a granule. maxima: as the forward pass wrote them, of tiles MAXIMA_N wide; lse [tokens]: the log of a token's normaliser; live [granules of
+// columns][granules of rows].
 extern "C" __global__ void __launch_bounds__(256) decide(const float* __restrict__ maxima, const float* __restrict__ lse, const Index* __restrict__ targets,
         const int* __restrict__ order, const int* __restrict__ count, unsigned char* __restrict__ live, int tokens) {
     constexpr int TILES = GRANULE_N / MAXIMA_N;

@@ -105,8 +105,8 @@ impl Filter {
     }
 }
 
-/// The smallest step of the sampled filter, 2^-64: a smaller one, times a normaliser, could leave fp32's normal numbers. And the
-/// smallest threshold of skipped tiles, whose probabilities are fp32 numbers.
+/// The smallest step of the sampled filter, 2^-64: a smaller one, times a normaliser, could leave fp32's normal
+/// numbers. And the smallest threshold of skipped tiles, whose probabilities are fp32 numbers.
 const SMALLEST_STEP: f32 = 1.0 / (1u64 << 63) as f32 / 2.0;
 
 /// As on the command line: `exact`, `sampled:2^-10,384`, `blocks:2^-12`.

@@ -1,5 +1,5 @@
-// The largest logit of each row in a tile, of columns that are not its target: maxima [tiles of the vocabulary][tokens], in the order of the rows. From the lanes that share a
-// row, then, where warps do, through `exchange` [ROW_WARPS][TILE_M].
+// The largest logit of each row in a tile, of columns that are not its target: maxima [tiles of the vocabulary][tokens], in the order of the rows. From
+// the lanes that share a row, then, where warps do, through `exchange` [ROW_WARPS][TILE_M].
 DEVICE void write_maxima(float (&largest)[ACC_ROWS], float* maxima, int tile, int row0, int rows, int tokens, [[maybe_unused]] float* exchange) {
     float* to = maxima + (u64)tile * tokens + row0;
     #pragma unroll

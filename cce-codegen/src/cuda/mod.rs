@@ -4,7 +4,8 @@
 //! the family's tile (for matrix kernels), the program's device functions, the skeleton. The skeletons are
 //! files under `kernels/`, readable on their own: matrix kernels of families `mma` and `simt` under
 //! `kernels/blocks/`, those of family `wgmma` under `kernels/clusters/`, what samples under
-//! `kernels/sampled/`, what decides which tiles are skipped under `kernels/skipped/`. The names that they leave open are constants (`TILE_M`, `HIDDEN` ...) and the functions
+//! `kernels/sampled/`, what decides which tiles are skipped under `kernels/skipped/`. The names that they leave
+//! open are constants (`TILE_M`, `HIDDEN` ...) and the functions
 //! of [`forward`] and [`backward`].
 
 mod backward;

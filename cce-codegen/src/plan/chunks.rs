@@ -1,7 +1,7 @@
 //! The vocabulary in chunks: which columns of G exist at once, and where.
 //!
-//! Chunks cover the vocabulary in order, each column once; all begin at a multiple of 64 columns, or of what is skipped together. While a
-//! chunk's rows of dC are written, the rows behind them hold nothing yet: where dC is overwritten, G and the
+//! Chunks cover the vocabulary in order, each column once; all begin at a multiple of 64 columns, or of what is
+//! skipped together. While a chunk's rows of dC are written, the rows behind them hold nothing yet: where dC is overwritten, G and the
 //! partials of Col inputs' gradients may live at its end, and only the last chunks, which would reach them,
 //! need room of their own.
 

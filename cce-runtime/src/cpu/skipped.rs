@@ -1,6 +1,6 @@
-//! `Blocks`: what of a tile is skipped. When the forward has finished a block of tokens, it decides by the largest logit of
-//! each token in each strip of columns: a strip is left out in which no target of theirs lies and none of their
-//! probabilities reaches `eps`. Its logits are not computed again.
+//! `Blocks`: what of a tile is skipped. When the forward has finished a block of tokens, it decides by the largest
+//! logit of each token in each strip of columns: a strip is left out in which no target of theirs lies and none of
+//! their probabilities reaches `eps`. Its logits are not computed again.
 
 use super::code::record;
 use super::layout::Regions;

@@ -56,8 +56,8 @@ fn nominal_problem() -> Problem {
     Problem::new(4096, 576, 49152, DType::Bf16)
 }
 
-/// Of each family an exact plan and one that samples. `None` where one was not built, which the tests rule out.
-fn nominal_plans() -> [Option<GpuPlan>; 6] {
+/// Of each family an exact plan and one that samples, and one plan that skips tiles. `None` where one was not built, which the tests rule out.
+fn nominal_plans() -> [Option<GpuPlan>; 7] {
     let gpu = Gpu::h100();
     let build = |program: Option<Program>, family, problem: Problem| {
         let program = program?;
@@ -76,6 +76,7 @@ fn nominal_plans() -> [Option<GpuPlan>; 6] {
         sampled(Family::Wgmma),
         sampled(Family::Mma),
         sampled(Family::Simt),
+        build(transformed(), Family::Mma, Problem { filter: Filter::BLOCKS, ..nominal_problem() }),
     ]
 }
 
@@ -129,7 +130,8 @@ mod tests {
     fn the_generation_of_a_gpu_names_the_kernels_and_the_space_that_there_are() {
         let gpu = db::Device::gpu("a gpu", (9, 0), 132, 232_448, 1 << 25);
         let plans = nominal_plans().map(|plan| plan.unwrap());
-        let (exact, sampled) = plans.split_at(3);
+        let [.., skipping] = &plans;
+        let (exact, sampled) = plans[..6].split_at(3);
         for plans in [exact, sampled] {
             assert!(plans.iter().map(|plan| plan.schedule.family).eq(Family::ALL));
         }
@@ -138,6 +140,7 @@ mod tests {
         for entry in ["gather_columns", "sum_uniform_rows", "sum_classifier"] {
             assert!(sampled.iter().all(|plan| entries(plan).contains(&entry)), "{entry}");
         }
+        assert!(skipping.live.is_some());
         let made = generation(&gpu);
         let nothing = blake3::Hasher::new().finalize().to_hex();
         assert!(!made.codegen.ends_with(&nothing.as_str()[..16]), "{made:?}");

@@ -387,3 +387,26 @@ fn entries_are_counted_only_while_the_forward_s_workspace_is_as_it_left_it() {
         Err(Error::StaleSaved { .. })
     ));
 }
+
+#[test]
+fn logits_of_tiles_that_are_not_skipped_are_counted_over_the_tokens_that_count() {
+    let program = cross_entropy();
+    let some = data(41, true);
+    let targets: Vec<usize> = some.targets.iter().filter(|&&y| y != -100).map(|&y| y as usize).collect();
+    let kept = |eps: f32, memory: &mut [u8]| {
+        let plan = plan(&program, &some, Filter::Blocks { eps });
+        let mut workspace = Workspace::from_host(memory);
+        let saved = plan.forward(&some.inputs(&program), &summed(), &mut workspace, Outputs::new()).unwrap();
+        plan.kept_entries(&saved, &summed(), &mut workspace).unwrap()
+    };
+    // Stale numbers everywhere: 33 tokens count, and what a second block of 32 leaves free brings nothing in.
+    let peak = plan(&program, &some, Filter::BLOCKS).workspace().peak as usize;
+    let mut memory = vec![0xffu8; peak + 256];
+    assert_eq!(kept(2f32.powi(-64), &mut memory), Some(targets.len() as u64 * 2048));
+    // Tiles of 32 tokens by 512 columns: those with targets are left.
+    let tiles: std::collections::BTreeSet<_> =
+        targets.iter().enumerate().map(|(at, y)| (at / 32, y / 512)).collect();
+    let of_targets = tiles.iter().map(|(block, _)| (targets.len() - block * 32).min(32) as u64 * 512).sum();
+    assert_eq!(kept(1.0, &mut memory), Some(of_targets));
+    assert!(of_targets < targets.len() as u64 * 2048, "something is skipped");
+}
