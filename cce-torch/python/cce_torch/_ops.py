@@ -120,10 +120,10 @@ def _backward(
     call = _Call(parsed, e, c, targets, tensors, numbers)
     plan = call.plan
     rest = call.bytes(plan.peak - plan.held)
-    # Saved tensors may come back at another address, from a host that keeps them meanwhile, say.
-    held = (
-        held if held.data_ptr() % 256 == 0 or call.device.type == "cpu" and held.data_ptr() % 64 == 0 else held.clone()
-    )
+    # Saved tensors may come back at another address, from a host that keeps them meanwhile, say. The native side wants
+    # what torch's own allocations have.
+    align = 256 if call.device.type == "cuda" else 64
+    held = held if held.data_ptr() % align == 0 else held.clone()
 
     def gradient(wanted: bool, of: Tensor) -> Tensor:
         if not wanted:
