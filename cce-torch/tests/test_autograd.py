@@ -186,6 +186,7 @@ def test_threads_share_plans_and_get_their_own_results():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(got[at], expected))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU a call returns before its work is done")
 def test_the_interpreter_runs_on_during_a_call():
     # One long call; meanwhile this thread counts. Under the interpreter's lock it could not.
     p = problem(256, hidden=64, vocab=20000)
