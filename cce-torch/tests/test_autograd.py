@@ -120,10 +120,29 @@ def test_a_second_derivative_is_a_clear_error():
         gradient.sum().backward()
 
 
-def test_vmap_is_refused_with_what_to_do_instead():
-    p = problem(3, 5)
-    with pytest.raises(RuntimeError, match="leading dimensions"):
-        torch.func.vmap(lambda e, y: cce.linear_cross_entropy(e, p.c.detach(), y), (0, 0))(p.e.detach(), p.targets)
+TRANSFORMS = {
+    "grad": lambda f, e: torch.func.grad(f)(e),
+    "vjp": lambda f, e: torch.func.vjp(f, e),
+    "jvp": lambda f, e: torch.func.jvp(f, (e,), (e,)),
+    "jacrev": lambda f, e: torch.func.jacrev(f)(e),
+    "hessian": lambda f, e: torch.func.hessian(f)(e),
+    "vmap": lambda f, e: torch.func.vmap(f)(e[None]),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_of_torch_func_are_refused_with_what_to_do_instead(name):
+    p = problem(5)
+    with pytest.raises(RuntimeError, match="transforms of torch.func.*leading dimensions"):
+        TRANSFORMS[name](lambda e: cce.linear_cross_entropy(e, p.c.detach(), p.targets), p.e.detach())
+
+
+def test_forward_mode_derivatives_are_an_error_and_not_zero():
+    p = problem(5)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(p.e.detach(), torch.ones_like(p.e))
+        with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+            cce.linear_cross_entropy(dual, p.c.detach(), p.targets)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -167,6 +186,7 @@ def test_threads_share_plans_and_get_their_own_results():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(got[at], expected))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU a call returns before its work is done")
 def test_the_interpreter_runs_on_during_a_call():
     # One long call; meanwhile this thread counts. Under the interpreter's lock it could not.
     p = problem(256, hidden=64, vocab=20000)

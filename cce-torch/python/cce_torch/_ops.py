@@ -120,10 +120,10 @@ def _backward(
     call = _Call(parsed, e, c, targets, tensors, numbers)
     plan = call.plan
     rest = call.bytes(plan.peak - plan.held)
-    # Saved tensors may come back at another address, from a host that keeps them meanwhile, say.
-    held = (
-        held if held.data_ptr() % 256 == 0 or call.device.type == "cpu" and held.data_ptr() % 64 == 0 else held.clone()
-    )
+    # Saved tensors may come back at another address, from a host that keeps them meanwhile, say. The native side wants
+    # what torch's own allocations have.
+    align = 256 if call.device.type == "cuda" else 64
+    held = held if held.data_ptr() % align == 0 else held.clone()
 
     def gradient(wanted: bool, of: Tensor) -> Tensor:
         if not wanted:
@@ -282,14 +282,6 @@ def _refuse_second(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
 torch.library.register_autograd("cce_torch::backward", _refuse_second, setup_context=_keep_nothing, lib=_LIBRARY)
 
 
-@torch.library.register_vmap("cce_torch::forward", lib=_LIBRARY)
-def _(info: Any, in_dims: Any, *arguments: Any) -> Any:
-    raise RuntimeError(
-        "cce_torch does not work under torch.func.vmap: expected a batch in the leading dimensions of `e` and "
-        "`targets`; pass them whole, with reduction='none' for a loss a token"
-    )
-
-
 forward = torch.ops.cce_torch.forward.default
 
 
@@ -331,6 +323,11 @@ class _Direct(torch.autograd.Function):
         d_e, d_c, _, d_tensors, *_ = _gradients(ctx, d_reduced, d_rows, ctx.main_grad)
         return None, None, None, d_e, d_c, None, None, *d_tensors
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Refuses forward mode."""
+        raise RuntimeError("cce_torch has no forward-mode derivatives: use `backward` or torch.autograd.grad")
+
 
 def call(
     e: Tensor,
@@ -346,6 +343,12 @@ def call(
     is one."""
     if type(e) in _PLAIN and type(c) in _PLAIN and _is_eager():
         return _Direct.apply(numbers, spec, main_grad, e, c, targets, seed, *tensors)  # type: ignore[no-any-return]
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        raise RuntimeError(
+            "cce_torch does not work under the transforms of torch.func (grad, vjp, jvp, vmap and those made of them): "
+            "use `backward` or torch.autograd.grad for gradients; instead of vmap pass the batch in the leading "
+            "dimensions of `e` and `targets`, with reduction='none' for a loss a token"
+        )
     if main_grad is not None:
         raise ValueError("`main_grad` is for eager mode: leave it out of what torch.compile or torch.func is to trace")
     reduced, rows, _, _ = forward(e, c, targets, tensors, numbers, seed, spec)
