@@ -1063,7 +1063,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) sampled_forward(const E
 
     KMajor<TILE_M, HIDDEN_STRIDE, HIDDEN_ALIGN, PACKED> a; a.init(hidden, row0, rows, HIDDEN, order);
     KMajor<TILE_N, CLASSIFIER_STRIDE, CLASSIFIER_ALIGN, false> b; b.init(classifier, (HOT_TILES + first) * TILE_N, VOCAB, HIDDEN, 0);
-    walk<false>(shared, a, b, HOT_TILES + first, HOT_TILES + last, HIDDEN, [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
+    walk<false>(shared, a, b, HOT_TILES + first, HOT_TILES + last, all_steps(HIDDEN), [&](float (&acc)[ACC_ROWS][ACC_COLS], int tile) {
         const SharedRows every_token{token_of}, every_target{target_of};
         if (is_rare(tile, every_target)) take_targets(acc, tile, every_token, every_target, target_logit);
         each_piece(acc, shared, [&](float (&x)[LANE_ROWS][LANE_COLS], int piece) {
