@@ -665,6 +665,7 @@ DEVICE u32 emit(const Found& found, bool valid, const Room& room, u32 count, con
 
 #define PIECES 1
 static_assert(BANDS == 1 && SAMPLED_N == TILE_N, "all columns");
+static_assert(THREADS / 32 * 16 >= TILE_M, "a warp for each 16 rows");
 
 DEVICE bool has_pieces() { return warp_id() * 16 < TILE_M; }
 DEVICE int piece_row(int) { return warp_id() * 16; }

@@ -95,7 +95,7 @@ fn provide(interpreter: &Interpreter, requirements: &Path, folder: &Path) -> Res
         removed.map_err(Error::io("remove", path))?;
     }
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    println!("installing PyTorch from PyPI into {}: some 3 GB", environment.display());
+    println!("installing PyTorch from PyPI into {}: some 5 GB when installed", environment.display());
     cargo::run(Command::new(interpreter.program).args(["-m", "venv"]).arg(&environment))?;
     // Nothing is kept besides the environment: the downloads are as large as it is.
     let mut install = pip(&python);
@@ -113,10 +113,19 @@ fn pip(python: &Path) -> Command {
 /// The wheel in a folder that holds one.
 pub fn only_wheel(folder: &Path) -> Result<PathBuf> {
     let listing = fs::read_dir(folder).map_err(Error::io("read", folder))?;
-    let mut wheels = listing.flatten().map(|entry| entry.path());
-    wheels.find(|path| path.extension().is_some_and(|extension| extension == "whl")).ok_or_else(|| {
-        Error::Output { what: "the wheel", reason: format!("there is none in {}", folder.display()) }
-    })
+    let mut wheels: Vec<PathBuf> = listing
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .collect();
+    match (wheels.pop(), wheels.len()) {
+        (Some(wheel), 0) => Ok(wheel),
+        (_, others) => {
+            let found = if others == 0 { "none".to_owned() } else { format!("{}", others + 1) };
+            let reason = format!("one is expected in {}, and there are {found}", folder.display());
+            Err(Error::Output { what: "the wheel", reason })
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use super::build::{Common, blocks};
 use super::{Arg, Buffer, Launch, LiveTiles, Region, WorkspaceLayout};
 use crate::problem::{Filter, Problem};
-use crate::schedule::{Family, GpuSchedule, Tile};
+use crate::schedule::{GpuSchedule, Tile};
 
 /// What every chunk's width is a multiple of.
 pub(crate) const CHUNK_STEP: u32 = 64;
@@ -42,10 +42,7 @@ impl GpuSchedule {
     /// into which the tiles of every kernel divide, counted from the first token that counts and the first column.
     pub fn skipped_tile(&self) -> (u32, u32) {
         let GpuSchedule { logits, logits_gradient, classifier_gradient, hidden_gradient, .. } = self;
-        let rows = |tile: &Tile| match self.family {
-            Family::Wgmma => tile.cluster_rows(),
-            Family::Mma | Family::Simt => tile.m,
-        };
+        let rows = |tile: &Tile| tile.walk_rows(self.family);
         let columns = [logits.n, logits_gradient.n, rows(classifier_gradient), hidden_gradient.k, CHUNK_STEP];
         (multiple([rows(logits_gradient), rows(hidden_gradient), classifier_gradient.k]), multiple(columns))
     }
@@ -136,7 +133,7 @@ mod tests {
     use crate::ir::{InputKind, Program};
     use crate::plan::{GpuPlan, Matrix, MatrixForm, refuses};
     use crate::problem::DType;
-    use crate::schedule::Gpu;
+    use crate::schedule::{Family, Gpu};
     use crate::valid::{ProgramBuilder, Site};
 
     const HERE: Site = Site(0);
@@ -170,10 +167,7 @@ mod tests {
                 }
                 let (rows, columns) = schedule.skipped_tile();
                 let plan = GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap();
-                let of = |tile: &Tile| match schedule.family {
-                    Family::Wgmma => tile.cluster_rows(),
-                    _ => tile.m,
-                };
+                let of = |tile: &Tile| tile.walk_rows(schedule.family);
                 for (granule, part) in [
                     (rows, of(&schedule.logits_gradient)),
                     (rows, of(&schedule.hidden_gradient)),

@@ -97,7 +97,7 @@ impl Tile {
         CLUSTER * self.m
     }
 
-    /// Rows that the walk over the vocabulary takes together: a cluster's or a block's.
+    /// Rows of tiles that are taken together: a cluster's or a block's.
     pub(crate) fn walk_rows(&self, family: Family) -> u32 {
         if family == Family::Wgmma { self.cluster_rows() } else { self.m }
     }

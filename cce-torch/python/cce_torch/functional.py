@@ -118,10 +118,11 @@ def linear_cross_entropy(
         return_lse: also gives the logarithm of each token's normaliser, 0 at those that are ignored. It is
             differentiable.
         filter: ``exact``, or ``sampled``: gradients that are unbiased estimates, for a fraction of the work. None is
-            ``sampled`` where device and options allow it, else ``exact``, which is logged once.
+            ``sampled`` where the options allow it, else ``exact``, which is logged once.
         filter_eps: the step of the sampled filter as a part of a token's normaliser, 2^-10 by default. Smaller is less
             noise and more work.
-        max_entries: the most logits that the sampled filter keeps a token, 384 by default.
+        max_entries: the most logits that the sampled filter keeps a token, 384 by default, as a mean over each 16
+            tokens: a single one may have more.
         seed: of the sampled filter: an int, or one int64 on e's device. None draws one from torch's generator of that
             device: another every call, the same when activation checkpointing recomputes, different on every rank.
         logit_scale: multiplies the logits, bias included: one over the temperature. May be a tensor that learns.
