@@ -359,6 +359,10 @@ MISTAKES = {
     "`c` requires no gradient": lambda p: cce.linear_cross_entropy(
         p.e, p.c.detach(), p.targets, main_grad=torch.zeros_like(p.c)
     ),
+    "`e` is on meta": lambda p: cce.linear_cross_entropy(p.e.to("meta"), p.c.to("meta"), p.targets.to("meta")),
+    "`weight` requires a gradient": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, weight=torch.ones(p.c.shape[0], device=p.c.device, requires_grad=True)
+    ),
     "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1)(p.e, p.c, p.targets),
 }
 

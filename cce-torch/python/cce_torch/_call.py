@@ -180,6 +180,8 @@ def _check_shapes(e: Tensor, c: Tensor, targets: Tensor | None, shift: int) -> N
         )
     if e.device != c.device:
         raise ValueError(f"`e` is on {e.device} and `c` on {c.device}, expected one device")
+    if e.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"`e` is on {e.device}, expected cpu or cuda")
     if shift < 0 or (shift and (e.dim() < 2 or e.shape[-2] < shift)):
         raise ValueError(
             f"`shift` is {shift}, expected a number from 0 to the length of the sequence, which is "

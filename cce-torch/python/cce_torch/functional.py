@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
 from . import _linear
@@ -128,7 +129,8 @@ def linear_cross_entropy(
         logit_scale: multiplies the logits, bias included: one over the temperature. May be a tensor that learns.
         label_smoothing: the part of the target that is spread over the vocabulary, as PyTorch's.
         z_loss: weight of lse^2, which is added to each token's loss.
-        weight: [V], a weight a vocabulary entry, as PyTorch's: ``mean`` divides by the sum of the targets' weights.
+        weight: [V], a weight a vocabulary entry, as PyTorch's: ``mean`` divides by the sum of the targets' weights, and
+            has no gradient for them.
             It weighs the z-loss too.
         main_grad: [V, D], float32 or c's type, contiguous: c's gradient is added to it in the backward, in fp32, and
             ``c.grad`` stays as it is. For accumulation over micro-batches; in eager mode.
@@ -142,6 +144,12 @@ def linear_cross_entropy(
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"`reduction` is {reduction!r}, expected 'mean', 'sum' or 'none'")
+    if reduction == "mean" and weight is not None and weight.requires_grad and torch.is_grad_enabled():
+        # The divisor would have a gradient, too.
+        raise ValueError(
+            "`weight` requires a gradient and `reduction` is 'mean', which divides by a sum of weights: expected 'sum' "
+            "or 'none', or `weight.detach()`"
+        )
     given = _options(bias, weight, logit_scale, softcap, label_smoothing, z_loss)
     program = _linear.cross_entropy(tuple(given), return_lse)
     rows = (["loss"] if reduction == "none" else []) + (["lse"] if return_lse else [])
