@@ -27,34 +27,38 @@ type Settings = (String, Option<usize>, Option<u64>);
 /// The inputs of a call: hidden states, classifier, targets, tensors by name, numbers by name.
 type Given = (Span, Span, Option<Span>, Vec<(String, usize, usize)>, Vec<(String, f64)>);
 
-/// No element is at address 0: an empty tensor's address is as good as any aligned one.
-fn address(given: usize) -> usize {
-    if given == 0 { HOST_PART_ALIGN } else { given }
+/// An empty tensor's address is as good as any aligned one; no element is at address 0.
+fn address((at, len): Span) -> PyResult<usize> {
+    match (at, len) {
+        (0, 0) => Ok(HOST_PART_ALIGN),
+        (0, _) => Err(unexpected("a tensor", &format!("memory of {len} elements"), "none: its address is 0")),
+        _ => Ok(at),
+    }
 }
 
 impl Plan {
     /// # Safety
     /// As this module says: `len` elements live at the address during the call.
-    unsafe fn view(&self, (at, len): Span, element: Element) -> View<'static> {
-        let at = address(at);
-        match self.ordinal() {
+    unsafe fn view(&self, (at, len): Span, element: Element) -> PyResult<View<'static>> {
+        let at = address((at, len))?;
+        Ok(match self.ordinal() {
             // SAFETY: the caller's promise.
             None => unsafe { View::host_raw(std::ptr::with_exposed_provenance(at), len, element) },
             // SAFETY: the caller's promise.
             Some(ordinal) => unsafe { View::device(at as u64, len, element, ordinal) },
-        }
+        })
     }
 
     /// # Safety
     /// As for [`Plan::view`], and nothing else uses the memory meanwhile.
-    unsafe fn view_mut(&self, (at, len): Span, element: Element) -> ViewMut<'static> {
-        let at = address(at);
-        match self.ordinal() {
+    unsafe fn view_mut(&self, (at, len): Span, element: Element) -> PyResult<ViewMut<'static>> {
+        let at = address((at, len))?;
+        Ok(match self.ordinal() {
             // SAFETY: the caller's promise.
             None => unsafe { ViewMut::host_raw(std::ptr::with_exposed_provenance_mut(at), len, element) },
             // SAFETY: the caller's promise.
             Some(ordinal) => unsafe { ViewMut::device(at as u64, len, element, ordinal) },
-        }
+        })
     }
 
     /// One value, read now on the CPU device and by the kernels on a GPU.
@@ -80,19 +84,19 @@ impl Plan {
         let problem = self.plan.problem();
         let matrix = problem.dtype.into();
         // SAFETY: the caller's promise, here and below.
-        let mut inputs = unsafe { Inputs::new(self.view(*hidden, matrix), self.view(*classifier, matrix)) };
+        let mut inputs = unsafe { Inputs::new(self.view(*hidden, matrix)?, self.view(*classifier, matrix)?) };
         if let Some(targets) = targets {
             // SAFETY: as above.
-            inputs = inputs.targets(unsafe { self.view(*targets, problem.index.into()) });
+            inputs = inputs.targets(unsafe { self.view(*targets, problem.index.into())? });
         }
         for (name, at, len) in tensors {
             // SAFETY: as above.
             inputs = unsafe {
                 match self.kind_of(name) {
                     Some(InputKind::Scalar) => inputs.scalar(name, self.argument::<f32>(name, *at)?),
-                    Some(InputKind::Col) => inputs.col(name, self.view((*at, *len), Element::F32)),
+                    Some(InputKind::Col) => inputs.col(name, self.view((*at, *len), Element::F32)?),
                     // A name that the program does not have is refused as a Row.
-                    _ => inputs.row(name, self.view((*at, *len), Element::F32)),
+                    _ => inputs.row(name, self.view((*at, *len), Element::F32)?),
                 }
             };
         }
@@ -165,11 +169,11 @@ pub(crate) fn forward(
     let mut outputs = Outputs::new();
     for (name, at) in &reduced {
         // SAFETY: as above.
-        outputs = outputs.reduced(name, unsafe { plan.view_mut((*at, 1), Element::F32) });
+        outputs = outputs.reduced(name, unsafe { plan.view_mut((*at, 1), Element::F32)? });
     }
     for (name, at) in &rows {
         // SAFETY: as above.
-        outputs = outputs.row(name, unsafe { plan.view_mut((*at, tokens), Element::F32) });
+        outputs = outputs.row(name, unsafe { plan.view_mut((*at, tokens), Element::F32)? });
     }
     let done = py.detach(|| plan.plan.forward(&inputs, &call, &mut workspace, outputs));
     done.map(|_| ()).map_err(|error| exception(&error))
@@ -203,18 +207,18 @@ pub(crate) fn backward(
     }
     for (name, at) in &rows {
         // SAFETY: as above.
-        upstream = upstream.rows(name, unsafe { plan.view((*at, problem.tokens), Element::F32) });
+        upstream = upstream.rows(name, unsafe { plan.view((*at, problem.tokens), Element::F32)? });
     }
     let mut gradients = GradientViews::new();
     if let (Some(at), Some(output)) = (hidden_gradient, problem.hidden_gradient) {
         let span = (at, problem.tokens * problem.hidden);
         // SAFETY: as above.
-        gradients = gradients.hidden(unsafe { plan.view_mut(span, output.dtype.into()) });
+        gradients = gradients.hidden(unsafe { plan.view_mut(span, output.dtype.into())? });
     }
     if let (Some(at), Some(output)) = (classifier_gradient, problem.classifier_gradient) {
         let span = (at, problem.vocab * problem.hidden);
         // SAFETY: as above.
-        gradients = gradients.classifier(unsafe { plan.view_mut(span, output.dtype.into()) });
+        gradients = gradients.classifier(unsafe { plan.view_mut(span, output.dtype.into())? });
     }
     for (name, at) in &input_gradients {
         let len = match plan.kind_of(name) {
@@ -223,10 +227,10 @@ pub(crate) fn backward(
             _ => problem.tokens,
         };
         // SAFETY: as above.
-        gradients = gradients.input(name, unsafe { plan.view_mut((*at, len), Element::F32) });
+        gradients = gradients.input(name, unsafe { plan.view_mut((*at, len), Element::F32)? });
     }
-    // SAFETY: plans are kept, so that this is the forward's own; the Python side hands back what that
-    // forward left, with the same inputs and settings, which autograd checks to be unchanged.
+    // SAFETY: plans are kept and the Python side asks with what its forward asked with, so that this is the forward's
+    // own; it hands back what that forward left, with the same inputs and settings, which autograd checks to be unchanged.
     let saved = unsafe { plan.plan.saved_in(&workspace) };
     let done = py.detach(|| plan.plan.backward(saved, &inputs, &upstream, &call, &mut workspace, gradients));
     done.map_err(|error| exception(&error))

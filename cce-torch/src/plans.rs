@@ -1,7 +1,7 @@
 //! Plans, each made once and kept for the life of the process.
 //!
-//! A backward finds the very plan of its forward by the same key, as long as plans are kept: what a forward
-//! left is read by no other. Two threads that ask for one plan wait for one build; other keys do not wait.
+//! A backward asks with the key of its forward, whatever became of its tensors meanwhile, and finds the very plan of
+//! that forward: what a forward left is read by no other. Two threads that ask for one plan wait for one build; other keys do not wait.
 
 use crate::errors::{exception, unexpected};
 use crate::program;
@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::str::FromStr as _;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A plan, and what a call has to look up in it.
 #[pyclass(frozen, module = "cce_torch._native")]
@@ -60,6 +60,12 @@ impl Plan {
     #[getter]
     fn device(&self) -> String {
         self.plan.device().name()
+    }
+
+    /// The same number for the same plan, as long as plans are kept.
+    #[getter]
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.plan).addr()
     }
 
     fn __repr__(&self) -> String {
@@ -212,25 +218,37 @@ pub(crate) fn plan(
         classifier_layout: layouts.1,
         device,
     };
-    let slot = Arc::clone(locked(&PLANS).entry(key.clone()).or_default());
+    let this = Arc::clone(locked(&PLANS).entry(key.clone()).or_default());
     // Building takes no lock but the slot's, and not the interpreter's: compiling may take seconds.
     let plan = py.detach(|| {
-        let mut slot = locked(&slot);
+        let mut slot = locked(&this);
         if let Some(plan) = &*slot {
             return Ok(Arc::clone(plan));
         }
-        let built = Arc::new(key.build(&program::load(&key.program)?)?);
-        *slot = Some(Arc::clone(&built));
-        Ok::<_, PyErr>(built)
+        match program::load(&key.program).and_then(|program| key.build(&program)) {
+            Ok(built) => Ok(Arc::clone(slot.insert(Arc::new(built)))),
+            Err(error) => {
+                // Whoever waits for this slot tries for himself; who comes later makes one of his own.
+                let mut plans = locked(&PLANS);
+                if plans.get(&key).is_some_and(|kept| Arc::ptr_eq(kept, &this)) {
+                    plans.remove(&key);
+                }
+                Err(error)
+            }
+        }
     })?;
     Ok(Plan { plan })
 }
 
-/// How many plans are kept.
+/// How many plans are kept. Those that are being built are not counted yet, nor waited for.
 #[pyfunction]
 pub(crate) fn plans_kept() -> usize {
-    let slots: Vec<Arc<Slot>> = locked(&PLANS).values().cloned().collect();
-    slots.iter().filter(|slot| locked(slot).is_some()).count()
+    let is_built = |slot: &Slot| match slot.try_lock() {
+        Ok(plan) => plan.is_some(),
+        Err(TryLockError::Poisoned(plan)) => plan.into_inner().is_some(),
+        Err(TryLockError::WouldBlock) => false,
+    };
+    locked(&PLANS).values().filter(|slot| is_built(slot)).count()
 }
 
 /// The name of the GPU with this ordinal, or of the CPU device.

@@ -13,21 +13,21 @@ ON_A_GPU = {
     "rows of 4 mod 16 bytes": (lambda: torch.empty(10, 26, device="cuda", dtype=torch.bfloat16), (26, 4)),
     "rows of an odd length": (lambda: torch.empty(10, 25, device="cuda", dtype=torch.bfloat16), (25, 2)),
     "padded rows": (lambda: torch.empty(10, 32, device="cuda", dtype=torch.float16)[:, :25], (32, 16)),
-    "an offset of one element": (lambda: torch.empty(10, 32, device="cuda", dtype=torch.float16)[:, 1:], (32, 2)),
+    "an offset of one element": (lambda: torch.empty(10, 32, device="cuda", dtype=torch.float16)[:, 1:], (32, 16)),
     "an offset of whole rows": (lambda: torch.empty(10, 32, device="cuda")[3:], (32, 16)),
     "a single row": (lambda: torch.empty(10, 24, device="cuda", dtype=torch.bfloat16)[:1], (24, 16)),
 }
 
 
 @pytest.mark.parametrize("name", ON_A_GPU)
-def test_the_alignment_follows_from_strides_and_offset(name):
+def test_the_alignment_follows_from_the_strides(name):
     make, expected = ON_A_GPU[name]
     with FakeTensorMode():
-        assert _matrices.layout(make()) == expected
+        assert _matrices.layout(make(), "cuda") == expected
 
 
 def test_the_cpu_device_takes_any_element():
-    assert _matrices.layout(torch.empty(10, 25)[:, 1:]) == (25, 4)
+    assert _matrices.layout(torch.empty(10, 26)[:, 1:], "cpu") == (26, 4)
 
 
 def test_rows_are_copied_only_where_they_must_be():
@@ -42,7 +42,9 @@ def test_rows_are_copied_only_where_they_must_be():
 def test_a_matrix_at_another_address_than_its_layout_says_is_moved():
     memory = torch.arange(64, dtype=torch.float32)
     moved = torch.as_strided(memory, (3, 4), (8, 1), 1)
-    fixed = _matrices.aligned(moved, (8, 16))
+    fixed = _matrices.laid_out(moved, (8, 16))
     assert fixed.data_ptr() % 16 == 0 and fixed.stride() == (8, 1) and torch.equal(fixed, moved)
-    assert _matrices.aligned(fixed, (8, 16)) is fixed
+    assert _matrices.laid_out(fixed, (8, 16)) is fixed
+    padded = _matrices.laid_out(fixed, (12, 16))
+    assert padded.stride() == (12, 1) and torch.equal(padded, fixed)
     assert _matrices.span(moved) == (moved.data_ptr(), 2 * 8 + 4)

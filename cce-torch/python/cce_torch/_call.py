@@ -43,6 +43,10 @@ def run(
     shift = int(shift)
     _check_tensor("e", e)
     _check_tensor("c", c)
+    others = {"targets": targets, "seed": seed, "main_grad": main_grad, **inputs}
+    for name, tensor in others.items():
+        if isinstance(tensor, Tensor):
+            _check_tensor(name, tensor)
     compute = _compute_type(e, c)
     _check_shapes(e, c, targets, shift)
     if shift and targets is not None:

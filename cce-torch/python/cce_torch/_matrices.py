@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -24,28 +26,34 @@ def as_rows(tensor: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
     return rows
 
 
-def layout(rows: torch.Tensor) -> tuple[int, int]:
-    """Row stride in elements and alignment in bytes, of a matrix that :func:`as_rows` gave.
+def layout(rows: torch.Tensor, device: str) -> tuple[int, int]:
+    """Row stride in elements and alignment in bytes, of a matrix that :func:`as_rows` gave, on this type of device.
 
-    The alignment follows from strides and offset, so that it is the same in a graph that is being traced.
+    Both follow from shape and strides alone, which are the same in a graph that is being traced as where it runs.
     """
     size = rows.element_size()
     # The stride of a single row says nothing.
     stride = int(rows.stride(0)) if rows.shape[0] > 1 else int(rows.shape[1])
     stride = max(stride, int(rows.shape[1]))
-    if rows.device.type != "cuda":
+    if device != "cuda":
         return stride, size
     align = 16
-    while align > size and ((int(rows.storage_offset()) * size) % align or (stride * size) % align):
+    while align > size and (stride * size) % align:
         align //= 2
     return stride, align
 
 
-def aligned(rows: torch.Tensor, layout: tuple[int, int]) -> torch.Tensor:
-    """The matrix at an address that has the layout's alignment; a copy with the same strides where foreign memory has
-    not."""
+def layout_of(
+    shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, compute: torch.dtype, device: str
+) -> tuple[int, int]:
+    """The layout that a tensor of this shape and these strides had."""
+    return layout(as_rows(torch.empty_strided(shape, strides, dtype=dtype, device="meta"), compute), device)
+
+
+def laid_out(rows: torch.Tensor, layout: tuple[int, int]) -> torch.Tensor:
+    """The matrix in this layout: a copy where its strides are others, or its address is not aligned."""
     stride, align = layout
-    if rows.data_ptr() % align == 0:
+    if rows.data_ptr() % align == 0 and (rows.shape[0] <= 1 or rows.stride(0) == stride):
         return rows
     return rows.new_empty(rows.shape[0], stride)[:, : rows.shape[1]].copy_(rows)
 

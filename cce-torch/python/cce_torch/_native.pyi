@@ -36,6 +36,7 @@ class Plan:
     samples: bool
     notes: list[str]
     grade: str
+    identity: int
     device: str
 
 def describe(program: str) -> Description: ...

@@ -29,7 +29,7 @@ _LIBRARY.define(
 )
 _LIBRARY.define(
     "backward(Tensor? d_reduced, Tensor? d_rows, Tensor e, Tensor c, Tensor? targets, Tensor[] tensors,"
-    " float[] numbers, Tensor held, Tensor? seed, str spec)"
+    " float[] numbers, Tensor held, Tensor? seed, SymInt[] was, str spec)"
     " -> (Tensor d_e, Tensor d_c, Tensor[] d_tensors)",
     tags=(torch.Tag.needs_exact_strides,),
 )
@@ -39,15 +39,29 @@ class _Call:
     """A plan and its inputs as the native side takes them."""
 
     def __init__(
-        self, spec: Spec, e: Tensor, c: Tensor, targets: Tensor | None, tensors: list[Tensor], numbers: list[float]
+        self,
+        spec: Spec,
+        e: Tensor,
+        c: Tensor,
+        targets: Tensor | None,
+        tensors: list[Tensor],
+        numbers: list[float],
+        was: list[int] | None = None,
     ) -> None:
+        """In a backward, ``was`` says how the tensors were in its forward; see :func:`_kind`."""
         compute = _matrices.TORCH_DTYPES[spec.compute]
         rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
         indices = None if targets is None else targets.reshape(-1).contiguous()
-        layouts = (_matrices.layout(rows), _matrices.layout(classifier))
+        if was is None or was == _kind(e, c, targets):
+            layouts = _matrices.layout(rows, e.device.type), _matrices.layout(classifier, c.device.type)
+        else:
+            layouts = _layouts_of(was, e, c, targets, compute)
+        for name, tensor in zip(spec.tensors, tensors, strict=True):
+            if tensor.dtype != torch.float32:
+                raise RuntimeError(f"`{name}` is {tensor.dtype}, expected torch.float32, as it was given")
         self.plan = plan_for(spec, rows, classifier, indices, (e.dtype, c.dtype), layouts)
         # These are what the addresses below point to: they live as long as the call does.
-        rows, classifier = _matrices.aligned(rows, layouts[0]), _matrices.aligned(classifier, layouts[1])
+        rows, classifier = _matrices.laid_out(rows, layouts[0]), _matrices.laid_out(classifier, layouts[1])
         self.tensors = (rows, classifier, indices, [tensor.contiguous() for tensor in tensors])
         self.given = (
             _matrices.span(rows),
@@ -68,6 +82,37 @@ class _Call:
 
     def bytes(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+
+_CODES = {None: -1} | {dtype: at for at, dtype in enumerate((*_matrices.DTYPES, *_matrices.INDICES))}
+
+
+def _kind(e: Tensor, c: Tensor, targets: Tensor | None) -> list[int]:
+    """What a call's plan follows from, of its tensors: shapes and strides of E and C, and all types.
+
+    Tensors may come out of autograd with other strides than they went in with, where hooks keep them elsewhere. A
+    backward that gets this from its forward runs that forward's plan still.
+    """
+    types = (e.dtype, c.dtype, None if targets is None else targets.dtype)
+    return [*e.shape, *c.shape, *e.stride(), *c.stride(), *(_CODES.get(dtype, len(_CODES)) for dtype in types)]
+
+
+def _layouts_of(
+    was: list[int], e: Tensor, c: Tensor, targets: Tensor | None, compute: torch.dtype
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The layouts of a forward whose tensors came back with other strides; an error where more is different."""
+    now, dims = _kind(e, c, targets), e.dim() + c.dim()
+    if now[:dims] != was[:dims] or now[2 * dims :] != was[2 * dims :]:
+        found = ", ".join(f"{t.dtype} {list(t.shape)}" for t in (e, c, targets) if t is not None)
+        raise RuntimeError(
+            "a saved tensor came back from its hooks as another: expected shapes and types as in the forward, found "
+            f"{found} for `e`, `c` and `targets`; let the unpack hook give back what the pack hook was given"
+        )
+    strides = was[dims : 2 * dims]
+    return (
+        _matrices.layout_of(e.shape, strides[: e.dim()], e.dtype, compute, e.device.type),
+        _matrices.layout_of(c.shape, strides[e.dim() :], c.dtype, compute, c.device.type),
+    )
 
 
 def _whole(tensor: Tensor) -> tuple[int, int]:
@@ -113,16 +158,24 @@ def _backward(
     numbers: list[float],
     held: Tensor,
     seed: Tensor | None,
+    was: list[int],
     spec: str,
     main_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     parsed = parse(spec)
-    call = _Call(parsed, e, c, targets, tensors, numbers)
+    call = _Call(parsed, e, c, targets, tensors, numbers, was)
     plan = call.plan
+    if held.dtype != torch.uint8 or held.shape != (plan.held,) or held.device != call.device:
+        raise RuntimeError(
+            f"what the forward left came back from its hooks as {held.dtype} {list(held.shape)} on {held.device}, "
+            f"expected torch.uint8 [{plan.held}] on {call.device}; let the unpack hook give back what the pack hook was "
+            "given"
+        )
     rest = call.bytes(plan.peak - plan.held)
     # Saved tensors may come back at another address, from a host that keeps them meanwhile, say. The native side wants
     # what torch's own allocations have.
     align = 256 if call.device.type == "cuda" else 64
+    held = held.contiguous()
     held = held if held.data_ptr() % align == 0 else held.clone()
 
     def gradient(wanted: bool, of: Tensor) -> Tensor:
@@ -186,7 +239,7 @@ def _(
     tokens = rows.shape[0]
     sizes = (*rows.shape, *classifier.shape)
     if all(isinstance(size, int) for size in sizes):
-        layouts = (_matrices.layout(rows), _matrices.layout(classifier))
+        layouts = _matrices.layout(rows, e.device.type), _matrices.layout(classifier, c.device.type)
         plan = plan_for(parsed, rows, classifier, targets, (e.dtype, c.dtype), layouts)
         held: int | torch.SymInt = plan.held
         drawn: int | torch.SymInt = 1 if seed is None and plan.samples else 0
@@ -213,6 +266,7 @@ def _(
     numbers: list[float],
     held: Tensor,
     seed: Tensor | None,
+    was: list[int],
     spec: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     parsed = parse(spec)
@@ -229,7 +283,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.mark_non_differentiable(held, drawn)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
-    ctx.numbers, ctx.spec = numbers, spec
+    ctx.numbers, ctx.spec, ctx.was = numbers, spec, _kind(e, c, targets)
 
 
 def _differentiate(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -244,10 +298,10 @@ def _gradients(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, main_g
     if d_reduced is None and d_rows is None:
         return None, None, None, [None] * len(tensors), no_numbers, None, None
     seed = drawn if seed is None else seed
-    arguments = (d_reduced, d_rows, e, c, targets, tensors, ctx.numbers, held, seed, ctx.spec)
+    arguments = (d_reduced, d_rows, e, c, targets, tensors, ctx.numbers, held, seed, ctx.was, ctx.spec)
     # The operator itself where a graph of the gradients is wanted, or is being traced: it refuses to be
     # differentiated, which plain code would not.
-    if torch.is_grad_enabled() or type(e) not in _PLAIN or not _is_eager():
+    if torch.is_grad_enabled() or not _are_plain(e, c, targets, held, seed, *tensors) or not _is_eager():
         if main_grad is not None:
             raise RuntimeError("`main_grad` is for plain backward passes, without `create_graph`")
         d_e, d_c, d_tensors = torch.ops.cce_torch.backward.default(*arguments)
@@ -285,6 +339,10 @@ torch.library.register_autograd("cce_torch::backward", _refuse_second, setup_con
 forward = torch.ops.cce_torch.forward.default
 
 
+def _are_plain(*tensors: Tensor | None) -> bool:
+    return all(tensor is None or type(tensor) in _PLAIN for tensor in tensors)
+
+
 def _is_eager() -> bool:
     """Nothing traces, transforms or intercepts operators."""
     return (
@@ -315,6 +373,7 @@ class _Direct(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
         ctx.numbers, ctx.spec, ctx.main_grad = numbers, spec, main_grad
+        ctx.was = _kind(e, c, targets)
         return reduced, rows
 
     @staticmethod
@@ -341,7 +400,7 @@ def call(
 ) -> tuple[Tensor, Tensor]:
     """The reduced output and the rows; see the operator ``forward``. C's gradient is added to ``main_grad``, if there
     is one."""
-    if type(e) in _PLAIN and type(c) in _PLAIN and _is_eager():
+    if _are_plain(e, c, targets, seed, main_grad, *tensors) and _is_eager():
         return _Direct.apply(numbers, spec, main_grad, e, c, targets, seed, *tensors)  # type: ignore[no-any-return]
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         raise RuntimeError(
@@ -350,6 +409,9 @@ def call(
             "dimensions of `e` and `targets`, with reduction='none' for a loss a token"
         )
     if main_grad is not None:
-        raise ValueError("`main_grad` is for eager mode: leave it out of what torch.compile or torch.func is to trace")
+        raise ValueError(
+            "`main_grad` is for eager mode and plain tensors: leave it out of what torch.compile or torch.func is to "
+            "trace, and of calls on subclasses of tensors"
+        )
     reduced, rows, _, _ = forward(e, c, targets, tensors, numbers, seed, spec)
     return reduced, rows

@@ -45,6 +45,8 @@ class Spec:
     reduced: bool
     #: The type of the buffer that C's gradient is added to, where it is not returned.
     main_grad: str | None = None
+    #: The version of the operators' arguments: a graph that torch cached under other ones is not taken for this one.
+    signature: int = 2
     #: Plans by shape, types, layouts and device: found again without asking the native side.
     plans: dict[Any, _native.Plan] = field(default_factory=dict, compare=False, repr=False)
 

@@ -133,7 +133,8 @@ def linear_cross_entropy(
             has no gradient for them.
             It weighs the z-loss too.
         main_grad: [V, D], float32 or c's type, contiguous: c's gradient is added to it in the backward, in fp32, and
-            ``c.grad`` stays as it is. For accumulation over micro-batches; in eager mode.
+            ``c.grad`` stays as it is. For accumulation over micro-batches; in eager mode. DDP's reducer does
+            not see this gradient: reduce the buffer over the ranks yourself.
 
     Returns:
         The loss, float32: a scalar, or under ``none`` the shape of ``targets[..., shift:]``. With ``return_lse`` a pair
