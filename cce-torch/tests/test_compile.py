@@ -9,10 +9,7 @@ import pytest
 import torch
 from conftest import DEVICE, distance, problem
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(DEVICE != "cpu", reason="small fp32 heads are sampled on the CPU device only"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")
 BACKEND = "aot_eager"
 
 

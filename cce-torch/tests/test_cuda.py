@@ -19,10 +19,6 @@ pytestmark = pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: CCE_TEST_
 TOKENS, HIDDEN, VOCAB = 2048, 256, 16384
 
 
-def hopper() -> bool:
-    return torch.cuda.get_device_capability() == (9, 0)
-
-
 def tensors(dtype: torch.dtype = torch.bfloat16, device: str = "cuda", tokens: int = TOKENS):
     generator = torch.Generator(device).manual_seed(0)
     e = torch.randn(tokens, HIDDEN, device=device, generator=generator).to(dtype).requires_grad_()
@@ -49,8 +45,6 @@ def test_exact_gradients_are_those_of_all_logits(dtype, tolerance):
 
 
 def test_sampled_gradients_are_exact_in_the_mean():
-    if not hopper():
-        pytest.skip("the sampled filter needs compute capability 9.0")
     e, c, targets = tensors()
     exact_loss, exact = gradients(e, c, targets, filter="exact")
     mean, once = [torch.zeros_like(g, dtype=torch.float32) for g in exact], []
@@ -113,8 +107,7 @@ def test_a_captured_step_replays_on_new_data_with_new_seeds():
         torch.cuda.synchronize()
         results.append((loss.clone(), d_e.clone()))
     assert torch.equal(results[0][0], results[1][0])
-    if hopper():
-        assert not torch.equal(results[0][1], results[1][1])
+    assert not torch.equal(results[0][1], results[1][1])
     with torch.no_grad():
         e.copy_(torch.roll(e, 1, 0))
         targets.copy_(torch.roll(targets, 1, 0))
@@ -134,8 +127,7 @@ def test_seeds_come_from_the_gpu_s_generator_and_checkpointing_repeats_them():
     torch.manual_seed(4)
     got = torch.autograd.grad(checkpoint(head, e, use_reentrant=False), (e, c))
     assert all(torch.equal(one, other) for one, other in zip(got, expected))
-    if hopper():
-        assert not torch.equal(torch.autograd.grad(head(e), e)[0], expected[0])
+    assert not torch.equal(torch.autograd.grad(head(e), e)[0], expected[0])
 
 
 def test_memory_beyond_the_gradients_is_the_workspace():

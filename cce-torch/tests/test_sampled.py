@@ -5,9 +5,7 @@ from __future__ import annotations
 import cce_torch as cce
 import pytest
 import torch
-from conftest import DEVICE, distance, problem
-
-pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="small fp32 heads are sampled on the CPU device only")
+from conftest import distance, problem
 
 SAMPLED = {"filter": "sampled", "filter_eps": 2.0**-4, "max_entries": 64}
 

@@ -147,6 +147,32 @@ def test_a_patch_is_undone():
     assert patch(again)(**batch()).logits is None
 
 
+def test_what_others_installed_is_used_and_restored():
+    model = build("llama")
+    calls = []
+    own, head = model.forward, model.lm_head.forward
+    model.forward = lambda *a, **k: (calls.append("model"), own(*a, **k))[1]
+    model.lm_head.forward = lambda x: (calls.append("head"), head(x))[1]
+    model.loss_function = lambda logits, labels, **_: logits.sum() * 0 + 7
+    had = model.forward, model.lm_head.forward, model._loss_function
+    patch(model, eval_logits=True)
+    assert model.eval()(**batch()).loss == 7 and calls == ["model", "head"]
+    assert model.train()(**batch()).loss != 7
+    unpatch(model)
+    assert (model.forward, model.lm_head.forward, model._loss_function) == had
+
+
+def test_a_linear_head_with_a_forward_of_its_own_is_refused():
+    class Quantised(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x.round())
+
+    model = build("llama")
+    model.lm_head = Quantised(32, VOCAB, bias=False)
+    with pytest.raises(ValueError, match="Quantised with a forward of its own"):
+        patch(model)
+
+
 def test_trainers_see_the_model_s_own_signature():
     plain = build("llama")
     patched = patch(copy.deepcopy(plain))

@@ -83,9 +83,13 @@ def load_nvrtc() -> None:
     """
     if os.environ.get("CCE_NVRTC_PATH"):
         return
+    # Packages of another CUDA may lie beside those that torch was built for.
+    folders = [Path("cu13", "lib"), Path("cuda_nvrtc", "lib")]
+    if (torch.version.cuda or "").split(".")[0] == "12":
+        folders.reverse()
     found = importlib.util.find_spec("nvidia")
     for root in (found.submodule_search_locations or []) if found else []:
-        for folder in (Path(root, "cu13", "lib"), Path(root, "cuda_nvrtc", "lib")):
-            for library in sorted(folder.glob("libnvrtc.so.*"), reverse=True):
+        for folder in folders:
+            for library in sorted(Path(root, folder).glob("libnvrtc.so.*"), reverse=True):
                 ctypes.CDLL(str(library))
                 return

@@ -36,6 +36,9 @@ class _State:
     checked: bool = False
     hidden: Tensor | None = None
     loss: Tensor | None = None
+    #: What the model and its head had of their own before: forwards that others installed, a loss function.
+    model_had: dict[str, Any] = dataclasses.field(default_factory=dict)
+    head_had: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def expected(self, probe: Tensor) -> Tensor:
         z = probe if self.scale is None else self.scale * probe
@@ -76,6 +79,11 @@ def patch(
         raise ValueError(
             f"{type(model).__name__} has {found}, expected a causal language model with a linear layer under that name"
         )
+    if type(head).forward is not nn.Linear.forward:
+        raise ValueError(
+            f"the `lm_head` is a {type(head).__name__} with a forward of its own, expected that of torch.nn.Linear: its "
+            "weight alone does not say what its logits are"
+        )
     if hasattr(model, "_cce_torch"):
         raise ValueError("the model is patched already: call `unpatch` first to change its options")
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
@@ -83,6 +91,8 @@ def patch(
     scale = getattr(config, "logit_scale", None) if divisor is None else 1.0 / divisor
     softcap = getattr(config, "final_logit_softcapping", None)
     model._cce_torch = _State(softcap, scale, filter, filter_eps, max_entries, eval_logits)
+    model._cce_torch.model_had = _own(model, "forward", "_loss_function")
+    model._cce_torch.head_had = _own(head, "forward")
     model.forward = _Forward(model, model.forward)
     model.loss_function = types.MethodType(_loss_function, model)
     head._cce_torch = model._cce_torch
@@ -93,9 +103,17 @@ def patch(
 def unpatch(model: Any) -> Any:
     """Undoes :func:`patch`."""
     if hasattr(model, "_cce_torch"):
+        state: _State = model._cce_torch
         del model._cce_torch, model.forward, model._loss_function
         del model.lm_head._cce_torch, model.lm_head.forward
+        vars(model).update(state.model_had)
+        vars(model.lm_head).update(state.head_had)
     return model
+
+
+def _own(module: nn.Module, *names: str) -> dict[str, Any]:
+    """The attributes of these names that the instance has, apart from its class."""
+    return {name: vars(module)[name] for name in names if name in vars(module)}
 
 
 class _Forward:
@@ -133,16 +151,22 @@ class _Forward:
         """The model's own forward under its own loss function."""
         patched = self.model._loss_function
         del self.model._loss_function
+        vars(self.model).update(_own_loss(self.model._cce_torch))
         try:
             return self.original(*arguments, **named)
         finally:
             self.model._loss_function = patched
 
 
+def _own_loss(state: _State) -> dict[str, Any]:
+    return {name: value for name, value in state.model_had.items() if name == "_loss_function"}
+
+
 def _head(self: nn.Linear, hidden: Tensor) -> Tensor:
     state: _State = self._cce_torch  # type: ignore[assignment]
     if not state.active:
-        return nn.Linear.forward(self, hidden)
+        own = state.head_had.get("forward")
+        return nn.Linear.forward(self, hidden) if own is None else own(hidden)
     state.hidden = hidden
     if state.checked:
         # Nobody looks at them any more, and a copy from the host would wait for the GPU.
