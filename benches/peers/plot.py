@@ -26,9 +26,10 @@ def _panel(axes: Any, rows: list[Row], pairs: list[tuple[float | None, float | N
             axes.barh(at + offset, value, height=BAR, color=colour)
             label = f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
             axes.text(value + most * 0.012, at + offset, label + unit, va="center", fontsize=7.5, color=TEXT)
-        if pair == (None, None):
-            reason = "not installed" if row.absent else (row.error or "not measured").split(":")[0]
-            axes.text(most * 0.012, at, reason, va="center", fontsize=7.5, style="italic", color=TEXT)
+        if pair[1] is None:
+            reason = "not installed" if row.absent else "failed: " + (row.error or "not measured").split(":")[0]
+            place = at if pair[0] is None else at + BAR / 2
+            axes.text(most * 0.012, place, reason, va="center", fontsize=7.5, style="italic", color=TEXT)
     axes.set_yticks(range(len(rows)), [row.about for row in rows], fontsize=8.5, color=TEXT)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_xlim(0, most * 1.16)
@@ -59,18 +60,18 @@ def draw(report: Report, path: Path) -> None:
     )
     figure.patch.set_alpha(0)
     for head, (left, right) in zip(heads, grid, strict=True):
-        times = [
-            (row.forward.ratio if row.forward else None, row.step.ratio if row.step else None) for row in head.rows
-        ]
+        # cce's own together; the others as they were measured.
+        rows = sorted(head.rows, key=lambda row: not row.method.startswith("cce"))
+        times = [(row.forward.ratio if row.forward else None, row.step.ratio if row.step else None) for row in rows]
         sizes = [
             tuple(None if count is None else count / 2**30 for count in (row.forward_bytes, row.step_bytes))
-            for row in head.rows
+            for row in rows
         ]
         product = head.product_ms()
         shape = f"{head.tokens} x {head.hidden} x {head.vocab}"
         unit = "" if product is None else f" (T = {product:.3g} ms, the product E Cᵀ alone)"
-        _panel(left, head.rows, times, "", f"{head.name}, {shape}\ntime in T{unit}")
-        _panel(right, head.rows, sizes, "", "\npeak memory beyond inputs, GiB")  # type: ignore[arg-type]
+        _panel(left, rows, times, "", f"{head.name}, {shape}\ntime in T{unit}")
+        _panel(right, rows, sizes, "", "\npeak memory beyond inputs, GiB")  # type: ignore[arg-type]
         right.set_yticklabels([])
         left.axvline(1, color=TEXT, linewidth=0.8, linestyle=":")
     legend = [Patch(color=OURS[0]), Patch(color=THEIRS[0]), Patch(color=OURS[1]), Patch(color=THEIRS[1])]
