@@ -14,6 +14,8 @@
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
+//! - [`stored`]: keys and winners of the database, back as tasks and schedules.
+//! - [`verify`]: stored winners, measured again.
 //! - [`cli`]: the command line.
 //!
 //! Invariant: a result that differs from the reference is never timed and never stored as good; what has been
@@ -51,8 +53,10 @@ pub mod progress;
 pub mod search;
 pub mod space;
 pub mod stop;
+pub mod stored;
 pub mod task;
 pub mod tuning;
+pub mod verify;
 
 pub use cli::run;
 pub use error::Error;

@@ -127,7 +127,7 @@ pub(super) fn database_folder() -> Result<PathBuf, Error> {
 }
 
 /// The devices to tune. Says in one line when `auto` falls to the CPU device.
-fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
+pub(super) fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
     Ok(match gpu {
         Gpu::Cpu => vec![Device::cpu()],
         Gpu::Index(index) => vec![Device::cuda(index)?],
