@@ -14,6 +14,8 @@
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
+//! - [`exchange`]: trials in the formats of other tools.
+//! - [`report`]: the trials of a problem as a page for people.
 //! - [`stored`]: keys and winners of the database, back as tasks and schedules.
 //! - [`verify`]: stored winners, measured again.
 //! - [`cli`]: the command line.
@@ -49,7 +51,10 @@ pub mod bench;
 pub mod cli;
 pub mod data;
 mod error;
+pub mod exchange;
+pub mod knobs;
 pub mod progress;
+pub mod report;
 pub mod search;
 pub mod space;
 pub mod stop;

@@ -85,6 +85,12 @@ impl Database {
         Ok(Self { folder: folder.into(), log, patience })
     }
 
+    /// Whether there is a database in `folder`, which is only looked at.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        Log::in_folder(folder, Duration::ZERO).path().exists()
+    }
+
     /// The folder.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -1,11 +1,14 @@
 //! The command line: `cce-tune`, and the same for a user's own losses through [`run`].
 
 mod check;
+mod diff;
 mod doctor;
 mod emit;
 mod output;
 mod profile;
 mod programs;
+mod report;
+mod selected;
 mod show;
 mod transfer;
 mod tune;
@@ -72,8 +75,15 @@ enum Command {
     Show(ShowArgs),
     /// Write all trials as JSON, or with --profile the winners as a profile that other machines can use.
     Export(ExportArgs),
-    /// Add the trials of exports, or of other databases' folders.
+    /// Add the trials of exports, or of other databases' folders; where several machines measured the same, the
+    /// better record wins, and each keeps its provenance.
+    #[command(visible_alias = "merge")]
     Import(ImportArgs),
+    /// Compare the winners of two databases, exports or profiles: which differ, by how much, and which only one has.
+    Diff(DiffArgs),
+    /// Write a page for people of each problem: ranked configurations, what each knob does, the roofline, why
+    /// candidates were dropped, how the search went.
+    Report(ReportArgs),
     /// Tune many problems of one device, one after the other, and write their winners as one profile.
     Profile(ProfileArgs),
     /// Measure stored winners again, those of a profile or all that plans here would find, and say what moved.
@@ -115,6 +125,11 @@ struct TuneArgs {
     /// Print every candidate, not only the best.
     #[arg(long)]
     all: bool,
+    /// Write a page for people when it is done: see `cce-tune report`.
+    #[arg(long, value_name = "FILE.html", conflicts_with = "dry_run")]
+    report: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    peak: PeakArgs,
 }
 
 impl TuneArgs {
@@ -172,13 +187,31 @@ struct ShowArgs {
     loss: Option<String>,
 }
 
+/// Which of the stored problems.
+#[derive(Debug, Args)]
+struct SelectedArgs {
+    /// Only those of this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    loss: Option<String>,
+    /// Only problems whose description, as `cce-tune show` prints it, contains this; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 struct ExportArgs {
-    /// Where to; standard output if left out.
+    /// Where to; standard output if left out. With a format of another tool, which holds one problem a file, a
+    /// folder where there are several.
     file: Option<std::path::PathBuf>,
     /// Write a profile of this name: the winners alone, for CCE_PROFILE on other machines.
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// The format: cce (all trials, what import reads), kernel-tuner (a cache file for Kernel Tuner's dashboard and
+    /// simulation mode), or t4 (the results format that several tuners share).
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", conflicts_with = "profile")]
+    format: transfer::Format,
+    #[command(flatten)]
+    selected: SelectedArgs,
 }
 
 #[derive(Debug, Args)]
@@ -186,6 +219,42 @@ struct ImportArgs {
     /// Exports, or folders of other databases.
     #[arg(required = true)]
     from: Vec<std::path::PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DiffArgs {
+    /// A database's folder, an export of trials, or a profile.
+    a: std::path::PathBuf,
+    /// What it is compared with: a folder, an export or a profile.
+    b: std::path::PathBuf,
+    /// Print problems too whose winners are the same.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    selected: SelectedArgs,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// The page. Where there are several problems, an index, with a page of each beside it.
+    #[arg(long, value_name = "FILE.html", default_value = "cce-tune-report.html")]
+    out: std::path::PathBuf,
+    #[command(flatten)]
+    selected: SelectedArgs,
+    #[command(flatten)]
+    peak: PeakArgs,
+}
+
+/// What the device can do at most, where no data sheet is known or another limit holds.
+#[derive(Clone, Copy, Debug, Args)]
+struct PeakArgs {
+    /// The device's peak in 10^12 operations a second in the problem's type, for the roofline of a report [default: of
+    /// the data sheet, where one is known].
+    #[arg(long, value_name = "TFLOPS", value_parser = values::positive, requires = "bandwidth")]
+    peak: Option<f64>,
+    /// The device's memory bandwidth in 10^9 bytes a second.
+    #[arg(long, value_name = "GB/S", value_parser = values::positive, requires = "peak")]
+    bandwidth: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -306,8 +375,10 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         None => tune::run(&line.tune, &programs, &output, &stop),
         Some(Command::Doctor) => doctor::run(&output),
         Some(Command::Show(args)) => show::run(&args, &programs, &output),
-        Some(Command::Export(args)) => transfer::export(&args, &output),
+        Some(Command::Export(args)) => transfer::export(&args, &programs, &output),
         Some(Command::Import(args)) => transfer::import(&args, &output),
+        Some(Command::Diff(args)) => diff::run(&args, &programs, &output),
+        Some(Command::Report(args)) => report::run(&args, &programs, &output),
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
         Some(Command::Verify(args)) => verify::run(&args, &programs, &output, &stop),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),

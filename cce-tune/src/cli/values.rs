@@ -68,9 +68,14 @@ pub fn count(text: &str) -> Result<usize, String> {
 
 /// A share in percent, above 0.
 pub fn percent(text: &str) -> Result<f64, String> {
-    let number = text.trim_end_matches('%').trim().parse::<f64>().ok();
-    let expected = || format!("expected a number of percent above 0, such as 10, found {text}");
-    number.filter(|percent| percent.is_finite() && *percent > 0.0).ok_or_else(expected)
+    positive(text.trim_end_matches('%').trim())
+        .map_err(|_| format!("expected a number of percent above 0, such as 10, found {text}"))
+}
+
+/// A finite number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| format!("expected a number above 0, found {text}"))
 }
 
 /// Which device.
