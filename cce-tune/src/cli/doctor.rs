@@ -293,6 +293,27 @@ fn profiles(findings: &mut Vec<Finding>) {
             Err(error) => finding(what, State::Broken, error.to_string(), "correct CCE_PROFILE or unset it"),
         });
     }
+    findings.extend(selection::SHIPPED.iter().map(|(file, text)| shipped(file, text)));
+}
+
+/// A profile of older kernels is no fault: its winners are still used.
+fn shipped(file: &str, text: &str) -> Finding {
+    const WHAT: &str = "shipped profile";
+    let profile = match Profile::parse(text) {
+        Ok((profile, _)) => profile,
+        Err(error) => return finding(WHAT, State::Broken, format!("{file}: {error}"), "please report this"),
+    };
+    let stale = |entry: &&cce_tuning_db::KeyWinners| {
+        let generation = selection::generation(&entry.key.device);
+        entry.winners.iter().all(|winner| winner.generation != generation)
+    };
+    let stale = profile.entries.iter().filter(stale).count();
+    let mut found = format!("{}, {}", profile.name, counted(profile.entries.len() as u64, "problem"));
+    if stale > 0 {
+        found +=
+            &format!(", {stale} of them stale: measured with another version of the kernels, still used");
+    }
+    finding(WHAT, State::Ok, found, "")
 }
 
 #[cfg(test)]
