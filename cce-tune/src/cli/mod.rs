@@ -95,9 +95,21 @@ struct TuneArgs {
     /// The seed of the generated head.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     seed: u64,
-    /// Try only the first candidates, at most so many.
+    /// Try at most so many candidates [default: as many as the strategy thinks worth it].
     #[arg(long, value_name = "COUNT", value_parser = values::count)]
     candidates: Option<usize>,
+    /// Who chooses the candidates: see docs/tuning.md.
+    #[arg(long, default_value_t, value_name = "STRATEGY")]
+    strategy: crate::strategy::Kind,
+    /// Try every candidate: the same as --strategy exhaustive.
+    #[arg(long, conflicts_with = "strategy")]
+    exhaustive: bool,
+    /// The candidates that there are to choose from, at most.
+    #[arg(long, default_value_t = crate::space::SEARCHED, value_name = "COUNT")]
+    space: u64,
+    /// Write the problem's trials as a recording, for `cce-tune replay`; takes one device.
+    #[arg(long, value_name = "FILE")]
+    record: Option<std::path::PathBuf>,
     /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
     #[arg(long)]
     again: bool,

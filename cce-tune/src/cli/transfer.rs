@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Written beside and renamed: an export that fails half-way leaves an earlier one alone.
-fn whole(path: &Path, write: impl FnOnce(&mut File) -> Result<u64, Error>) -> Result<u64, Error> {
+pub(super) fn whole(path: &Path, write: impl FnOnce(&mut File) -> Result<u64, Error>) -> Result<u64, Error> {
     let failed = |source| Error::Write { path: path.into(), source };
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}.aside", std::process::id()));

@@ -15,7 +15,7 @@ mod file;
 mod file_tests;
 mod generated;
 mod ignored;
-mod random;
+pub(crate) mod random;
 
 pub use elements::{Elements, Targets};
 
