@@ -11,7 +11,8 @@
 //! - [`data`]: inputs, a file's or generated with a realistic softmax; tests and benchmarks use them too.
 //! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules there are, values for a loss's own
 //!   inputs.
-//! - [`strategy`]: which of the schedules are tried next; [`recording`]: trials to judge strategies by.
+//! - [`strategy`]: which of the schedules are tried next; [`recording`]: trials to judge strategies
+//!   by, and [`regret`] what is selected for shapes that were not tuned.
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
@@ -50,6 +51,7 @@ pub mod data;
 mod error;
 pub mod progress;
 pub mod recording;
+pub mod regret;
 pub mod search;
 pub mod space;
 pub mod stop;

@@ -165,7 +165,7 @@ impl Recording {
     pub fn read(path: &Path) -> Result<Vec<Recording>, Error> {
         let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         if path.is_dir() {
-            return of_records(&name, Database::open(path)?.records()?, path);
+            return some(path, Recording::of_records(&name, Database::open(path)?.records()?)?);
         }
         let text =
             std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -185,13 +185,44 @@ impl Recording {
                     records: Vec<Record>,
                 }
                 let export: Export = serde_json::from_str(&text).map_err(kind)?;
-                of_records(&name, export.records, path)
+                some(path, Recording::of_records(&name, export.records)?)
             }
             (kind, schema) => Err(bad(format!(
                 "expected a recording of schema {RECORDING_SCHEMA} or an export of trials of schema 1; it says \
                  {kind:?}, schema {schema}"
             ))),
         }
+    }
+
+    /// Of each problem, shape, generation and host a recording; of each schedule its newest trial.
+    ///
+    /// # Errors
+    /// When a key cannot be encoded.
+    pub fn of_records(name: &str, records: Vec<Record>) -> Result<Vec<Recording>, Error> {
+        type Group = (Key, HashMap<ConfigHash, Trial>);
+        let mut groups: BTreeMap<(Vec<u8>, Shape, Generation, String), Group> = BTreeMap::new();
+        for Record { key, trial, .. } in records {
+            let of = (key.encode()?, trial.shape, trial.generation.clone(), trial.provenance.host.clone());
+            let (_, trials) = groups.entry(of).or_insert_with(|| (key, HashMap::new()));
+            let newer = trials
+                .get(&trial.config.hash())
+                .is_none_or(|known| known.provenance.unix_ms <= trial.provenance.unix_ms);
+            if newer {
+                trials.insert(trial.config.hash(), trial);
+            }
+        }
+        let several = groups.len() > 1;
+        let recordings = groups.into_iter().filter_map(|((_, shape, generation, host), (key, trials))| {
+            let mut trials: Vec<Trial> = trials.into_values().collect();
+            // The default is tried first.
+            trials.sort_by_key(|trial| (trial.provenance.unix_ms, trial.config.hash()));
+            let name = match several {
+                true => format!("{name} {}x{}x{} {host}", shape.tokens, shape.hidden, shape.vocab),
+                false => name.to_owned(),
+            };
+            Recording::of(&name, &key, shape, &generation, &trials)
+        });
+        Ok(recordings.collect())
     }
 
     fn parse(name: &str, text: &str) -> Result<Recording, String> {
@@ -246,36 +277,12 @@ fn digits(ms: f64) -> f64 {
     format!("{ms:.4e}").parse().unwrap_or(ms)
 }
 
-/// Of each problem, shape, generation and host a recording; of each schedule its newest trial.
-fn of_records(name: &str, records: Vec<Record>, path: &Path) -> Result<Vec<Recording>, Error> {
-    type Group = (Key, HashMap<ConfigHash, Trial>);
-    let mut groups: BTreeMap<(Vec<u8>, Shape, Generation, String), Group> = BTreeMap::new();
-    for Record { key, trial, .. } in records {
-        let of = (key.encode()?, trial.shape, trial.generation.clone(), trial.provenance.host.clone());
-        let (_, trials) = groups.entry(of).or_insert_with(|| (key, HashMap::new()));
-        let newer = trials
-            .get(&trial.config.hash())
-            .is_none_or(|known| known.provenance.unix_ms <= trial.provenance.unix_ms);
-        if newer {
-            trials.insert(trial.config.hash(), trial);
-        }
-    }
-    if groups.is_empty() {
+fn some(path: &Path, recordings: Vec<Recording>) -> Result<Vec<Recording>, Error> {
+    if recordings.is_empty() {
         let reason = "it holds no trials; `cce-tune --record FILE` and `cce-tune export FILE` make some";
         return Err(Error::Recording { path: path.into(), reason: reason.to_owned() });
     }
-    let several = groups.len() > 1;
-    let recordings = groups.into_iter().filter_map(|((_, shape, generation, host), (key, trials))| {
-        let mut trials: Vec<Trial> = trials.into_values().collect();
-        // The default is tried first.
-        trials.sort_by_key(|trial| (trial.provenance.unix_ms, trial.config.hash()));
-        let name = match several {
-            true => format!("{name} {}x{}x{} {host}", shape.tokens, shape.hidden, shape.vocab),
-            false => name.to_owned(),
-        };
-        Recording::of(&name, &key, shape, &generation, &trials)
-    });
-    Ok(recordings.collect())
+    Ok(recordings)
 }
 
 #[cfg(test)]

@@ -133,21 +133,19 @@ impl Tuner<'_> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
-        let database = Database::open(self.folder)?;
-        let mut store = Store::open(
-            database,
-            key.clone(),
-            selection::shape(&problem),
-            selection::generation(&keyed),
-            provenance(device),
-        )?;
+        let mut database = Database::open(self.folder)?;
+        let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
+        let mut others = Recording::of_records("the database", database.records()?)?;
+        others.retain(|other| (&other.key, other.shape, &other.generation) != (&key, shape, &generation));
+        let experience = Experience::of(&key, &others);
+        let mut store = Store::open(database, key.clone(), shape, generation, provenance(device))?;
         if self.again {
             store.measure_again();
         }
         // Candidates run under the filter that the plan decided on, whatever the schedule.
         let task = Task { filter: Some(problem.filter), ..task.clone() };
         let pool = Pool::new(space.candidates.iter().map(|candidate| candidate.schedule));
-        let strategy = self.scope.strategy.with(self.scope.seed, Experience::default());
+        let strategy = self.scope.strategy.with(self.scope.seed, experience);
         let budget = self.scope.budget.unwrap_or(usize::MAX).min(strategy.budget(&pool));
         let outcomes = |store: &Store| -> Vec<Option<Outcome>> {
             let outcome = |trial: &cce_tuning_db::Trial| trial.time().map_or(Outcome::Failed, Outcome::Time);

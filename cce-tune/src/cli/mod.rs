@@ -5,6 +5,8 @@ mod doctor;
 mod emit;
 mod output;
 mod programs;
+mod regret;
+mod replay;
 mod show;
 mod transfer;
 mod tune;
@@ -70,6 +72,11 @@ enum Command {
     Export(ExportArgs),
     /// Add the trials of exports, or of other databases' folders.
     Import(ImportArgs),
+    /// Run search strategies on recorded trials and say how many trials each takes to come near the best.
+    Replay(ReplayArgs),
+    /// Hold out one recording at a time and say how much slower it is with the schedule that is selected for it from
+    /// the others.
+    Regret(RegretArgs),
     /// Print a loss: as a program, its gradient, its plan, its CUDA, its PTX. Needs no GPU.
     Emit(EmitArgs),
 }
@@ -193,6 +200,32 @@ struct ImportArgs {
 }
 
 #[derive(Debug, Args)]
+struct ReplayArgs {
+    /// Recordings (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    trials: Vec<std::path::PathBuf>,
+    /// Only this strategy; may be given several times.
+    #[arg(long, value_name = "STRATEGY")]
+    strategy: Vec<crate::strategy::Kind>,
+    /// Runs of each, with another seed.
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = values::count)]
+    seeds: usize,
+    /// Schedules that are chosen at a time.
+    #[arg(long, default_value_t = crate::strategy::replay::BATCH, value_name = "COUNT", value_parser = values::count)]
+    batch: usize,
+    /// Let each recording's search learn from the others of its loss, as a database's trials do.
+    #[arg(long)]
+    learn: bool,
+}
+
+#[derive(Debug, Args)]
+struct RegretArgs {
+    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    trials: Vec<std::path::PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct EmitArgs {
     #[command(flatten)]
     problem: ProblemArgs,
@@ -232,6 +265,8 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Show(args)) => show::run(&args, &programs, &output),
         Some(Command::Export(args)) => transfer::export(&args, &output),
         Some(Command::Import(args)) => transfer::import(&args, &output),
+        Some(Command::Replay(args)) => replay::run(&args, &output),
+        Some(Command::Regret(args)) => regret::run(&args, &output),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };
     ExitCode::from(match done {

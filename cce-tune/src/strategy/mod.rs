@@ -11,16 +11,22 @@
 mod blame;
 mod descent;
 mod exhaustive;
+#[cfg(test)]
+pub(crate) mod invented;
 mod model;
 mod pool;
 mod process;
+pub mod replay;
 
 pub use descent::Descent;
 pub use exhaustive::{Exhaustive, Random};
 pub use model::Model;
 pub use pool::Pool;
+pub(crate) use pool::far_apart;
 
+use crate::recording::Recording;
 use cce_codegen::schedule::Schedule;
+use cce_tuning_db::Key;
 
 /// What became of a schedule that was tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +64,38 @@ pub trait Strategy {
 pub struct Experience {
     /// Of each problem how far it is (1: a factor of two in a size, or about as much) and its trials.
     pub problems: Vec<(f64, Vec<(Schedule, Outcome)>)>,
+}
+
+impl Experience {
+    /// What these teach of a problem: the nearest of the same loss, type, objective and filter.
+    pub fn of(key: &Key, recordings: &[Recording]) -> Experience {
+        let near = recordings.iter().filter_map(|other| Some((distance(key, &other.key)?, other)));
+        let mut near: Vec<(f64, &Recording)> = near.collect();
+        near.sort_by(|a, b| a.0.total_cmp(&b.0));
+        near.truncate(MOST_PROBLEMS);
+        let trials =
+            |other: &Recording| other.trials.iter().map(|trial| (trial.schedule, trial.outcome())).collect();
+        Experience { problems: near.into_iter().map(|(far, other)| (far, trials(other))).collect() }
+    }
+}
+
+/// Problems that a strategy learns from, at most: the nearest.
+const MOST_PROBLEMS: usize = 4;
+
+/// Farther problems teach nothing: a factor of sixteen in one size, or another generation of GPUs.
+const FARTHEST: f64 = 4.0;
+
+/// How far a problem's trials are from being another's: `None` if they say nothing of it. Shape and device count
+/// alike, a factor of two as 1.
+pub(crate) fn distance(of: &Key, other: &Key) -> Option<f64> {
+    let alike = of.program == other.program
+        && of.dtype == other.dtype
+        && of.objective == other.objective
+        && of.filter == other.filter
+        && of.problem.gradients == other.problem.gradients;
+    let shape = of.problem.shape().distance(&other.problem.shape());
+    let distance = alike.then_some(shape + of.device.distance(&other.device)?)?;
+    (distance <= FARTHEST).then_some(distance)
 }
 
 /// The strategies there are.

@@ -113,6 +113,18 @@ pub(super) fn parts(schedule: &Schedule) -> Vec<Features> {
     }
 }
 
+/// How far two schedules with the same tiles are apart in their numbers, a factor of two as 1; `None` if a tile
+/// differs, or they are of different kinds of devices.
+pub(crate) fn far_apart(a: &Schedule, b: &Schedule) -> Option<f64> {
+    let (a, b) = (parts(a), parts(b));
+    let numbers = |(a, b): (&Features, &Features)| match (a.as_slice(), b.as_slice()) {
+        ([a], [b]) => Some((a - b) * (a - b)),
+        (a, b) => (a == b).then_some(0.0),
+    };
+    let squares: Option<f64> = a.iter().zip(&b).map(numbers).sum();
+    squares.filter(|_| a.len() == b.len()).map(f64::sqrt)
+}
+
 /// A part that is given from one schedule to another of the same family.
 pub(super) type Give = fn(&mut Schedule, &Schedule);
 
