@@ -9,8 +9,10 @@
 //! ```
 //!
 //! - [`data`]: inputs, a file's or generated with a realistic softmax; tests and benchmarks use them too.
-//! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules are tried, values for a loss's own
+//! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules there are, values for a loss's own
 //!   inputs.
+//! - [`strategy`]: which of the schedules are tried next; [`recording`]: trials to judge strategies
+//!   by, and [`regret`] what is selected for shapes that were not tuned.
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
@@ -26,13 +28,13 @@
 //! ```no_run
 //! # fn main() -> Result<(), cce_tune::Error> {
 //! use cce_codegen::problem::DType;
-//! use cce_tune::{data::Head, progress::Silent, search::Effort, stop::Stop, task::Task, tuning::Tuner};
+//! use cce_tune::{data::Head, progress::Silent, search::Effort, stop::Stop, task::Task, tuning::{Scope, Tuner}};
 //!
 //! let folder = std::path::Path::new("tuning");
 //! let tuner = Tuner {
 //!     folder,
 //!     effort: Effort::default(),
-//!     candidates: None,
+//!     scope: Scope::default(),
 //!     again: false,
 //!     scalars: vec![("cap".to_owned(), 50.0)],
 //!     progress: &Silent,
@@ -54,11 +56,14 @@ mod error;
 pub mod exchange;
 pub mod knobs;
 pub mod progress;
+pub mod recording;
+pub mod regret;
 pub mod report;
 pub mod search;
 pub mod space;
 pub mod stop;
 pub mod stored;
+pub mod strategy;
 pub mod task;
 pub mod tuning;
 pub mod verify;

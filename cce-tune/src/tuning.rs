@@ -5,9 +5,11 @@ use crate::arguments::Arguments;
 use crate::bench::{CudaMemory, HostMemory, Memory, PlanBench, check_against_f64};
 use crate::data::Head;
 use crate::progress::Progress;
+use crate::recording::Recording;
 use crate::search::{Effort, Ended, Ranking, Store, search};
-use crate::space::Space;
+use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
+use crate::strategy::{Experience, Kind, Outcome, Pool};
 use crate::task::Task;
 use cce_codegen::problem::Problem;
 use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
@@ -22,8 +24,8 @@ pub struct Tuner<'a> {
     pub folder: &'a Path,
     /// How much is measured.
     pub effort: Effort,
-    /// Only the first candidates are tried, at most so many; `None`: all.
-    pub candidates: Option<usize>,
+    /// Which schedules are tried.
+    pub scope: Scope,
     /// Whether candidates that have a trial are measured again.
     pub again: bool,
     /// Values for the loss's scalars; the others are usual ones.
@@ -32,6 +34,25 @@ pub struct Tuner<'a> {
     pub progress: &'a dyn Progress,
     /// Who may ask it to stop.
     pub stop: &'a Stop,
+}
+
+/// Which schedules of a space are tried, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Who chooses.
+    pub strategy: Kind,
+    /// The seed of what the strategy leaves to chance.
+    pub seed: u64,
+    /// Schedules to choose from, at most.
+    pub searched: u64,
+    /// Schedules that are tried, at most; `None`: as many as the strategy thinks worth it.
+    pub budget: Option<usize>,
+}
+
+impl Default for Scope {
+    fn default() -> Scope {
+        Scope { strategy: Kind::default(), seed: 0, searched: SEARCHED, budget: None }
+    }
 }
 
 /// What tuning a task came to.
@@ -45,9 +66,13 @@ pub struct Report {
     pub key: Key,
     /// Trials that were there before.
     pub reused: usize,
+    /// Schedules that there were to choose from.
+    pub searched: usize,
+    /// The trials of these, in the order of the space; `None` if there are none.
+    pub recording: Option<Recording>,
     /// Whether it was complete.
     pub ended: Ended,
-    /// Every candidate.
+    /// Every candidate that was tried, or breaks a constraint.
     pub ranking: Ranking,
     /// How a plan for this task, without a schedule of its own, now comes by its schedule.
     pub grade: Grade,
@@ -63,13 +88,10 @@ impl Tuner<'_> {
     pub fn space(&self, task: &Task, device: &Device) -> Result<(Problem, Space), Error> {
         let plan = task.builder().build(device)?;
         let problem = plan.problem().clone();
-        let mut space = match device.kind() {
+        let space = match device.kind() {
             DeviceKind::Cpu => Space::cpu(&problem)?,
-            DeviceKind::Cuda => Space::gpu(&task.program, &problem, &gpu_of(device)?)?,
+            DeviceKind::Cuda => Space::gpu(&task.program, &problem, &gpu_of(device)?, self.scope.searched)?,
         };
-        if let Some(most) = self.candidates {
-            space.limit(most);
-        }
         Ok((problem, space))
     }
 
@@ -104,28 +126,48 @@ impl Tuner<'_> {
         memory: M,
         device: &Device,
         task: &Task,
-        (problem, mut space): (Problem, Space),
+        (problem, space): (Problem, Space),
         reference: Option<Schedule>,
         head: impl FnOnce() -> Result<Head, Error>,
     ) -> Result<Report, Error> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
-        let database = Database::open(self.folder)?;
-        let mut store = Store::open(
-            database,
-            key.clone(),
-            selection::shape(&problem),
-            selection::generation(&keyed),
-            provenance(device),
-        )?;
+        let mut database = Database::open(self.folder)?;
+        let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
+        let mut others = Recording::of_records("the database", database.records()?)?;
+        others.retain(|other| (&other.key, other.shape, &other.generation) != (&key, shape, &generation));
+        let experience = Experience::of(&key, &others);
+        let mut store = Store::open(database, key.clone(), shape, generation, provenance(device))?;
         if self.again {
             store.measure_again();
         }
         // Candidates run under the filter that the plan decided on, whatever the schedule.
         let task = Task { filter: Some(problem.filter), ..task.clone() };
+        let pool = Pool::new(space.candidates.iter().map(|candidate| candidate.schedule));
+        let strategy = self.scope.strategy.with(self.scope.seed, experience);
+        let budget = self.scope.budget.unwrap_or(usize::MAX).min(strategy.budget(&pool));
+        let outcomes = |store: &Store| -> Vec<Option<Outcome>> {
+            let outcome = |trial: &cce_tuning_db::Trial| trial.time().map_or(Outcome::Failed, Outcome::Time);
+            space.candidates.iter().map(|candidate| store.known(&candidate.config).map(outcome)).collect()
+        };
+        let mut tried = space.broken.clone();
+        let known = space.candidates.iter().filter(|candidate| store.known(&candidate.config).is_some());
+        tried.extend(known.cloned());
         let (mut bench, mut head) = (None, Some(head));
         let ended = loop {
+            let outcomes = outcomes(&store);
+            let left = budget.saturating_sub(outcomes.iter().flatten().count());
+            let next = match left.min(self.effort.batch) {
+                0 => Vec::new(),
+                most => strategy.next(&pool, &outcomes, most),
+            };
+            tried.extend(next.iter().map(|&at| space.candidates[at].clone()));
+            // Finals are for the best of all: once nothing is left to try.
+            let effort = match next.is_empty() {
+                true => self.effort,
+                false => Effort { finalists: 0, ..self.effort },
+            };
             let (slot, head) = (&mut bench, &mut head);
             let (memory, task, arguments, problem) = (&memory, &task, &arguments, &problem);
             let ready = move || {
@@ -138,8 +180,8 @@ impl Tuner<'_> {
                 }
                 slot.as_mut().ok_or(Error::NoCandidate)
             };
-            let ended = search(&space.candidates, &mut store, &self.effort, self.progress, self.stop, ready)?;
-            if ended == Ended::Stopped || !space.grow(&store)? {
+            let ended = search(&tried, &mut store, &effort, self.progress, self.stop, ready)?;
+            if ended == Ended::Stopped || next.is_empty() {
                 break ended;
             }
         };
@@ -160,12 +202,22 @@ impl Tuner<'_> {
             problem,
             key,
             reused: store.reused(),
+            searched: space.candidates.len(),
+            recording: recording(&task, &store, &space),
             ended,
-            ranking: Ranking::new(&space.candidates, &store),
+            ranking: Ranking::new(&tried, &store),
             grade,
             notes,
         })
     }
+}
+
+/// What the store knows of a space's candidates.
+fn recording(task: &Task, store: &Store, space: &Space) -> Option<Recording> {
+    let trials: Vec<&cce_tuning_db::Trial> =
+        space.candidates.iter().filter_map(|candidate| store.known(&candidate.config)).collect();
+    let first = trials.first()?;
+    Recording::of(task.program.name(), store.key(), first.shape, &first.generation.clone(), trials)
 }
 
 /// Inputs on the device, and the reference, checked.

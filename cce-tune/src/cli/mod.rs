@@ -7,6 +7,8 @@ mod emit;
 mod output;
 mod profile;
 mod programs;
+mod regret;
+mod replay;
 mod report;
 mod selected;
 mod show;
@@ -88,6 +90,11 @@ enum Command {
     Profile(ProfileArgs),
     /// Measure stored winners again, those of a profile or all that plans here would find, and say what moved.
     Verify(VerifyArgs),
+    /// Run search strategies on recorded trials and say how many trials each takes to come near the best.
+    Replay(ReplayArgs),
+    /// Hold out one recording at a time and say how much slower it is with the schedule that is selected for it from
+    /// the others.
+    Regret(RegretArgs),
     /// Print a loss: as a program, its gradient, its plan, its CUDA, its PTX. Needs no GPU.
     Emit(EmitArgs),
 }
@@ -113,9 +120,21 @@ struct TuneArgs {
     /// The seed of the generated head.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     seed: u64,
-    /// Try only the first candidates, at most so many.
+    /// Try at most so many candidates [default: as many as the strategy thinks worth it].
     #[arg(long, value_name = "COUNT", value_parser = values::count)]
     candidates: Option<usize>,
+    /// Who chooses the candidates: see docs/tuning.md.
+    #[arg(long, default_value_t, value_name = "STRATEGY")]
+    strategy: crate::strategy::Kind,
+    /// Try every candidate: the same as --strategy exhaustive.
+    #[arg(long, conflicts_with = "strategy")]
+    exhaustive: bool,
+    /// The candidates that there are to choose from, at most.
+    #[arg(long, default_value_t = crate::space::SEARCHED, value_name = "COUNT")]
+    space: u64,
+    /// Write the problem's trials as a recording, for `cce-tune replay`; takes one device.
+    #[arg(long, value_name = "FILE")]
+    record: Option<std::path::PathBuf>,
     /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
     #[arg(long)]
     again: bool,
@@ -338,6 +357,32 @@ struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+struct ReplayArgs {
+    /// Recordings (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    trials: Vec<std::path::PathBuf>,
+    /// Only this strategy; may be given several times.
+    #[arg(long, value_name = "STRATEGY")]
+    strategy: Vec<crate::strategy::Kind>,
+    /// Runs of each, with another seed.
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = values::count)]
+    seeds: usize,
+    /// Schedules that are chosen at a time.
+    #[arg(long, default_value_t = crate::strategy::replay::BATCH, value_name = "COUNT", value_parser = values::count)]
+    batch: usize,
+    /// Let each recording's search learn from the others of its loss, as a database's trials do.
+    #[arg(long)]
+    learn: bool,
+}
+
+#[derive(Debug, Args)]
+struct RegretArgs {
+    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    trials: Vec<std::path::PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct EmitArgs {
     #[command(flatten)]
     problem: ProblemArgs,
@@ -381,6 +426,8 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Report(args)) => report::run(&args, &programs, &output),
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
         Some(Command::Verify(args)) => verify::run(&args, &programs, &output, &stop),
+        Some(Command::Replay(args)) => replay::run(&args, &output),
+        Some(Command::Regret(args)) => regret::run(&args, &output),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };
     ExitCode::from(match done {

@@ -14,7 +14,7 @@ use crate::progress::{Console, Progress};
 use crate::search::{Effort, Ended};
 use crate::stop::Stop;
 use crate::task::Task;
-use crate::tuning::{Report, Tuner, host_name, tuning_device};
+use crate::tuning::{Report, Scope, Tuner, host_name, tuning_device};
 use cce_codegen::problem::DType;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::{Device, DeviceKind, Gradients, selection};
@@ -97,7 +97,7 @@ pub(super) fn run(
     let tuner = Tuner {
         folder: &folder,
         effort: Effort::default(),
-        candidates: args.candidates,
+        scope: Scope { budget: args.candidates, ..Scope::default() },
         again: args.again,
         scalars: args.scalar.clone(),
         progress: &console,

@@ -3,6 +3,7 @@
 use super::check::{Check, Checked};
 use super::output::{Output, bytes, counted, table};
 use super::programs::Programs;
+use super::transfer::whole;
 use super::values::Gpu;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, ProblemArgs, TuneArgs};
 use crate::Error;
@@ -10,16 +11,19 @@ use crate::arguments::Arguments;
 use crate::data::{Head, IGNORED, Targets};
 use crate::progress::{Console, Progress};
 use crate::search::{Effort, Ended, Ranked};
+use crate::space::Space;
 use crate::stop::Stop;
+use crate::strategy::Kind;
 use crate::task::Task;
-use crate::tuning::{Report, Tuner};
+use crate::tuning::{Report, Scope, Tuner};
 use cce_codegen::ir::Program;
 use cce_codegen::problem::{DType, IndexType};
 use cce_runtime::driver::Devices;
 use cce_runtime::{Device, DeviceKind, selection};
 use cce_tuning_db::Key;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Candidates that the table shows without `--all`.
@@ -28,6 +32,10 @@ const SHOWN: usize = 12;
 pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
     let program = programs.find(&args.problem.loss)?;
     let devices = devices(args.gpu)?;
+    if let (Some(_), 2..) = (&args.record, devices.len()) {
+        let reason = format!("--record takes one device, and there are {}; give --gpu INDEX", devices.len());
+        return Err(Error::Usage { reason });
+    }
     let file = match &args.data {
         Some(path) => {
             for (given, flag) in [(args.problem.hidden, "--hidden"), (args.problem.vocab, "--vocab")] {
@@ -49,7 +57,12 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
     let tuner = Tuner {
         folder: &folder,
         effort: Effort::default(),
-        candidates: args.candidates,
+        scope: Scope {
+            strategy: if args.exhaustive { Kind::Exhaustive } else { args.strategy },
+            seed: 0,
+            searched: args.space,
+            budget: args.candidates,
+        },
         again: args.again,
         scalars: args.scalar.clone(),
         progress: &console,
@@ -209,6 +222,9 @@ fn one(
     };
     let report = tuner.tune(task, device, head)?;
     Programs::remember(tuner.folder, &task.program)?;
+    if let Some(path) = &args.record {
+        record(path, &report, tuner)?;
+    }
     let scalars = Arguments::new(&task.program, 0, 0, &args.scalar)?.scalars;
     for note in &report.notes {
         tuner.progress.note(note);
@@ -235,6 +251,20 @@ fn one(
         output.text(&text(args, task, &report, &scalars, checked.as_ref(), seconds))?;
     }
     Ok((value(task, &report, &scalars, checked.as_ref(), seconds), code, report.key))
+}
+
+/// Writes the trials of a search.
+fn record(path: &Path, report: &Report, tuner: &Tuner<'_>) -> Result<(), Error> {
+    let Some(recording) = &report.recording else {
+        let reason = "nothing was tried, so there is nothing to record".to_owned();
+        return Err(Error::Nothing { reason });
+    };
+    let text = recording.to_json()?;
+    let failed = |source| Error::Write { path: path.into(), source };
+    whole(path, |file| file.write_all(text.as_bytes()).map_err(failed).map(|()| 0))?;
+    let (tried, all) = (recording.trials.len(), report.searched);
+    tuner.progress.note(&format!("{tried} of {all} candidates recorded in {}", path.display()));
+    Ok(())
 }
 
 fn headline(task: &Task, report: &Report) -> String {
@@ -389,24 +419,22 @@ fn dry_run(
     output: &Output,
 ) -> Result<Value, Error> {
     let (problem, space) = tuner.space(task, device)?;
-    let candidates = &space.candidates;
-    let fit = candidates.iter().filter(|candidate| candidate.constraint.is_none()).count();
-    if !output.is_json() {
-        let shown = if all { candidates.len() } else { candidates.len().min(4 * SHOWN) };
-        let rows: Vec<Vec<String>> = candidates
-            .iter()
-            .take(shown)
-            .map(|c| {
-                let why = c.constraint.clone().unwrap_or_default();
-                vec![crate::search::describe(&c.schedule), why]
-            })
+    let candidates = || space.candidates.iter().chain(&space.broken);
+    let mut schedules = vec![];
+    if all {
+        schedules = candidates()
+            .map(|c| vec![crate::search::describe(&c.schedule), c.constraint.clone().unwrap_or_default()])
             .collect();
-        let mut text = table(&["schedule", "constraint that it breaks"], &rows, &[]);
-        if shown < candidates.len() {
-            text += &format!("... and {} more (--all)\n", candidates.len() - shown);
+    }
+    if !output.is_json() {
+        let mut text = knobs_text(&space);
+        if !schedules.is_empty() {
+            text += &format!("\n{}", table(&["schedule", "constraint that it breaks"], &schedules, &[]));
         }
-        let all = counted(candidates.len() as u64, "candidate");
-        text += &format!("\n{all}, {fit} of them would be tried\n");
+        let searched = counted(space.candidates.len() as u64, "candidate");
+        let whole = counted(space.size, "schedule");
+        text += &format!("\n{searched} to choose from, of {whole} (--space COUNT: of more or fewer");
+        text += if all { ")\n" } else { "; --all lists them)\n" };
         if let Some(limit) = problem.workspace_limit {
             text += &format!("workspace limit {}\n", bytes(limit));
         }
@@ -415,10 +443,34 @@ fn dry_run(
     Ok(json!({
         "loss": task.program.name(),
         "problem": problem,
-        "candidates": candidates.iter().map(|c| json!({
+        "knobs": space.knobs,
+        "size": space.size,
+        "candidates": candidates().map(|c| json!({
             "schedule": c.schedule,
             "description": crate::search::describe(&c.schedule),
             "constraint": c.constraint,
         })).collect::<Vec<_>>(),
     }))
+}
+
+/// The knobs of a space: their values, and which are off and why.
+fn knobs_text(space: &Space) -> String {
+    let mut rows = Vec::new();
+    for knob in &space.knobs {
+        let (tried, more) = knob.values.split_at(knob.searched);
+        rows.push(match &knob.off {
+            Some(why) => vec![knob.name.clone(), "off".to_owned(), knob.values.join(" "), why.clone()],
+            None => {
+                let rest = match more {
+                    [] => String::new(),
+                    more => format!("with a larger --space: {}", more.join(" ")),
+                };
+                vec![knob.name.clone(), tried.len().to_string(), tried.join(" "), rest]
+            }
+        });
+        for (value, why) in &knob.left_out {
+            rows.push(vec![String::new(), "left out".to_owned(), value.clone(), why.clone()]);
+        }
+    }
+    table(&["knob", "values", "", ""], &rows, &[])
 }

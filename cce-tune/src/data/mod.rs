@@ -16,7 +16,7 @@ mod file_tests;
 mod generated;
 mod ignored;
 mod models;
-mod random;
+pub(crate) mod random;
 
 pub use elements::{Elements, Targets};
 pub use models::{MODELS, Model};
