@@ -153,7 +153,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def _is_sharded(tensor: Tensor) -> bool:
-    if not torch.distributed.is_available():
+    if type(tensor) in (Tensor, torch.nn.Parameter) or not torch.distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor
 

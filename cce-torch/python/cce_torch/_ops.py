@@ -51,7 +51,7 @@ class _Call:
         """In a backward, ``was`` says how the tensors were in its forward; see :func:`_kind`."""
         compute = _matrices.TORCH_DTYPES[spec.compute]
         rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
-        indices = None if targets is None else targets.reshape(-1).contiguous()
+        indices = None if targets is None else _matrices.as_line(targets)
         if was is None or was == _kind(e, c, targets):
             layouts = _matrices.layout(rows, e.device.type), _matrices.layout(classifier, c.device.type)
         else:
@@ -75,7 +75,8 @@ class _Call:
         self.reduction = spec.reduction
 
     def settings(self, seed: Tensor | None) -> tuple[str, int | None, int | None]:
-        stream = torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
+        # The stream's address alone: without an object of torch's around it.
+        stream = torch._C._cuda_getCurrentRawStream(self.device.index) if self.device.type == "cuda" else None
         # A plan that does not sample drew nothing.
         address = seed.data_ptr() if seed is not None and seed.numel() == 1 else None
         return self.reduction, address, stream
@@ -93,8 +94,13 @@ def _kind(e: Tensor, c: Tensor, targets: Tensor | None) -> list[int]:
     Tensors may come out of autograd with other strides than they went in with, where hooks keep them elsewhere. A
     backward that gets this from its forward runs that forward's plan still.
     """
-    types = (e.dtype, c.dtype, None if targets is None else targets.dtype)
-    return [*e.shape, *c.shape, *e.stride(), *c.stride(), *(_CODES.get(dtype, len(_CODES)) for dtype in types)]
+    other = len(_CODES)
+    types = (
+        _CODES.get(e.dtype, other),
+        _CODES.get(c.dtype, other),
+        _CODES.get(None if targets is None else targets.dtype, other),
+    )
+    return [*e.shape, *c.shape, *e.stride(), *c.stride(), *types]
 
 
 def _layouts_of(
@@ -117,6 +123,11 @@ def _layouts_of(
 
 def _whole(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.numel()
+
+
+def _typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Most are, and torch's own test of it costs a call.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _forward(
@@ -189,8 +200,8 @@ def _backward(
     if main_grad is not None:
         torch.autograd.graph.increment_version(main_grad)
     d_tensors = [torch.empty(tensor.shape, dtype=torch.float32, device=call.device) for tensor in _of(parsed, tensors)]
-    d_reduced = None if d_reduced is None else d_reduced.to(torch.float32)
-    d_rows = None if d_rows is None else d_rows.to(torch.float32).contiguous()
+    d_reduced = None if d_reduced is None else _typed(d_reduced, torch.float32)
+    d_rows = None if d_rows is None else _typed(d_rows, torch.float32).contiguous()
     _native.backward(
         plan,
         call.given,
@@ -209,7 +220,7 @@ def _backward(
         (d_c if main_grad is None else main_grad).data_ptr() if parsed.gradient_c else None,
         [(name, t.data_ptr()) for name, t in zip(parsed.gradient_inputs, d_tensors, strict=True)],
     )
-    return d_e.to(e.dtype), d_c.to(c.dtype), d_tensors
+    return _typed(d_e, e.dtype), _typed(d_c, c.dtype), d_tensors
 
 
 def _of(spec: Spec, tensors: list[Tensor]) -> list[Tensor]:
