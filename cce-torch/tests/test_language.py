@@ -231,9 +231,9 @@ def test_inputs_that_do_not_fit_are_errors():
     p = problem(4)
     good = {"bias": p.c[:, 0].detach(), "weight": torch.ones(4, device=DEVICE), "cap": 5.0, "zw": 0.0}
     for change, message in [
-        ({"cap": None}, "float"),
+        ({"cap": None}, "`cap` is None, expected a number or a tensor of one element"),
         ({"weight": torch.ones(5, device=DEVICE)}, r"Row input `weight` has shape \[5\], expected \[4\]"),
-        ({"weight": 1.0}, "the Row input `weight` is a float, expected a tensor"),
+        ({"weight": 1.0}, "the Row input `weight` is 1.0 \\(float\\), expected a tensor"),
         ({"cap": torch.ones(2, device=DEVICE)}, "expected one element"),
         ({"other": 1.0}, "there is no input `other`, expected bias, weight, cap, zw"),
     ]:
@@ -261,7 +261,11 @@ def test_kinds_are_annotations_and_others_are_refused():
 
     with pytest.raises(cce.LossError, match="Logit, Target, Row, Col, Scalar"):
         cce.loss(wrong)
-    assert language._kinds(lambda x, y, cap: None) == [("x", "Logit"), ("y", "Target"), ("cap", "Scalar")]
+    assert language._kinds(lambda x, y, cap: None) == [
+        ("x", "Logit", None),
+        ("y", "Target", None),
+        ("cap", "Scalar", None),
+    ]
 
 
 def test_a_loss_prints_what_was_understood_and_derived():

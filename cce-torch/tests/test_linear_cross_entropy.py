@@ -311,7 +311,7 @@ def test_a_filter_that_is_chosen_for_the_caller_is_logged_once(caplog):
             cce.linear_cross_entropy(p.e, p.c, p.targets)
     lines = [record.getMessage() for record in caplog.records]
     lines = [line for line in lines if "grade" not in line]
-    assert len(lines) == 1 and "the filter is Exact" in lines[0]
+    assert len(lines) == 1 and "the filter is exact" in lines[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -345,7 +345,7 @@ MISTAKES = {
     "`bias` has shape [3], expected [300]": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, p.c[0, :3]),
     "`filter` is 'blocks'": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter="blocks"),
     "the sampled filter's": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter="exact", filter_eps=0.1),
-    "with an EPS from 2^-64 to 1": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter_eps=2.0),
+    "`filter_eps` is 2.0, expected a number from 2**-64 to 1": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter_eps=2.0),
     "`seed` is torch.float32": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, seed=p.e[0, :1]),
     "the ignored index is 4294967296": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets.int(), ignore_index=2**32

@@ -54,5 +54,5 @@ pub mod stop;
 pub mod task;
 pub mod tuning;
 
-pub use cli::run;
+pub use cli::{Diagnosis, run};
 pub use error::Error;
