@@ -180,7 +180,7 @@ pub(crate) fn dtype(name: &str) -> PyResult<DType> {
         .ok_or_else(|| unexpected("the type", "f32, f16 or bf16", name))
 }
 
-pub(crate) fn index(name: &str) -> PyResult<IndexType> {
+fn index(name: &str) -> PyResult<IndexType> {
     match name {
         "i32" => Ok(IndexType::I32),
         "i64" => Ok(IndexType::I64),

@@ -5,7 +5,7 @@
 //! of the database has another name, so that plans are chosen anew.
 
 use crate::errors::{exception, tuning_exception, unexpected};
-use crate::plans::{device, dtype, filter, index};
+use crate::plans::{device, dtype, filter};
 use crate::program;
 use cce::{Device, Gradients};
 use cce_runtime::selection;
@@ -171,7 +171,7 @@ impl Search {
 ///
 /// Ctrl-C, or an exception of `progress`, ends it after the run at hand, and is raised then; a second Ctrl-C leaves at once.
 #[pyfunction]
-#[pyo3(signature = (program, shape, dtype_name, targets, ignored, filter_text, gradients, input_gradients, device_ordinal,
+#[pyo3(signature = (program, shape, dtype_name, ignored, filter_text, gradients, input_gradients, device_ordinal,
                     scalars, candidates, again, untrained, progress, silent))]
 #[expect(clippy::too_many_arguments, reason = "the parts of a problem, from Python")]
 pub(crate) fn tune(
@@ -179,7 +179,6 @@ pub(crate) fn tune(
     program: &str,
     shape: (usize, usize, usize),
     dtype_name: &str,
-    targets: &str,
     ignored: bool,
     filter_text: Option<&str>,
     gradients: (bool, bool),
@@ -203,7 +202,6 @@ pub(crate) fn tune(
         filter: filter_text.map(filter).transpose()?,
         gradients: Gradients { hidden: gradients.0, classifier: gradients.1 },
         input_gradients,
-        index: index(targets)?,
         ignored,
         ..Task::new(program::load(program)?, shape.0, shape.1, shape.2, dtype(dtype_name)?)
     };

@@ -39,9 +39,13 @@ from .language import (
 )
 from .losses import Loss, loss
 from .modules import LinearCrossEntropy
+from .tuning import Candidate, Diagnosis, Finding, TuneReport, doctor, tune
 
 __all__ = [
+    "Candidate",
     "Col",
+    "Diagnosis",
+    "Finding",
     "LinearCrossEntropy",
     "Logit",
     "Loss",
@@ -49,11 +53,13 @@ __all__ = [
     "Row",
     "Scalar",
     "Target",
+    "TuneReport",
     "__version__",
     "abs",
     "argmax",
     "at",
     "compat",
+    "doctor",
     "exp",
     "expect",
     "expm1",
@@ -72,6 +78,7 @@ __all__ = [
     "sqrt",
     "tanh",
     "token_logprobs",
+    "tune",
     "where",
 ]
 

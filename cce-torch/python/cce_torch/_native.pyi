@@ -98,7 +98,6 @@ def tune(
     program: str,
     shape: tuple[int, int, int],
     dtype_name: str,
-    targets: str,
     ignored: bool,
     filter_text: str | None,
     gradients: tuple[bool, bool],

@@ -23,7 +23,8 @@ class Loss:
     def __init__(self, program: str, doc: str | None, defaults: Mapping[str, float] | None = None) -> None:
         """``defaults`` are numbers for Scalar inputs that a call does not give."""
         self.program = program
-        self._defaults = dict(defaults or {})
+        #: Of Scalars that a call may leave out.
+        self.defaults = dict(defaults or {})
         description = describe(program)
         self.__name__ = description.name
         self.__doc__ = doc
@@ -74,7 +75,7 @@ class Loss:
             e,
             c,
             targets,
-            self._defaults | inputs,
+            self.defaults | inputs,
             reduction=reduction,
             rows=rows,
             ignore_index=ignore_index,
