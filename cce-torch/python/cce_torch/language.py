@@ -50,6 +50,11 @@ _KINDS: dict[Any, str] = {kind: kind.__name__ for kind in (Logit, Target, Row, C
 _THIS_FILE = __file__
 
 
+def _is_ours(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return frame.f_code.co_filename == _THIS_FILE or module == "torch" or module.startswith("torch.")
+
+
 class _Sites:
     """Places in the user's source, by number."""
 
@@ -61,9 +66,9 @@ class _Sites:
         return len(self.places) - 1
 
     def here(self) -> tuple[int, FrameType]:
-        """The place of the innermost frame outside of this module."""
+        """The place of the innermost frame outside of this module, and of torch, whose functions come back to it."""
         frame = sys._getframe(1)
-        while frame.f_code.co_filename == _THIS_FILE and frame.f_back is not None:
+        while _is_ours(frame) and frame.f_back is not None:
             frame = frame.f_back
         start = end = None
         if sys.version_info >= (3, 11):
@@ -309,6 +314,11 @@ class Comparison:
 
     def __init__(self, cmp: str, left: Any, right: Any) -> None:
         self.cmp, self.left, self.right = cmp, left, right
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Value:
+        # `torch.where(a < b, x, y)` asks its condition.
+        return Value.__torch_function__(function, types, arguments, keywords)
 
     def __bool__(self) -> NoReturn:
         value = next(side for side in (self.left, self.right) if isinstance(side, Value))
