@@ -353,7 +353,9 @@ MISTAKES = {
     "`bias` has shape [3], expected [300]": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, p.c[0, :3]),
     "`filter` is 'blocks'": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter="blocks"),
     "the sampled filter's": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter="exact", filter_eps=0.1),
-    "`filter_eps` is 2.0, expected a number from 2**-64 to 1": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter_eps=2.0),
+    "`filter_eps` is 2.0, expected a number from 2**-64 to 1": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, filter_eps=2.0
+    ),
     "`seed` is torch.float32": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, seed=p.e[0, :1]),
     "the ignored index is 4294967296": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets.int(), ignore_index=2**32
@@ -423,7 +425,13 @@ def test_numpy_s_numbers_are_numbers():
 
     p = problem(2, 5, vocab=2000)
     got = cce.linear_cross_entropy(
-        p.e, p.c, p.targets, softcap=numpy.float32(8), shift=numpy.int64(1), seed=numpy.int64(4), max_entries=numpy.int32(64)
+        p.e,
+        p.c,
+        p.targets,
+        softcap=numpy.float32(8),
+        shift=numpy.int64(1),
+        seed=numpy.int64(4),
+        max_entries=numpy.int32(64),
     )
     assert torch.equal(got, cce.linear_cross_entropy(p.e, p.c, p.targets, softcap=8, shift=1, seed=4, max_entries=64))
 
@@ -473,7 +481,9 @@ def test_a_filter_that_the_loss_does_not_allow_is_an_error():
     # The uniform part under a softcap has no factors to sample by.
     p = problem(4, vocab=2000)
     options = {"softcap": 5.0, "label_smoothing": 0.1}
-    with pytest.raises(ValueError, match="`filter='sampled'` .* is not allowed here: .*; use `filter='exact'`") as raised:
+    with pytest.raises(
+        ValueError, match="`filter='sampled'` .* is not allowed here: .*; use `filter='exact'`"
+    ) as raised:
         cce.linear_cross_entropy(p.e, p.c, p.targets, filter="sampled", **options)
     assert "Filter" not in str(raised.value) and "blocks" not in str(raised.value)
     assert cce.linear_cross_entropy(p.e, p.c, p.targets, **options) > 0

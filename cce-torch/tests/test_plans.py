@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -205,3 +206,24 @@ def test_a_path_that_the_user_names_is_left_to_the_native_side(monkeypatch):
     monkeypatch.setenv("CCE_NVRTC_PATH", "/somewhere")
     _plans.load_nvrtc.__wrapped__()
     assert loaded == []
+
+
+def test_a_schedule_on_a_gpu_that_was_not_tuned_for_the_problem_is_said_once(caplog):
+    class OfGpu:
+        notes, grade, device = [], "near shape (tuned at 8192 x 64 x 300)", "NVIDIA Invented"
+
+    class OfCpu(OfGpu):
+        device = "cpu"
+
+    class Tuned(OfGpu):
+        grade = "exact"
+
+    class Spec:
+        program, wants_gradients = cce._linear.cross_entropy((), False), True
+
+    with caplog.at_level(logging.INFO, logger="cce_torch"):
+        for plan in (OfGpu, OfGpu, OfCpu, Tuned):
+            _plans._say(Spec, plan)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("linear_cross_entropy on NVIDIA Invented: the schedule's grade is near shape")
+    assert "`cce_torch.tune`" in line

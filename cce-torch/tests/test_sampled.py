@@ -50,7 +50,13 @@ def test_options_are_sampled_too(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"label_smoothing": 0.1}, {"softcap": 8.0}, {"bias": True}, {"bias": True, "logit_scale": 0.7, "z_loss": 0.01}],
+    [
+        {},
+        {"label_smoothing": 0.1},
+        {"softcap": 8.0},
+        {"bias": True},
+        {"bias": True, "logit_scale": 0.7, "z_loss": 0.01},
+    ],
     ids=str,
 )
 def test_the_mean_over_seeds_is_the_exact_gradient_within_four_standard_errors(options):

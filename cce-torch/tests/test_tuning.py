@@ -98,7 +98,9 @@ def test_shapes_and_names_of_gradients_state_the_same_problem():
 
 def test_progress_is_reported_to_a_function_and_its_exception_ends_the_search(folder):
     seen = []
-    cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, candidates=3, progress=lambda *news: seen.append(news))
+    cce.tune(
+        (32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, candidates=3, progress=lambda *news: seen.append(news)
+    )
     assert "computing the reference" in [line for _, _, lines in seen for line in lines]
     done, total, _ = seen[-1]
     assert 0 < done == total
@@ -174,9 +176,7 @@ def test_a_compiled_call_is_compiled_again_with_the_winner(monkeypatch):
     monkeypatch.setattr(_native, "forward", lambda plan, *rest: (ran.append(plan.grade), own(plan, *rest))[1])
     p = problem(48, vocab=3000)
     torch._dynamo.reset()
-    step = torch.compile(
-        lambda e, c, y: cce.linear_cross_entropy(e, c, y, seed=1), fullgraph=True, backend="aot_eager"
-    )
+    step = torch.compile(lambda e, c, y: cce.linear_cross_entropy(e, c, y, seed=1), fullgraph=True, backend="aot_eager")
     step(p.e, p.c, p.targets).backward()
     cce.tune(p.e, p.c, **FEW)
     step(p.e, p.c, p.targets).backward()

@@ -8,7 +8,7 @@ from typing import Literal, Union
 import torch
 from torch import Tensor
 
-from . import _matrices, _options, _ops, _plans, _seeds
+from . import _matrices, _ops, _options, _plans, _seeds
 from ._constant import constant
 from ._spec import Spec, describe
 
@@ -125,9 +125,10 @@ def _located(targets: Tensor, shift: int, ignore_index: int, vocab: int, error: 
         return error
     place = places[0].tolist()
     value = targets[tuple(place)].item()
+    index = ", ".join(map(str, place))
     return IndexError(
-        f"`targets[{', '.join(map(str, place))}]` is {value}, expected 0 to {vocab - 1}, or {ignore_index} where a token is "
-        f"ignored ({len(places)} of {targets.numel()} targets are out of range)"
+        f"`targets[{index}]` is {value}, expected 0 to {vocab - 1}, or {ignore_index} where a token is ignored "
+        f"({len(places)} of {targets.numel()} targets are out of range)"
     )
 
 

@@ -183,8 +183,8 @@ def _backward(
     if held.dtype != torch.uint8 or held.shape != (plan.held,) or held.device != call.device:
         raise RuntimeError(
             f"what the forward left came back from its hooks as {held.dtype} {list(held.shape)} on {held.device}, "
-            f"expected torch.uint8 [{plan.held}] on {call.device}; let the unpack hook give back what the pack hook was "
-            "given"
+            f"expected torch.uint8 [{plan.held}] on {call.device}; let the unpack hook give back what the pack hook was"
+            " given"
         )
     rest = call.bytes(plan.peak - plan.held)
     # Saved tensors may come back at another address, from a host that keeps them meanwhile, say. The native side wants

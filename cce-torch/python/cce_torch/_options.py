@@ -55,7 +55,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def shift(value: Any) -> int:
-    """How far targets are shifted; True is 1. Its upper bound is the sequence's length, and is checked with the shapes."""
+    """How far targets are shifted; True is 1. Its upper bound, the sequence's length, is checked with the shapes."""
     if isinstance(value, bool):
         return int(value)
     return whole("shift", value, 0, 2**31 - 1, " (True is 1)")
@@ -119,8 +119,8 @@ def seed(value: Any, device: torch.device) -> Tensor | None:
     if isinstance(value, Tensor):
         if value.dtype != torch.int64 or value.numel() != 1 or value.device != device:
             raise ValueError(
-                f"`seed` is {value.dtype} {list(value.shape)} on {value.device}, expected an int, or one torch.int64 on "
-                f"{device}"
+                f"`seed` is {value.dtype} {list(value.shape)} on {value.device}, expected an int, or one torch.int64 "
+                f"on {device}"
             )
         return value.reshape(1)
     if not _is_whole(value):

@@ -21,7 +21,6 @@ import torch
 from . import _log, _matrices, _native
 from ._spec import Spec, describe
 
-
 #: How many plans are kept where CCE_TORCH_PLANS says nothing.
 CAPACITY = 256
 
@@ -77,8 +76,8 @@ tuning: str = _native.tuning_state()
 
 
 def refresh_tuning() -> None:
-    """Plans of later calls choose among what is stored now. A compiled graph is compiled again when it is next called; a
-    backward whose forward is past runs that forward's plan."""
+    """Plans of later calls choose among what is stored now. A compiled graph is compiled again when it is next called;
+    a backward whose forward is past runs that forward's plan."""
     global tuning
     tuning = _native.tuning_state()
     kept.clear()

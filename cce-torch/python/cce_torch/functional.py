@@ -10,7 +10,6 @@ from torch import Tensor
 from . import _linear, _options
 from ._call import FilterName, Reduction, Scalar, run
 
-
 #: What the options are called that are inputs of the program under another name.
 NAMES = {"scale": "logit_scale", "cap": "softcap", "smoothing": "label_smoothing", "zw": "z_loss"}
 

@@ -271,7 +271,9 @@ class Value:
         self._refuse("a value of a loss has no parts", "reduce it over the vocabulary: `lse`, `at`, `mean`, `expect`")
 
     def _no_operator(self, *_: Any) -> NoReturn:
-        self._refuse("this operator is not in the language", "the operators are `+ - * / **`, and comparisons in `cce.where`")
+        self._refuse(
+            "this operator is not in the language", "the operators are `+ - * / **`, and comparisons in `cce.where`"
+        )
 
     __matmul__ = __rmatmul__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __divmod__ = _no_operator
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __invert__ = __round__ = _no_operator
@@ -455,7 +457,8 @@ def _default(function: Callable[..., Any], parameter: inspect.Parameter, kind: s
         return None
     if kind != "Scalar":
         raise LossError(
-            f"`{parameter}` of `{function.__name__}`: expected no default, which only a Scalar may have, and this is a {kind}"
+            f"`{parameter}` of `{function.__name__}`: expected no default, which only a Scalar may have, and this is a "
+            f"{kind}"
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise LossError(f"`{parameter}` of `{function.__name__}`: expected a number as the default of a Scalar")

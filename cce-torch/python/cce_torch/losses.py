@@ -114,8 +114,8 @@ def loss(function: Callable[..., Any]) -> Loss:
 
     Parameters are annotated with kinds (``cce.Logit``, ``cce.Target``, ``cce.Row``, ``cce.Col``, ``cce.Scalar``);
     without annotations the first is the Logit, the second the Target, the others Scalars. A Scalar may have a number as
-    its default. Names of the call's own options (``reduction``, ``seed``, ``filter`` and so on) are refused. For several outputs return
-    a dict; the output named ``loss`` is reduced over the tokens, the others are not.
+    its default. Names of the call's own options (``reduction``, ``seed``, ``filter``, ...) are refused. For several
+    outputs return a dict; the output named ``loss`` is reduced over the tokens, the others are not.
 
     Raises:
         LossError: what is not valid, where, and what to write instead.

@@ -1,5 +1,5 @@
-"""The tuner and its diagnosis: :func:`tune` finds the fastest schedule for the problem of a call, :func:`doctor` says what
-is there to run on."""
+"""The tuner and its diagnosis: :func:`tune` finds the fastest schedule for the problem of a call, :func:`doctor` says
+what is there to run on."""
 
 from __future__ import annotations
 
@@ -98,13 +98,15 @@ class TuneReport:
         measured = sum(one.status != "not tried" for one in self.candidates)
         lines.append("")
         lines.append(
-            f"{len(self.candidates)} candidates, {measured} with a result, {self.reused} stored before; {self.seconds:.1f} s"
+            f"{len(self.candidates)} candidates, {measured} with a result, {self.reused} stored before; "
+            f"{self.seconds:.1f} s"
         )
         if self.winner is None:
             lines.append("no winner: no candidate could run and was right; the reasons are above")
         else:
             lines.append(
-                f"winner: {self.winner.schedule} ({self.winner.ms:.3f} ms); calls of this problem now use it (grade {self.grade})"
+                f"winner: {self.winner.schedule} ({self.winner.ms:.3f} ms); calls of this problem now use it "
+                f"(grade {self.grade})"
             )
         return "\n".join([*lines, *self.notes])
 
@@ -143,16 +145,16 @@ def tune(
 ) -> TuneReport:
     """Finds the fastest schedule for the problem of a call, and stores it: later calls use it, in any process.
 
-    Give what the call is given. Of tensors only shapes, types, device, and whether they require a gradient matter; shapes do
-    as well::
+    Give what the call is given. Of tensors only shapes, types, device, and whether they require a gradient matter;
+    shapes do as well::
 
         cce.tune(hidden, model.lm_head.weight, softcap=30.0)
         cce.tune((8192, 2304), (256000, 2304), dtype=torch.bfloat16, device="cuda")
         cce.tune(hidden, weight, loss=my_loss, cap=50.0)
 
-    A result holds for the loss, D, V, N rounded to a power of two, the type, the gradients, the filter and the device. Inputs are
-    generated, with a softmax like a trained model's. What is measured is stored as it comes: after Ctrl-C, which ends it
-    after the run at hand (twice: at once) and is raised as KeyboardInterrupt, the same call goes on from there.
+    A result holds for the loss, D, V, N rounded to a power of two, the type, the gradients, the filter and the device.
+    Inputs are generated, with a softmax like a trained model's. Results are stored batch by batch: after Ctrl-C,
+    which ends it after the run at hand (twice: at once) and is raised as KeyboardInterrupt, the same call goes on.
 
     Plans of this process that are made later find the winner, and those of before are dropped; a compiled graph is
     compiled again at its next call; a CUDA graph replays what it captured.
@@ -172,10 +174,10 @@ def tune(
         candidates: looks at no more than so many schedules.
         again: measures anew what is stored.
         untrained: generates inputs with a softmax close to uniform, like a model's before its training.
-        progress: True shows a bar on a terminal, and elsewhere a line every five seconds on ``sys.stderr``; False is silent;
-            a function is called with (steps done, steps in all, new lines), some times a second.
-        **inputs: the loss's own options or inputs, as in the call: ``softcap=30.0``, ``bias=bias``. In the place of a tensor
-            True will do.
+        progress: True shows a bar on a terminal, and elsewhere a line every five seconds on ``sys.stderr``; False is
+            silent; a function is called with (steps done, steps in all, new lines), some times a second.
+        **inputs: the loss's own options or inputs, as in the call: ``softcap=30.0``, ``bias=bias``. In the place of a
+            tensor True will do.
 
     Returns:
         The ranking, the winner and the grade. ``print`` shows a table.
@@ -342,7 +344,9 @@ def _program(
     for name, kind in describe(program).inputs:
         if kind == "Scalar" and given.get(name) not in (None, True):
             value = given[name]
-            number = value.detach().item() if isinstance(value, Tensor) else _options.scalar(NAMES.get(name, name), value)
+            number = (
+                value.detach().item() if isinstance(value, Tensor) else _options.scalar(NAMES.get(name, name), value)
+            )
             scalars.append((name, float(number)))
     return program, given, scalars
 
@@ -469,9 +473,7 @@ def doctor(*, quiet: bool = False) -> Diagnosis:
     )
     value = json.loads(found)
     diagnosis = Diagnosis(
-        findings=tuple(
-            Finding(one["what"], one["state"], one["found"], one["advice"]) for one in value["findings"]
-        ),
+        findings=tuple(Finding(one["what"], one["state"], one["found"], one["advice"]) for one in value["findings"]),
         environment=value["environment"],
         text=text.replace("cce-tune ", "cce_torch ", 1),
     )

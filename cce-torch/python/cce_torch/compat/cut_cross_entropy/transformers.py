@@ -1,4 +1,4 @@
-"""The interface of ``cut_cross_entropy.transformers``: :func:`cce_patch`, which is :func:`cce_torch.transformers.patch`."""
+"""The interface of ``cut_cross_entropy.transformers``: :func:`cce_patch`, for :func:`cce_torch.transformers.patch`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def cce_patch(
     :mod:`cce_torch.compat.cut_cross_entropy` says what the settings mean.
 
     Args:
-        model_type_or_model: a model. Types of models, by name or configuration, are refused: what is patched here is one
-            model, whichever its type.
+        model_type_or_model: a model. Types of models, by name or configuration, are refused: what is patched here is
+            one model, whichever its type.
         train_only: in evaluation the model computes its logits as before.
 
     Returns:
