@@ -68,5 +68,5 @@ pub mod task;
 pub mod tuning;
 pub mod verify;
 
-pub use cli::run;
+pub use cli::{Diagnosis, run};
 pub use error::Error;

@@ -18,6 +18,7 @@ pub mod values;
 mod verify;
 
 pub use check::{Check, Checked};
+pub use doctor::Diagnosis;
 
 use crate::Error;
 use crate::stop::Stop;
@@ -25,6 +26,7 @@ use cce_codegen::ir::Program;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use output::Output;
 use programs::Programs;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// It worked.
@@ -398,6 +400,14 @@ struct EmitArgs {
     /// Print only this module, such as logits_forward.
     #[arg(long, value_name = "NAME")]
     module: Option<String>,
+}
+
+/// Saves a loss that does not ship beside its trials in the database's folder, so that its trials can be named later.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn remember(folder: &Path, program: &Program) -> Result<(), Error> {
+    Programs::remember(folder, program)
 }
 
 /// Runs the command line of this process, with these losses besides the shipped ones; the first of them is
