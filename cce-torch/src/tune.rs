@@ -16,7 +16,7 @@ use cce_tune::progress::{Console, Progress};
 use cce_tune::search::{Effort, Ended, Ranked};
 use cce_tune::stop::Stop;
 use cce_tune::task::Task;
-use cce_tune::tuning::{Report, Tuner};
+use cce_tune::tuning::{Report, Scope, Tuner};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -133,7 +133,7 @@ impl Search {
         let tuner = Tuner {
             folder: &self.folder,
             effort: Effort::default(),
-            candidates: self.candidates,
+            scope: Scope { budget: self.candidates, ..Scope::default() },
             again: self.again,
             scalars: self.scalars.clone(),
             progress,
