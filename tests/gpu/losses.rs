@@ -370,8 +370,8 @@ fn one_plan_on_several_streams(bench: &Bench) -> Report {
     in_every_type(bench, &cases, |bench, case, choice| scenarios::callers_at_once(bench, case, choice, 4, 10))
 }
 
-/// A captured call, replayed after inputs, targets and device scalars have changed, gives what a fresh call
-/// gives.
+/// A captured call, replayed after its plan is gone, and inputs, targets and device scalars have changed, gives what a
+/// fresh call gives.
 fn captured_and_replayed_with_other_inputs(bench: &Bench) -> Report {
     let cases: Vec<Case> = ["cross_entropy", "gemma2", "class_weights"]
         .map(|name| {
@@ -402,11 +402,11 @@ fn replay(
     case: &Case,
     choice: Choice,
 ) -> Result<(), String> {
-    let plan = case.plan(bench, choice)?;
     let words = |error: Error| error.to_string();
     let made = stream(bench)?.expect("a stream of the GPU");
     let seeded = |at: u64| case.clone().with(|case| case.seed = case.seed.wrapping_add(at));
     for mode in [Mode::Step, Mode::Apart] {
+        let plan = case.plan(bench, choice)?;
         let mut buffers = Buffers::new(bench, case, &case.data(), &plan)?;
         buffers.put(Some(&made))?;
         let graph = made
@@ -415,16 +415,27 @@ fn replay(
         if graph.nodes() == 0 {
             return Err("the captured graph is empty".to_owned());
         }
+        let mut kernels = plan.kernels();
+        drop(plan);
+        let loaded = kernels.len();
         for at in 0..3 {
             let (data, expected) = seeded(at).prepare();
             buffers.replace(case, &data);
             buffers.put(Some(&made))?;
-            // SAFETY: the buffers and the plan live until `found` has waited for the stream.
+            // SAFETY: the buffers and the kernels live until `found` has waited for the stream.
             unsafe { graph.launch(&made) }.map_err(words)?;
             let found = buffers.found(Some(&made))?;
             compare::compare(report, label, case, true, &expected, &found);
+            let plan = case.plan(bench, choice)?;
             let fresh = run(bench, case, &data, &plan, Mode::Step)?;
             fresh.same_bits(&found).map_err(|difference| format!("replay {at}: {difference}"))?;
+            kernels.add(&plan.kernels());
+        }
+        if kernels.len() != loaded || loaded == 0 {
+            return Err(format!(
+                "{} cubins are loaded, expected the {loaded} of the first plan",
+                kernels.len()
+            ));
         }
     }
     Ok(())

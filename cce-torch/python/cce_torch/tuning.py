@@ -171,7 +171,7 @@ def tune(
         gradients: names of what requires a gradient: ``e``, ``c``, and inputs (``"bias"``). By default the tensors that
             do, and of shapes ``e`` and ``c``.
         filter, filter_eps, max_entries: the filter of the call, as there.
-        candidates: looks at no more than so many schedules.
+        candidates: tries no more than so many schedules; by default as many as the search thinks worth it.
         again: measures anew what is stored.
         untrained: generates inputs with a softmax close to uniform, like a model's before its training.
         progress: True shows a bar on a terminal, and elsewhere a line every five seconds on ``sys.stderr``; False is
