@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cce_tuning_db::{Database, Indexing, Record, Repair, Request, Warning, Winners};
@@ -54,13 +54,22 @@ fn spawn(folder: &Path, base: u32, batches: u32, patience_ms: u32) -> Child {
         .unwrap()
 }
 
-/// The tiles that a child said were flushed, up to where it died.
-fn flushed(child: &mut Child) -> BTreeSet<u64> {
-    let lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n');
-    lines
-        .map_while(Result::ok)
-        .filter_map(|line| String::from_utf8(line).ok()?.trim().strip_prefix("flushed ")?.parse().ok())
-        .collect()
+/// What a child says, line by line.
+struct Said(std::io::Split<BufReader<ChildStdout>>);
+
+impl Said {
+    fn by(child: &mut Child) -> Self {
+        Self(BufReader::new(child.stdout.take().unwrap()).split(b'\n'))
+    }
+
+    /// The tiles that it said were flushed: the next ones, at most so many, or those up to where it died.
+    fn flushed(&mut self, most: usize) -> BTreeSet<u64> {
+        let lines = self.0.by_ref().map_while(Result::ok);
+        lines
+            .filter_map(|line| String::from_utf8(line).ok()?.trim().strip_prefix("flushed ")?.parse().ok())
+            .take(most)
+            .collect()
+    }
 }
 
 #[test]
@@ -119,8 +128,11 @@ fn repairs(indexing: Indexing) -> Vec<Repair> {
 const LANES: u32 = 8;
 /// Kills after which a lane begins a new database.
 const KILLS_A_DATABASE: u32 = 100;
-/// Children are killed after at most so many microseconds: dozens of flushes, and some renewals of index and snapshot.
+/// Half of the children are killed at a moment of so many microseconds, at most, from their start on.
 const LONGEST_LIFE: u64 = 60_000;
+/// The others at a moment of so many microseconds, at most, after a number of flushed batches below this: however busy the
+/// machine is, they die at work.
+const BATCHES: (u64, u64) = (5_000, 24);
 
 /// What a lane of kills came to.
 #[derive(Default)]
@@ -147,12 +159,16 @@ fn kill_children(kills: u32, seed: u64) -> Killed {
             promised.clear();
         }
         let mut child = spawn(here.path(), 10_000 * (kill % KILLS_A_DATABASE), 3000, 5000);
-        let begin = Instant::now();
-        let moment = Duration::from_micros(moments.below(LONGEST_LIFE));
-        std::thread::sleep(moment.saturating_sub(begin.elapsed()));
+        let mut said = Said::by(&mut child);
+        let (wait_for, longest) = match moments.below(2) {
+            0 => (0, LONGEST_LIFE),
+            _ => (3 * moments.below(BATCHES.1), BATCHES.0),
+        };
+        let mut flushed = said.flushed(wait_for as usize);
+        std::thread::sleep(Duration::from_micros(moments.below(longest)));
         killed.in_time += u32::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
-        let flushed = flushed(&mut child);
+        flushed.extend(said.flushed(usize::MAX));
         killed.flushed += flushed.len();
         promised.extend(flushed);
         child.wait().unwrap();
