@@ -1,8 +1,8 @@
-//! How far the work is: a bar with the time left on a terminal, plain lines elsewhere.
+//! How far the work is: a bar with the best so far and the time left on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where the search says how far it is. May be called from any thread.
@@ -17,6 +17,8 @@ pub trait Progress: Sync {
     fn say(&self, text: &str);
     /// A line that stays.
     fn note(&self, line: &str);
+    /// A schedule that is faster than all before: its time in ms, and its words.
+    fn best(&self, _ms: f64, _schedule: &str) {}
     /// Done.
     fn end(&self);
 }
@@ -34,41 +36,92 @@ impl Progress for Silent {
     fn end(&self) {}
 }
 
-/// On standard error: a bar if that is a terminal, else a line every few seconds.
+/// On standard error: if that is a terminal, a bar, below it the best so far and what is being done; else a line now
+/// and then, less and less often.
 #[derive(Debug)]
 pub struct Console {
     bar: Option<ProgressBar>,
-    lines: Mutex<Lines>,
+    state: Arc<Mutex<State>>,
 }
 
+/// What is known of the work at hand.
 #[derive(Debug)]
-struct Lines {
+struct State {
     total: u64,
     done: u64,
     started: Instant,
+    /// When the last plain line was written, and the pause until the next.
     last: Instant,
+    pause: Duration,
+    best: Option<(f64, String)>,
 }
 
-/// The pause between two plain lines.
+/// The first pause between two plain lines; each is half as long again, up to [`LONGEST`].
 const PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause between two plain lines.
+const LONGEST: Duration = Duration::from_secs(60);
+
+impl State {
+    fn of(total: u64) -> State {
+        let now = Instant::now();
+        State { total, done: 0, started: now, last: now, pause: PAUSE, best: None }
+    }
+
+    /// The time left if the rest goes as what is done went.
+    fn left(&self, elapsed: Duration) -> Option<Duration> {
+        let rest = self.total.saturating_sub(self.done) as f64;
+        (self.done > 0).then(|| elapsed.mul_f64(rest / self.done as f64))
+    }
+
+    /// The plain line.
+    fn line(&self, elapsed: Duration) -> String {
+        let percent = (100 * self.done).checked_div(self.total).unwrap_or(100).min(100);
+        let mut line = format!("{percent} % ({} of {} steps), {}", self.done, self.total, spent(elapsed));
+        line += &self.left(elapsed).map(left).unwrap_or_default();
+        if let Some((ms, schedule)) = &self.best {
+            line += &format!("; best {ms:.3} ms: {schedule}");
+        }
+        line
+    }
+}
 
 impl Console {
     /// On standard error.
     pub fn new() -> Console {
+        let state = Arc::new(Mutex::new(State::of(0)));
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}{left}  {wide_msg}").map(|style| {
-                style.with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                    // A line that cannot be formatted is not worth failing for.
-                    let _ = out.write_str(&left(state.eta()));
-                })
-            });
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(style(&state).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        let now = Instant::now();
-        Console { bar, lines: Mutex::new(Lines { total: 0, done: 0, started: now, last: now }) }
+        Console { bar, state }
     }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Three lines: how far, the best so far, what is being done.
+fn style(state: &Arc<Mutex<State>>) -> Result<ProgressStyle, indicatif::style::TemplateError> {
+    let template = "{bar:32.green/dim} {percent:>3} %  {spent}{left}\n{best}\n{wide_msg:.dim}";
+    let best = Arc::clone(state);
+    Ok(ProgressStyle::with_template(template)?
+        .progress_chars("\u{2501}\u{2578}\u{2500}")
+        .with_key("spent", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // A line that cannot be formatted is not worth failing for.
+            let _ = out.write_str(&spent(state.elapsed()));
+        })
+        .with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = out.write_str(&left(state.eta()));
+        })
+        .with_key("best", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let state = best.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = match &state.best {
+                Some((ms, schedule)) => write!(out, "best {ms:.3} ms  {schedule}"),
+                None => out.write_str("nothing timed yet"),
+            };
+        }))
 }
 
 impl Default for Console {
@@ -79,34 +132,34 @@ impl Default for Console {
 
 impl Progress for Console {
     fn begin(&self, steps: u64) {
+        let best = self.state().best.take();
+        *self.state() = State { best, ..State::of(steps) };
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_length(steps);
+            // The clock goes on while a kernel compiles.
+            bar.enable_steady_tick(Duration::from_millis(250));
         }
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        *lines = Lines { total: steps, done: 0, started: now, last: now };
     }
 
     fn more(&self, steps: u64) {
+        self.state().total += steps;
         if let Some(bar) = &self.bar {
             bar.inc_length(steps);
         }
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).total += steps;
     }
 
     fn step(&self, steps: u64) {
+        let mut state = self.state();
+        state.done += steps;
         if let Some(bar) = &self.bar {
+            // Drawing asks for the state.
+            drop(state);
             bar.inc(steps);
-            return;
-        }
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.done += steps;
-        if lines.last.elapsed() >= PAUSE && lines.done > 0 {
-            lines.last = Instant::now();
-            let left = lines.total.saturating_sub(lines.done) as f64 / lines.done as f64;
-            let left = lines.started.elapsed().mul_f64(left);
-            eprintln!("{} of {} steps{}", lines.done, lines.total, self::left(left));
+        } else if state.last.elapsed() >= state.pause && state.done > 0 {
+            state.last = Instant::now();
+            state.pause = state.pause.mul_f64(1.5).min(LONGEST);
+            eprintln!("{}", state.line(state.started.elapsed()));
         }
     }
 
@@ -123,19 +176,33 @@ impl Progress for Console {
         }
     }
 
+    fn best(&self, ms: f64, schedule: &str) {
+        self.state().best = Some((ms, schedule.to_owned()));
+    }
+
     fn end(&self) {
+        self.state().best = None;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 }
 
-/// The time left, behind a count of steps: nothing below a second, which is no news.
+/// The time left, behind the time spent: nothing below a second, which is no news.
 fn left(time: Duration) -> String {
     match time.as_secs() {
         0 => String::new(),
         seconds @ 1..120 => format!(", about {seconds} s left"),
-        seconds => format!(", about {} min left", seconds.div_ceil(60)),
+        seconds @ 120..7200 => format!(", about {} min left", seconds.div_ceil(60)),
+        seconds => format!(", about {} h left", seconds.div_ceil(3600)),
+    }
+}
+
+/// The time spent.
+fn spent(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds => format!("{} min {:02} s", seconds / 60, seconds % 60),
     }
 }
 
@@ -148,5 +215,18 @@ mod tests {
         assert_eq!(left(Duration::from_millis(900)), "");
         assert_eq!(left(Duration::from_secs(7)), ", about 7 s left");
         assert_eq!(left(Duration::from_secs(601)), ", about 11 min left");
+        assert_eq!(left(Duration::from_secs(7201)), ", about 3 h left");
+        assert_eq!(spent(Duration::from_secs(119)), "119 s");
+        assert_eq!(spent(Duration::from_secs(185)), "3 min 05 s");
+    }
+
+    #[test]
+    fn a_plain_line_says_how_far_the_work_is_the_time_left_and_the_best_so_far() {
+        let mut state = State::of(200);
+        state.done = 50;
+        assert_eq!(state.line(Duration::from_secs(10)), "25 % (50 of 200 steps), 10 s, about 30 s left");
+        state.best = Some((1.5, "token block 64, strip 512".to_owned()));
+        assert!(state.line(Duration::from_secs(10)).ends_with("; best 1.500 ms: token block 64, strip 512"));
+        assert_eq!(State::of(0).line(Duration::ZERO), "100 % (0 of 0 steps), 0 s");
     }
 }

@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cce_tuning_db::{Database, Indexing, Record, Repair, Request, Warning, Winners};
@@ -54,13 +54,22 @@ fn spawn(folder: &Path, base: u32, batches: u32, patience_ms: u32) -> Child {
         .unwrap()
 }
 
-/// The tiles that a child said were flushed, up to where it died.
-fn flushed(child: &mut Child) -> BTreeSet<u64> {
-    let lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n');
-    lines
-        .map_while(Result::ok)
-        .filter_map(|line| String::from_utf8(line).ok()?.trim().strip_prefix("flushed ")?.parse().ok())
-        .collect()
+/// What a child says, line by line.
+struct Said(std::io::Split<BufReader<ChildStdout>>);
+
+impl Said {
+    fn by(child: &mut Child) -> Self {
+        Self(BufReader::new(child.stdout.take().unwrap()).split(b'\n'))
+    }
+
+    /// The tiles that it said were flushed: the next ones, at most so many, or those up to where it died.
+    fn flushed(&mut self, most: usize) -> BTreeSet<u64> {
+        let lines = self.0.by_ref().map_while(Result::ok);
+        lines
+            .filter_map(|line| String::from_utf8(line).ok()?.trim().strip_prefix("flushed ")?.parse().ok())
+            .take(most)
+            .collect()
+    }
 }
 
 #[test]
@@ -95,17 +104,10 @@ fn processes_that_write_at_once_lose_nothing_and_readers_meanwhile_see_only_whol
     assert_eq!(best.candidates[0].winner.config.value()["tile"], 0);
 }
 
-/// A small generator for moments to kill at; its seed is printed, so that a failure can be looked into.
+/// A small generator for moments to kill at.
 struct Moments(u64);
 
 impl Moments {
-    fn new() -> Self {
-        let seed =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
-        println!("seed {seed}");
-        Self(seed)
-    }
-
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -121,29 +123,58 @@ fn repairs(indexing: Indexing) -> Vec<Repair> {
     }
 }
 
-/// 50 kills, or 2000 when `CCE_SLOW_TESTS` is 1.
-#[test]
-fn a_process_killed_at_any_moment_loses_no_flushed_record() {
-    let kills = if std::env::var("CCE_SLOW_TESTS").is_ok_and(|v| v == "1") { 2000 } else { 50 };
-    let mut moments = Moments::new();
+/// Databases that are killed at the same time, each its own: a killed process waits for the disk, as a rule, and not
+/// for a processor.
+const LANES: u32 = 8;
+/// Kills after which a lane begins a new database.
+const KILLS_A_DATABASE: u32 = 100;
+/// Half of the children are killed at a moment of so many microseconds, at most, from their start on.
+const LONGEST_LIFE: u64 = 60_000;
+/// The others at a moment of so many microseconds, at most, after a number of flushed batches below this: however busy the
+/// machine is, they die at work.
+const BATCHES: (u64, u64) = (5_000, 24);
+
+/// What a lane of kills came to.
+#[derive(Default)]
+struct Killed {
+    /// Children that lived until they were killed.
+    in_time: u32,
+    /// Records that a child said were flushed.
+    flushed: usize,
+    /// Times that a database was opened and compared with what was promised.
+    opened: u32,
+    /// Repairs that were needed, by kind.
+    healed: std::collections::BTreeMap<String, u32>,
+}
+
+/// Kills children at work on one database after another, and looks whether anything that was flushed is lost.
+fn kill_children(kills: u32, seed: u64) -> Killed {
+    let mut moments = Moments(seed);
     let mut here = folder();
     let mut promised = BTreeSet::new();
-    let (mut in_time, mut healed) = (0, std::collections::BTreeMap::<String, u32>::new());
+    let mut killed = Killed::default();
     for kill in 0..kills {
-        if kill % 100 == 0 {
+        if kill % KILLS_A_DATABASE == 0 {
             here = folder();
             promised.clear();
         }
-        let mut child = spawn(here.path(), 10_000 * (kill % 100), 3000, 5000);
-        let begin = Instant::now();
-        let moment = Duration::from_micros(moments.below(120_000));
-        std::thread::sleep(moment.saturating_sub(begin.elapsed()));
-        in_time += u32::from(child.try_wait().unwrap().is_none());
+        let mut child = spawn(here.path(), 10_000 * (kill % KILLS_A_DATABASE), 3000, 5000);
+        let mut said = Said::by(&mut child);
+        let (wait_for, longest) = match moments.below(2) {
+            0 => (0, LONGEST_LIFE),
+            _ => (3 * moments.below(BATCHES.1), BATCHES.0),
+        };
+        let mut flushed = said.flushed(wait_for as usize);
+        std::thread::sleep(Duration::from_micros(moments.below(longest)));
+        killed.in_time += u32::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
-        promised.extend(flushed(&mut child));
+        flushed.extend(said.flushed(usize::MAX));
+        killed.flushed += flushed.len();
+        promised.extend(flushed);
         child.wait().unwrap();
         // Sometimes let damage pile up for the next child to live with.
         if moments.below(3) == 0 || kill == kills - 1 {
+            killed.opened += 1;
             let mut database = Database::open(here.path()).unwrap();
             for repair in repairs(database.index().unwrap()) {
                 let kind = match repair {
@@ -151,11 +182,11 @@ fn a_process_killed_at_any_moment_loses_no_flushed_record() {
                     Repair::RemovedUnfinishedSnapshots { .. } => "removed unfinished snapshots".to_owned(),
                     other => format!("{other:?}"),
                 };
-                *healed.entry(kind).or_default() += 1;
+                *killed.healed.entry(kind).or_default() += 1;
             }
             let found: BTreeSet<u64> = tiles(&database.records().unwrap()).into_iter().collect();
             let lost: Vec<_> = promised.difference(&found).collect();
-            assert!(lost.is_empty(), "after kill {kill}, lost {lost:?}");
+            assert!(lost.is_empty(), "after kill {kill} of seed {seed}, lost {lost:?}");
             let (indexing, report) = database.verify().unwrap();
             assert_eq!(report.records, found.len() as u64);
             assert_eq!(repairs(indexing), [], "what one session put right, the next must find right");
@@ -165,9 +196,37 @@ fn a_process_killed_at_any_moment_loses_no_flushed_record() {
             assert_eq!(best, found.first().copied());
         }
     }
-    println!("{in_time} of {kills} children were killed at work; repairs that were needed: {healed:?}");
+    killed
+}
+
+/// 50 kills, or 10000 when `CCE_SLOW_TESTS` is 1.
+#[test]
+fn a_process_killed_at_any_moment_loses_no_flushed_record() {
+    let slow = std::env::var("CCE_SLOW_TESTS").is_ok_and(|v| v == "1");
+    let (kills, lanes) = if slow { (10_000, LANES) } else { (50, 2) };
+    let seed =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
+    println!("seed {seed}");
+    let begin = Instant::now();
+    let lane = |lane: u32| kill_children(kills / lanes, seed.wrapping_add(2 * u64::from(lane)));
+    let done: Vec<Killed> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..lanes).map(|number| scope.spawn(move || lane(number))).collect();
+        running.into_iter().map(|lane| lane.join().unwrap()).collect()
+    });
+    let mut healed = std::collections::BTreeMap::<String, u32>::new();
+    for (kind, count) in done.iter().flat_map(|lane| &lane.healed) {
+        *healed.entry(kind.clone()).or_default() += count;
+    }
+    let in_time: u32 = done.iter().map(|lane| lane.in_time).sum();
+    println!(
+        "{kills} kills in {:.0} s, {in_time} of children at work; {} records were flushed, and none lost in {} openings; \
+         repairs that were needed: {healed:?}",
+        begin.elapsed().as_secs_f64(),
+        done.iter().map(|lane| lane.flushed).sum::<usize>(),
+        done.iter().map(|lane| lane.opened).sum::<u32>(),
+    );
     assert!(in_time > kills / 2, "only {in_time} of {kills} children lived until they were killed");
-    assert!(!promised.is_empty());
+    assert!(done.iter().all(|lane| lane.flushed > 0));
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The PyTorch package's tests: its wheel, in a virtual environment under `target/python/`, on the CPU device.
+//! The tests that need Python: the PyTorch package's, with its wheel in a virtual environment under `target/python/`, on
+//! the CPU device; and Kernel Tuner, in one under `target/kernel-tuner/`, which reads what cce-tune exports.
 //!
-//! Invariants: the versions of what is installed are those of `cce-torch/requirements-test.txt`; an environment
+//! Invariants: the versions of what is installed are those of a file of requirements in the repository; an environment
 //! is used again only if it was finished, for these requirements and this interpreter; the wheel in it is the one
 //! built now.
 
@@ -31,7 +32,8 @@ pub fn test(environment: &[(&'static str, PathBuf)]) -> Result<()> {
     let interpreter = interpreter()?;
     let package = cargo::root().join("cce-torch");
     let folder = cargo::root().join("target").join("python");
-    let python = provide(&interpreter, &package.join("requirements-test.txt"), &folder)?;
+    let python =
+        provide(&interpreter, &package.join("requirements-test.txt"), &folder, "PyTorch, some 5 GB")?;
 
     let wheels = folder.join("wheels");
     if wheels.exists() {
@@ -50,6 +52,33 @@ pub fn test(environment: &[(&'static str, PathBuf)]) -> Result<()> {
     let mut pytest = Command::new(&python);
     pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).current_dir(&package);
     cargo::run(pytest.envs(environment.iter().cloned()).env("PYTHONDONTWRITEBYTECODE", "1"))
+}
+
+/// Builds cce-tune, and lets Kernel Tuner read its exports.
+pub fn test_kernel_tuner(environment: &[(&'static str, PathBuf)]) -> Result<()> {
+    let interpreter = interpreter()?;
+    let tests = cargo::root().join("cce-tune").join("tests").join("interchange");
+    let folder = cargo::root().join("target").join("kernel-tuner");
+    let python =
+        provide(&interpreter, &tests.join("requirements.txt"), &folder, "Kernel Tuner, some 600 MB")?;
+    let built = cargo::output(&mut cargo::cargo(&[
+        "build",
+        // As the tests are built, so that little is built again.
+        "--workspace",
+        "--profile",
+        "test",
+        "--bin",
+        "cce-tune",
+        "--message-format=json-render-diagnostics",
+    ]))?;
+    let built = cargo::built(&built).into_iter().find(|built| built.name == "cce-tune");
+    let Some(built) = built else {
+        let reason = "it built no program cce-tune".to_owned();
+        return Err(Error::Output { what: "cargo build", reason });
+    };
+    let mut reads = Command::new(&python);
+    reads.arg(tests.join("kernel_tuner_reads.py")).arg(&built.path);
+    cargo::run(reads.envs(environment.iter().cloned()).env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
 /// The first interpreter on the path that is new enough.
@@ -75,8 +104,8 @@ fn version(said: &str) -> Option<(u32, u32)> {
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
-/// An environment with these requirements; gives its interpreter.
-fn provide(interpreter: &Interpreter, requirements: &Path, folder: &Path) -> Result<PathBuf> {
+/// An environment with these requirements, which are `what`; gives its interpreter.
+fn provide(interpreter: &Interpreter, requirements: &Path, folder: &Path, what: &str) -> Result<PathBuf> {
     let wanted = fs::read_to_string(requirements).map_err(Error::io("read", requirements))?;
     let wanted = format!("CPython {}.{}\n{wanted}", interpreter.version.0, interpreter.version.1);
     let environment = folder.join("environment");
@@ -95,7 +124,7 @@ fn provide(interpreter: &Interpreter, requirements: &Path, folder: &Path) -> Res
         removed.map_err(Error::io("remove", path))?;
     }
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    println!("installing PyTorch from PyPI into {}: some 5 GB when installed", environment.display());
+    println!("installing {what} when installed, from PyPI into {}", environment.display());
     cargo::run(Command::new(interpreter.program).args(["-m", "venv"]).arg(&environment))?;
     // Nothing is kept besides the environment: the downloads are as large as it is.
     let mut install = pip(&python);
@@ -149,10 +178,15 @@ mod tests {
 
     #[test]
     fn every_requirement_is_pinned() {
-        let requirements = cargo::root().join("cce-torch").join("requirements-test.txt");
-        let text = fs::read_to_string(requirements).unwrap();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert!(lines.iter().any(|line| line.starts_with("torch==2.11")));
-        assert!(lines.iter().all(|line| line.contains("==")), "{lines:?}");
+        let files = [
+            ("cce-torch/requirements-test.txt", "torch==2.11"),
+            ("cce-tune/tests/interchange/requirements.txt", "kernel_tuner==1.5"),
+        ];
+        for (file, main) in files {
+            let text = fs::read_to_string(cargo::root().join(file)).unwrap();
+            let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+            assert!(lines.iter().any(|line| line.starts_with(main)), "{file}");
+            assert!(lines.iter().all(|line| line.contains("==")), "{file}: {lines:?}");
+        }
     }
 }

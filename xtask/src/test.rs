@@ -16,7 +16,7 @@ use crate::{python, toolchain};
 /// What to run.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Run the long tests too (the database is killed 2000 times instead of 50, and so on)
+    /// Run the long tests too (the database is killed 10000 times instead of 50, and so on)
     #[arg(long)]
     slow: bool,
     /// Run this step only
@@ -39,6 +39,8 @@ enum Step {
     Doc,
     /// The PyTorch package: its wheel in a virtual environment under target/python, pytest on the CPU device
     Python,
+    /// What cce-tune exports, read by Kernel Tuner in a virtual environment under target/kernel-tuner
+    KernelTuner,
 }
 
 impl Step {
@@ -50,6 +52,7 @@ impl Step {
             Self::Test => "test",
             Self::Doc => "doc",
             Self::Python => "python",
+            Self::KernelTuner => "kernel-tuner",
         }
     }
 
@@ -77,7 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
         environment.push(("CCE_SLOW_TESTS", "1".into()));
     }
 
-    for step in [Step::Format, Step::Lint, Step::Test, Step::Doc, Step::Python] {
+    for step in [Step::Format, Step::Lint, Step::Test, Step::Doc, Step::Python, Step::KernelTuner] {
         if !wanted(step) {
             continue;
         }
@@ -85,6 +88,7 @@ pub fn run(options: &Options) -> Result<()> {
         let start = Instant::now();
         let done = match command(step) {
             Some(mut command) => run_command(command.envs(environment.iter().cloned())),
+            None if step == Step::KernelTuner => python::test_kernel_tuner(&environment),
             None => python::test(&environment),
         };
         if let Err(error) = &done {
@@ -95,7 +99,7 @@ pub fn run(options: &Options) -> Result<()> {
 
     println!();
     for (step, time, good) in &times {
-        println!("{:8} {:7.1} s  {}", step.name(), time.as_secs_f64(), if *good { "ok" } else { "FAILED" });
+        println!("{:12} {:7.1} s  {}", step.name(), time.as_secs_f64(), if *good { "ok" } else { "FAILED" });
     }
     let failed: Vec<_> = times.iter().filter(|(_, _, good)| !good).map(|(step, _, _)| step.name()).collect();
     if failed.is_empty() { Ok(()) } else { Err(Error::Steps(failed)) }
@@ -104,7 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// The command of a step that is one.
 fn command(step: Step) -> Option<std::process::Command> {
     Some(match step {
-        Step::Python => return None,
+        Step::Python | Step::KernelTuner => return None,
         Step::Format | Step::Fetch => cargo(&["fmt", "--all", "--check"]),
         Step::Lint => cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         Step::Test if has_nextest() => cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]),

@@ -24,7 +24,7 @@ pub(super) fn run(args: &ReportArgs, programs: &Programs, output: &Output) -> Re
     said(output, &files)
 }
 
-/// The pages of the problems that were tuned just now.
+/// The pages of the problems that were tuned just now; none if that was stopped before anything was stored.
 pub(super) fn after_tuning(
     out: &Path,
     keys: &[Key],
@@ -34,6 +34,9 @@ pub(super) fn after_tuning(
 ) -> Result<Vec<PathBuf>, Error> {
     let mut records = Database::open(folder)?.records()?;
     records.retain(|record| keys.contains(&record.key));
+    if records.is_empty() {
+        return Ok(Vec::new());
+    }
     let all = SelectedArgs { loss: None, only: Vec::new() };
     let selected = Selector::new(&all, programs, folder)?.problems(records.clone())?;
     write(out, &selected, &records, peak, programs, folder)

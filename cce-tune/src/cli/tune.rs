@@ -86,7 +86,10 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
     }
     if let Some(out) = &args.report {
         let files = super::report::after_tuning(out, &keys, args.peak, programs, &folder)?;
-        console.note(&format!("a page of it was written to {}", files.first().unwrap_or(out).display()));
+        console.note(&match files.first() {
+            Some(page) => format!("a page of it was written to {}", page.display()),
+            None => "no page was written: nothing was tried yet".to_owned(),
+        });
     }
     if output.is_json() {
         let value = json!({"schema": 1, "database": folder, "devices": values});

@@ -111,6 +111,7 @@ pub(super) struct Level {
 pub(super) struct Plane {
     pub(super) title: String,
     pub(super) describes: String,
+    pub(super) size: Size,
     pub(super) x: &'static str,
     pub(super) y: &'static str,
     /// x from 0 to here.
@@ -121,8 +122,24 @@ pub(super) struct Plane {
     pub(super) levels: Vec<Level>,
 }
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 280.0;
+/// Width and height of a plane: a pixel is about one of the screen's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// Over the page.
+    Whole,
+    /// Beside another.
+    Half,
+}
+
+impl Size {
+    const fn pixels(self) -> (f64, f64) {
+        match self {
+            Size::Whole => (990.0, 320.0),
+            Size::Half => (470.0, 260.0),
+        }
+    }
+}
+
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 16.0;
@@ -130,13 +147,14 @@ const BOTTOM: f64 = 44.0;
 
 impl Plane {
     pub(super) fn draw(&self, html: &mut Html) {
-        let x = Axis::straight(0.0, self.width, LEFT, WIDTH - RIGHT);
+        let (width, height) = self.size.pixels();
+        let x = Axis::straight(0.0, self.width, LEFT, width - RIGHT);
         let values = self.dots.iter().map(|dot| dot.y).chain(self.levels.iter().map(|level| level.y));
-        let y = Axis::over(values, HEIGHT - BOTTOM, TOP);
-        svg(html, (WIDTH, HEIGHT), &self.title, &self.describes, |html| {
+        let y = Axis::over(values, height - BOTTOM, TOP);
+        svg(html, (width, height), &self.title, &self.describes, |html| {
             for tick in y.ticks(5) {
                 let at = At(y.at(tick));
-                let (left, right) = (At(LEFT), At(WIDTH - RIGHT));
+                let (left, right) = (At(LEFT), At(width - RIGHT));
                 html.empty(
                     "line",
                     &[("class", &"grid"), ("x1", &left), ("x2", &right), ("y1", &at), ("y2", &at)],
@@ -149,15 +167,15 @@ impl Plane {
                 );
             }
             for tick in x.ticks(7) {
-                let (at, below) = (At(x.at(tick)), At(HEIGHT - BOTTOM + 18.0));
+                let (at, below) = (At(x.at(tick)), At(height - BOTTOM + 18.0));
                 html.leaf("text", &[("class", &"tick middle"), ("x", &at), ("y", &below)], tick_text(tick));
             }
-            let (middle, low) = (At((LEFT + WIDTH - RIGHT) / 2.0), At(HEIGHT - 6.0));
+            let (middle, low) = (At((LEFT + width - RIGHT) / 2.0), At(height - 6.0));
             html.leaf("text", &[("class", &"axis middle"), ("x", &middle), ("y", &low)], self.x);
             html.leaf("text", &[("class", &"axis"), ("x", &At(2.0)), ("y", &At(11.0))], self.y);
             for level in &self.levels {
                 let at = y.at(level.y);
-                let (left, right, at_line) = (At(LEFT), At(WIDTH - RIGHT), At(at));
+                let (left, right, at_line) = (At(LEFT), At(width - RIGHT), At(at));
                 html.empty(
                     "line",
                     &[
@@ -169,15 +187,16 @@ impl Plane {
                     ],
                 );
                 let above = At(if at < TOP + 14.0 { at + 14.0 } else { at - 5.0 });
-                let place = At(WIDTH - RIGHT - 2.0);
+                let place = At(width - RIGHT - 2.0);
                 html.leaf("text", &[("class", &"note end"), ("x", &place), ("y", &above)], &level.name);
             }
             self.draw_steps(html, &x, &y);
             for dot in &self.dots {
                 let (cx, cy) = (At(x.at(dot.x)), At(y.at(dot.y)));
+                let radius = if matches!(dot.class, "winner" | "default") { "6" } else { "3.5" };
                 html.element(
                     "circle",
-                    &[("class", &dot.class), ("cx", &cx), ("cy", &cy), ("r", &"3.5")],
+                    &[("class", &dot.class), ("cx", &cx), ("cy", &cy), ("r", &radius)],
                     |html| {
                         html.leaf("title", &[], &dot.says);
                     },
@@ -225,7 +244,7 @@ pub(super) struct Strip {
 impl Strips {
     pub(super) fn draw(&self, html: &mut Html, axis: (f64, f64)) {
         const ROW: f64 = 26.0;
-        const STRIP_WIDTH: f64 = 380.0;
+        const STRIP_WIDTH: f64 = 470.0;
         let longest = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0) as f64;
         let left = (10.0 + 6.6 * longest).clamp(40.0, 150.0);
         let height = 10.0 + ROW * self.rows.len() as f64 + 36.0;

@@ -1,6 +1,6 @@
 //! Configurations by time, beside the roofline, as a chart and as a table.
 
-use super::charts::{Dot, Level, Plane};
+use super::charts::{Dot, Level, Plane, Size};
 use super::html::Html;
 use super::{Facts, heading, ms_text, number, sortable};
 
@@ -35,6 +35,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
             ms_text(best),
             ms_text(facts.timed().last().and_then(cce_tuning_db::Trial::time).unwrap_or(best))
         ),
+        size: Size::Whole,
         x: "place",
         y: "ms",
         width: dots.len() as f64 + 1.0,

@@ -1,6 +1,6 @@
 //! How the search went: the best time so far, by trial and by the clock.
 
-use super::charts::{Dot, Plane};
+use super::charts::{Dot, Plane, Size};
 use super::html::Html;
 use super::ranked::key;
 use super::{Facts, heading, ms_text};
@@ -59,6 +59,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         title: title.to_owned(),
         describes: "Dots are trials, the line is the best so far; the numbers are in the table below"
             .to_owned(),
+        size: Size::Half,
         x,
         y: "ms",
         width: (at(last) * 1.02).max(1e-3),

@@ -48,28 +48,35 @@ fn card(html: &mut Html, name: &str, value: &str, beside: &str) {
 fn roof(html: &mut Html, facts: &Facts<'_>) {
     let Some(best) = facts.best() else { return };
     let work = &facts.work;
-    let rate = work.operations / (best * 1e9);
-    let done =
-        format!("{} of {:.4} Tflop, {:.3} GB", rate_text(rate), work.operations / 1e12, work.bytes / 1e9);
+    let rate = format!("{}op/s", scaled(1e3 * work.operations / best));
+    let needed = format!("{}op, {}B", scaled(work.operations), scaled(work.bytes));
     match (facts.roof_ms(), &facts.page.peak) {
         (Some(roof), Some(peak)) => {
             let bound = if work.is_bound_by_arithmetic(peak) { "arithmetic" } else { "memory" };
             let text = format!("{:.0} %", 100.0 * roof / best);
-            card(html, "Of the roofline", &text, &format!("{} ms, bound by {bound}; {done}", ms_text(roof)));
+            card(
+                html,
+                "Of the roofline",
+                &text,
+                &format!("{} ms, bound by {bound}: {needed}; {rate}", ms_text(roof)),
+            );
         }
-        _ => card(
-            html,
-            "Rate",
-            &rate_text(rate),
-            &format!("{:.4} Tflop, {:.3} GB; no peak is known", work.operations / 1e12, work.bytes / 1e9),
-        ),
+        _ => card(html, "Rate", &rate, &format!("{needed}; no peak is known")),
     }
 }
 
-/// Tera-operations a second in a unit that fits.
-fn rate_text(tera: f64) -> String {
-    match tera {
-        tera if tera < 1.0 => format!("{:.1} Gflop/s", tera * 1e3),
-        tera => format!("{tera:.1} Tflop/s"),
-    }
+/// Three digits and the prefix of a unit: `5.32 G`.
+fn scaled(value: f64) -> String {
+    let (scale, prefix) = match value {
+        v if v >= 1e12 => (1e12, "T"),
+        v if v >= 1e9 => (1e9, "G"),
+        v if v >= 1e6 => (1e6, "M"),
+        _ => (1e3, "k"),
+    };
+    let digits = match value / scale {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{:.digits$} {prefix}", value / scale)
 }

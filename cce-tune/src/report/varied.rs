@@ -107,6 +107,11 @@ fn tint(share: f64, colour: &str) -> String {
     format!("background: color-mix(in oklab, var(--{colour}) {percent}%, var(--card))")
 }
 
+/// A name that may go on in another line behind a dot or an underscore.
+fn broken(name: &str) -> String {
+    name.replace('.', ".\u{200b}").replace('_', "_\u{200b}")
+}
+
 fn map(html: &mut Html, effects: &Effects, pairs: &[Pair]) {
     let knobs = effects.knobs.len().min(MAPPED);
     let share = |a: usize, b: usize| match a == b {
@@ -123,14 +128,14 @@ fn map(html: &mut Html, effects: &Effects, pairs: &[Pair]) {
             html.element("tr", &[], |html| {
                 html.element("td", &[], |_| {});
                 for knob in &effects.knobs[..knobs] {
-                    html.leaf("th", &[("scope", &"col")], &knob.name);
+                    html.leaf("th", &[("scope", &"col")], broken(&knob.name));
                 }
             });
         });
         html.element("tbody", &[], |html| {
             for a in 0..knobs {
                 html.element("tr", &[], |html| {
-                    html.leaf("th", &[("scope", &"row")], &effects.knobs[a].name);
+                    html.leaf("th", &[("scope", &"row")], broken(&effects.knobs[a].name));
                     for b in 0..knobs {
                         match share(a, b) {
                             Some(share) => {

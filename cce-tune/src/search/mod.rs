@@ -350,9 +350,13 @@ impl<B: Bench> Run<'_, B> {
                         }
                         Ok(ms) => {
                             entrant.samples.push(ms);
-                            best = best.min(ms);
+                            if ms < best {
+                                best = ms;
+                                let schedule = &self.candidates[entrant.index].schedule;
+                                self.progress.best(ms, &describe(schedule));
+                            }
                             let text = describe(&self.candidates[entrant.index].schedule);
-                            self.progress.say(&format!("{text}: {ms:.3} ms, best {best:.3} ms"));
+                            self.progress.say(&format!("{text}: {ms:.3} ms"));
                         }
                         Err(failure) => failed.push((at, failure)),
                     }
