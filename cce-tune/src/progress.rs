@@ -34,6 +34,40 @@ impl Progress for Silent {
     fn end(&self) {}
 }
 
+/// Work in parts that is shown as one, from here to its drop: the parts' beginnings and ends are not shown.
+pub struct Whole<'a>(&'a dyn Progress);
+
+impl Whole<'_> {
+    /// Begins, with the steps of all parts.
+    pub fn begin(shown: &dyn Progress, steps: usize) -> Whole<'_> {
+        shown.begin(steps as u64);
+        Whole(shown)
+    }
+}
+
+impl Progress for Whole<'_> {
+    fn begin(&self, _: u64) {}
+    fn more(&self, steps: u64) {
+        self.0.more(steps);
+    }
+    fn step(&self, steps: u64) {
+        self.0.step(steps);
+    }
+    fn say(&self, text: &str) {
+        self.0.say(text);
+    }
+    fn note(&self, line: &str) {
+        self.0.note(line);
+    }
+    fn end(&self) {}
+}
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// On standard error: a bar if that is a terminal, else a line every few seconds.
 #[derive(Debug)]
 pub struct Console {
