@@ -16,6 +16,10 @@
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
+//! - [`exchange`]: trials in the formats of other tools.
+//! - [`report`]: the trials of a problem as a page for people.
+//! - [`stored`]: keys and winners of the database, back as tasks and schedules.
+//! - [`verify`]: stored winners, measured again.
 //! - [`cli`]: the command line.
 //!
 //! Invariant: a result that differs from the reference is never timed and never stored as good; what has been
@@ -49,15 +53,20 @@ pub mod bench;
 pub mod cli;
 pub mod data;
 mod error;
+pub mod exchange;
+pub mod knobs;
 pub mod progress;
 pub mod recording;
 pub mod regret;
+pub mod report;
 pub mod search;
 pub mod space;
 pub mod stop;
+pub mod stored;
 pub mod strategy;
 pub mod task;
 pub mod tuning;
+pub mod verify;
 
-pub use cli::run;
+pub use cli::{Diagnosis, run};
 pub use error::Error;

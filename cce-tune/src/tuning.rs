@@ -196,7 +196,7 @@ impl Tuner<'_> {
             plan.grade().clone()
         } else {
             // Plans of this process look in another folder; what they would find in this one.
-            let winners = selection::open(self.folder, &selection::profiles());
+            let winners = selection::open(Some(self.folder), &selection::profiles());
             let chosen = selection::choose_from(&winners, &task.program, &problem, keyed.clone(), Ok);
             notes.extend(chosen.notes);
             chosen.grade
@@ -225,7 +225,7 @@ fn recording(task: &Task, store: &Store, space: &Space) -> Option<Recording> {
 }
 
 /// Inputs on the device, and the reference, checked.
-fn prepare<M: Memory + Clone>(
+pub(crate) fn prepare<M: Memory + Clone>(
     memory: M,
     device: &Device,
     task: &Task,

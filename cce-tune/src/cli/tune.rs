@@ -9,7 +9,7 @@ use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, ProblemArgs,
 use crate::Error;
 use crate::arguments::Arguments;
 use crate::data::{Head, IGNORED, Targets};
-use crate::progress::Console;
+use crate::progress::{Console, Progress};
 use crate::search::{Effort, Ended, Ranked};
 use crate::space::Space;
 use crate::stop::Stop;
@@ -20,6 +20,7 @@ use cce_codegen::ir::Program;
 use cce_codegen::problem::{DType, IndexType};
 use cce_runtime::driver::Devices;
 use cce_runtime::{Device, DeviceKind, selection};
+use cce_tuning_db::Key;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,7 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
         progress: &console,
         stop,
     };
-    let (mut values, mut code) = (Vec::new(), EXIT_OK);
+    let (mut values, mut code, mut keys) = (Vec::new(), EXIT_OK, Vec::new());
     for device in &devices {
         let head = file.as_ref().map(|file| &file.head);
         let task = task(&args.problem, program.clone(), device, head);
@@ -75,12 +76,17 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
             values.push(dry_run(&tuner, &task, device, args.all, output)?);
             continue;
         }
-        let (value, device_code) = one(args, &tuner, &task, device, file.as_ref(), output)?;
+        let (value, device_code, key) = one(args, &tuner, &task, device, file.as_ref(), output)?;
+        keys.push(key);
         values.push(value);
         code = code.max(device_code);
         if stop.requested() {
             break;
         }
+    }
+    if let Some(out) = &args.report {
+        let files = super::report::after_tuning(out, &keys, args.peak, programs, &folder)?;
+        console.note(&format!("a page of it was written to {}", files.first().unwrap_or(out).display()));
     }
     if output.is_json() {
         let value = json!({"schema": 1, "database": folder, "devices": values});
@@ -140,7 +146,7 @@ pub(super) fn database_folder() -> Result<PathBuf, Error> {
 }
 
 /// The devices to tune. Says in one line when `auto` falls to the CPU device.
-fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
+pub(super) fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
     Ok(match gpu {
         Gpu::Cpu => vec![Device::cpu()],
         Gpu::Index(index) => vec![Device::cuda(index)?],
@@ -202,7 +208,7 @@ fn one(
     device: &Device,
     file: Option<&File>,
     output: &Output,
-) -> Result<(Value, u8), Error> {
+) -> Result<(Value, u8, Key), Error> {
     let started = Instant::now();
     let head = || -> Result<Head, Error> {
         Ok(match file {
@@ -244,7 +250,7 @@ fn one(
     if !output.is_json() {
         output.text(&text(args, task, &report, &scalars, checked.as_ref(), seconds))?;
     }
-    Ok((value(task, &report, &scalars, checked.as_ref(), seconds), code))
+    Ok((value(task, &report, &scalars, checked.as_ref(), seconds), code, report.key))
 }
 
 /// Writes the trials of a search.

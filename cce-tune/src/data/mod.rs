@@ -15,9 +15,11 @@ mod file;
 mod file_tests;
 mod generated;
 mod ignored;
+mod models;
 pub(crate) mod random;
 
 pub use elements::{Elements, Targets};
+pub use models::{MODELS, Model};
 
 use cce_codegen::problem::DType;
 use rayon::prelude::*;
