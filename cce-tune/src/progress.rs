@@ -36,6 +36,43 @@ impl Progress for Silent {
     fn end(&self) {}
 }
 
+/// Work in parts that is shown as one, from here to its drop: the parts' beginnings and ends are not shown.
+pub struct Whole<'a>(&'a dyn Progress);
+
+impl Whole<'_> {
+    /// Begins, with the steps of all parts.
+    pub fn begin(shown: &dyn Progress, steps: usize) -> Whole<'_> {
+        shown.begin(steps as u64);
+        Whole(shown)
+    }
+}
+
+impl Progress for Whole<'_> {
+    fn begin(&self, _: u64) {}
+    fn more(&self, steps: u64) {
+        self.0.more(steps);
+    }
+    fn step(&self, steps: u64) {
+        self.0.step(steps);
+    }
+    fn say(&self, text: &str) {
+        self.0.say(text);
+    }
+    fn note(&self, line: &str) {
+        self.0.note(line);
+    }
+    fn best(&self, ms: f64, schedule: &str) {
+        self.0.best(ms, schedule);
+    }
+    fn end(&self) {}
+}
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// On standard error: if that is a terminal, a bar, below it the best so far and what is being done; else a line now
 /// and then, less and less often.
 #[derive(Debug)]

@@ -27,11 +27,12 @@ pub struct Regret {
     pub passed: usize,
 }
 
-/// Holds out each recording of which others say something at all (the same loss, type, filter and gradients).
+/// Holds out each recording of which others say something at all (the same loss, type, filter and gradients);
+/// `consulted` near shapes are judged together.
 ///
 /// # Errors
 /// Those of serialisation.
-pub fn regrets(recordings: &[Recording]) -> Result<Vec<Regret>, Error> {
+pub fn regrets(recordings: &[Recording], consulted: usize) -> Result<Vec<Regret>, Error> {
     let winners = recordings.iter().map(winners).collect::<Result<Vec<_>, _>>()?;
     let mut regrets = Vec::new();
     for (at, held_out) in recordings.iter().enumerate() {
@@ -40,18 +41,19 @@ pub fn regrets(recordings: &[Recording]) -> Result<Vec<Regret>, Error> {
         let others: Vec<KeyWinners> =
             others.filter(|entry| crate::strategy::distance(&held_out.key, &entry.key).is_some()).collect();
         if !others.is_empty() {
-            regrets.extend(held_out_of(held_out, others));
+            regrets.extend(held_out_of(held_out, others, consulted));
         }
     }
     Ok(regrets)
 }
 
-fn held_out_of(held_out: &Recording, others: Vec<KeyWinners>) -> Option<Regret> {
+fn held_out_of(held_out: &Recording, others: Vec<KeyWinners>, consulted: usize) -> Option<Regret> {
     let best = held_out.best()?;
     let over = |time: Option<(f64, f64)>| time.map(|(ms, _)| ms / best - 1.0);
     let profile = Profile::new("the others", Provenance::new("replay", 0), others);
     let layers = Winners::empty().with_profile(profile);
-    let selection = layers.select(&Request::new(held_out.key.clone(), held_out.generation.clone()));
+    let request = Request::new(held_out.key.clone(), held_out.generation.clone()).with_consulted(consulted);
+    let selection = layers.select(&request);
     let choice = selection.choose(|candidate| {
         let schedule = selection::schedule(&candidate.winner.config)?;
         match nearest(held_out, &schedule) {
@@ -105,7 +107,7 @@ mod tests {
     #[test]
     fn a_near_shape_s_winner_is_looked_up_in_the_held_out_recording() {
         let all = [invented::recording(4), invented::near(4)];
-        let regrets = regrets(&all).unwrap();
+        let regrets = regrets(&all, 1).unwrap();
         assert_eq!(regrets.len(), 2);
         for regret in &regrets {
             assert!(matches!(regret.grade, Grade::NearShape { .. }), "{regret:?}");
@@ -117,7 +119,7 @@ mod tests {
     #[test]
     fn what_says_nothing_of_a_problem_is_not_asked() {
         let all = [invented::recording(0), invented::recording(1)];
-        assert_eq!(regrets(&all).unwrap(), []);
+        assert_eq!(regrets(&all, 1).unwrap(), []);
     }
 
     #[test]
@@ -125,7 +127,7 @@ mod tests {
         let mut far = invented::near(4);
         far.key.problem.tokens_bucket = 512;
         let all = [invented::recording(4), far];
-        let regret = &regrets(&all).unwrap()[0];
+        let regret = &regrets(&all, 1).unwrap()[0];
         assert_eq!(regret.grade, Grade::Default);
         assert_eq!(regret.selected, regret.default);
     }

@@ -104,3 +104,51 @@ fn candidates(schedules: impl Iterator<Item = (Schedule, Option<String>)>) -> Re
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cce_codegen::problem::{DType, Filter};
+
+    fn space(problem: &Problem, most: u64) -> Space {
+        let program = cce::losses::named("cross_entropy").unwrap();
+        Space::gpu(&program, problem, &Gpu::h100(), most).unwrap()
+    }
+
+    #[test]
+    fn the_default_comes_first_and_every_candidate_once_and_possible() {
+        let problem = Problem { filter: Filter::SAMPLED, ..Problem::new(8192, 2304, 256_000, DType::Bf16) };
+        let space = space(&problem, SEARCHED);
+        let program = cce::losses::named("cross_entropy").unwrap();
+        let default = cce_codegen::schedule::GpuSchedule::default_for(&program, &problem, &Gpu::h100());
+        assert_eq!(space.candidates[0].schedule, Schedule::Gpu(default));
+        let distinct: HashSet<_> = space.candidates.iter().map(|c| c.config.hash()).collect();
+        assert_eq!(distinct.len(), space.candidates.len());
+        assert!((200..=600).contains(&distinct.len()), "{}", distinct.len());
+        assert!(space.candidates.iter().all(|candidate| candidate.constraint.is_none()));
+        assert!(space.size > 100_000, "{}", space.size);
+    }
+
+    #[test]
+    fn knobs_say_what_is_searched_and_why_others_are_off() {
+        let problem = Problem { filter: Filter::Exact, ..Problem::new(8192, 2304, 256_000, DType::Bf16) };
+        let few = space(&problem, 100);
+        assert!(few.candidates.len() <= 100);
+        let knob = |name: &str| few.knobs.iter().find(|knob| knob.name == name).unwrap();
+        assert!(knob("hot columns").off.as_deref().unwrap().contains("every column alike"));
+        assert!(knob("logits tile").searched < knob("logits tile").values.len());
+        assert_eq!(knob("logits tile").values[0], "128x256x64/4");
+    }
+
+    #[test]
+    fn what_breaks_a_constraint_is_named_with_the_reason_and_is_no_candidate() {
+        let problem = Problem { filter: Filter::Exact, ..Problem::new(8192, 576, 49_152, DType::Bf16) };
+        let program = cce::losses::named("cross_entropy").unwrap();
+        let space = Space::gpu(&program, &problem, &Gpu::of_capability(8, 6), SEARCHED).unwrap();
+        assert!(!space.broken.is_empty());
+        for broken in &space.broken {
+            assert!(broken.constraint.as_deref().unwrap().contains("shared memory"), "{broken:?}");
+            assert!(space.candidates.iter().all(|candidate| candidate.config != broken.config));
+        }
+    }
+}

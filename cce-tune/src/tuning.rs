@@ -4,7 +4,7 @@ use crate::Error;
 use crate::arguments::Arguments;
 use crate::bench::{CudaMemory, HostMemory, Memory, PlanBench, check_against_f64};
 use crate::data::Head;
-use crate::progress::Progress;
+use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::search::{Effort, Ended, Ranking, Store, search};
 use crate::space::{SEARCHED, Space};
@@ -155,13 +155,19 @@ impl Tuner<'_> {
         let known = space.candidates.iter().filter(|candidate| store.known(&candidate.config).is_some());
         tried.extend(known.cloned());
         let (mut bench, mut head) = (None, Some(head));
-        let ended = loop {
-            let outcomes = outcomes(&store);
+        let choose = |store: &Store| {
+            let outcomes = outcomes(store);
             let left = budget.saturating_sub(outcomes.iter().flatten().count());
-            let next = match left.min(self.effort.batch) {
+            match left.min(self.effort.batch) {
                 0 => Vec::new(),
                 most => strategy.next(&pool, &outcomes, most),
-            };
+            }
+        };
+        // One count of steps over all batches; a strategy may end sooner.
+        let ahead = budget.saturating_sub(outcomes(&store).iter().flatten().count());
+        let progress = Whole::begin(self.progress, ahead * (2 + self.effort.screening));
+        let ended = loop {
+            let next = choose(&store);
             tried.extend(next.iter().map(|&at| space.candidates[at].clone()));
             // Finals are for the best of all: once nothing is left to try.
             let effort = match next.is_empty() {
@@ -180,11 +186,13 @@ impl Tuner<'_> {
                 }
                 slot.as_mut().ok_or(Error::NoCandidate)
             };
-            let ended = search(&tried, &mut store, &effort, self.progress, self.stop, ready)?;
-            if ended == Ended::Stopped || next.is_empty() {
+            let ended = search(&tried, &mut store, &effort, &progress, self.stop, ready)?;
+            // The finals' times may show the strategy something that is worth a trial after all.
+            if ended == Ended::Stopped || (next.is_empty() && choose(&store).is_empty()) {
                 break ended;
             }
         };
+        drop(progress);
         let mut notes = store.publish()?;
         let grade = if selection::folder().as_deref() == Some(self.folder) {
             let plan = task.builder().build(device)?;

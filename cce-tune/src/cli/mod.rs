@@ -382,6 +382,9 @@ struct RegretArgs {
     /// Recordings of several shapes (cce-tune --record FILE), exports of trials, or folders of databases.
     #[arg(required = true)]
     trials: Vec<std::path::PathBuf>,
+    /// Near shapes whose winners are judged together: 1 takes the nearest's [default: that of a plan].
+    #[arg(long, default_value_t = cce_tuning_db::CONSULTED, hide_default_value = true, value_name = "COUNT", value_parser = values::count)]
+    consulted: usize,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use serde_json::json;
 
 pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
     let recordings = read(&args.trials)?;
-    let regrets = regrets(&recordings)?;
+    let regrets = regrets(&recordings, args.consulted)?;
     if regrets.is_empty() {
         let reason = format!(
             "of {} none says anything of another: give at least two of the same loss, type, filter and gradients",

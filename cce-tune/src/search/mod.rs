@@ -423,7 +423,7 @@ pub fn describe(schedule: &Schedule) -> String {
                 format!("{}x{}x{}/{} {}x{}", t.m, t.n, t.k, t.stages, t.warps_m, t.warps_n)
             };
             format!(
-                "{:?} logits {} splits {} group {}, backward {} dC {} dE {} chunk {}",
+                "{:?} logits {} splits {} group {}, backward {} dC {} dE {} chunk {} hot {}",
                 gpu.family,
                 tile(&gpu.logits),
                 gpu.splits,
@@ -431,7 +431,8 @@ pub fn describe(schedule: &Schedule) -> String {
                 tile(&gpu.logits_gradient),
                 tile(&gpu.classifier_gradient),
                 tile(&gpu.hidden_gradient),
-                gpu.chunk
+                gpu.chunk,
+                gpu.hot
             )
             .to_lowercase()
         }

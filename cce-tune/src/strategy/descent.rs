@@ -23,14 +23,7 @@ impl Strategy for Descent {
         let mut seen = Vec::new();
         loop {
             seen.push(centre);
-            let mut around: Vec<usize> = (0..pool.len())
-                .filter(|&at| {
-                    at == centre
-                        || PARTS
-                            .iter()
-                            .any(|part| with(*part, &schedules[centre], &schedules[at]) == schedules[at])
-                })
-                .collect();
+            let mut around = around(pool, centre);
             if seen.len() == 1 {
                 // Schedules of other families differ in everything; they are few.
                 around.extend((0..pool.len()).filter(|&at| family(&schedules[at]) != family(&schedules[0])));
@@ -59,6 +52,13 @@ impl Strategy for Descent {
             }
         }
     }
+}
+
+/// The centre, and the schedules that differ from it in one part.
+pub(super) fn around(pool: &Pool, centre: usize) -> Vec<usize> {
+    let schedules = pool.schedules();
+    let differs_in = |part: Give, at: usize| with(part, &schedules[centre], &schedules[at]) == schedules[at];
+    (0..pool.len()).filter(|&at| at == centre || PARTS.iter().any(|part| differs_in(*part, at))).collect()
 }
 
 fn family(schedule: &Schedule) -> Option<cce_codegen::schedule::Family> {

@@ -91,7 +91,7 @@ fn cost(number: u64, s: &GpuSchedule, at: u64) -> Option<f64> {
         + bowl(rows, best_rows, 0.25)
         + bowl(f64::from(s.chunk), 8192.0, 0.1)
         // What meets in a cache: the forward tile and the rows that walk together, hot columns and dC's tile.
-        + 0.6 * chance(number, 5, id(&s.logits) * 100_000 + u64::from(s.group))
-        + 0.3 * chance(number, 6, id(&s.classifier_gradient) * 100_000 + u64::from(s.hot / 512));
-    Some(time * (1.0 + 0.006 * (chance(number, 9, at) - 0.5)))
+        + 1.2 * chance(number, 5, id(&s.logits) * 100_000 + u64::from(s.group))
+        + 0.6 * chance(number, 6, id(&s.classifier_gradient) * 100_000 + u64::from(s.hot / 512));
+    Some(time * (1.0 + 0.012 * (chance(number, 9, at) - 0.5)))
 }

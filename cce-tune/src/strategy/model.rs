@@ -5,13 +5,15 @@
 //! 2. *Improvement*: the expected improvement of log time (Jones, Schonlau, Welch: Efficient Global Optimization,
 //!    1998) under a process over the parts ([`super::process`]), times the chance to run ([`super::blame`]). A batch
 //!    takes each choice as if it had come out as expected, so that it does not hold one guess many times.
-//! 3. It ends when no schedule is expected to improve the best by more than a fraction of what repeats.
+//! 3. *Polish*: when no schedule is expected to improve the best by more than a fraction of what repeats, those that
+//!    differ from the best in one part and are not expected to be much slower. A process that is too sure of itself is
+//!    found out there. When the best stays the best, it ends.
 //!
 //! Trials of other shapes and devices say beforehand what to expect: their own processes predict this pool, nearer
 //! ones weigh more. What is observed here corrects them.
 
 use super::process::Process;
-use super::{Experience, Outcome, Pool, Strategy, blame};
+use super::{Experience, Outcome, Pool, Strategy, blame, descent};
 use crate::data::random::{Purpose, Stream};
 use cce_codegen::schedule::Schedule;
 use std::collections::HashSet;
@@ -27,6 +29,12 @@ const SLOW: f64 = 2.5;
 
 /// The expected improvement, relative to the best time, below which a schedule is not worth a trial.
 const WORTHLESS: f64 = 2e-4;
+
+/// Around the best, schedules that are expected to take more than this times its time are not tried.
+const NOT_MUCH_SLOWER: f64 = 1.1;
+
+/// Schedules with a lower chance to run are not tried around the best.
+const LIKELY: f64 = 0.2;
 
 /// The fraction of a pool that is tried at most, and the fewest in any case.
 const FRACTION: usize = 4;
@@ -145,6 +153,17 @@ impl Model {
                 }
                 _ => break,
             }
+        }
+        if next.is_empty() {
+            let time = |at: usize| outcomes[at].and_then(Outcome::time).unwrap_or(f64::INFINITY);
+            let centre = (0..pool.len()).min_by(|&a, &b| time(a).total_cmp(&time(b)));
+            let around = centre.map_or_else(Vec::new, |centre| descent::around(pool, centre));
+            let promising = |at: &usize| {
+                outcomes[*at].is_none()
+                    && chances[*at] > LIKELY
+                    && process.belief(*at).0 < NOT_MUCH_SLOWER.ln()
+            };
+            next.extend(around.into_iter().filter(promising).take(most));
         }
     }
 
