@@ -243,7 +243,7 @@ pub(crate) fn prepare<M: Memory + Clone>(
     let plan = task.exact().plan(device, reference)?;
     let results = bench.run(&plan)?;
     results.check_finite(&task.program, arguments)?;
-    bench.set_reference(results);
+    bench.set_reference(results)?;
     Ok(bench)
 }
 

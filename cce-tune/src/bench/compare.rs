@@ -50,33 +50,28 @@ impl Comparison {
             return Comparison { error: f64::INFINITY, nan: 0 };
         }
         const CHUNK: usize = 1 << 16;
-        let (difference, norm, nan) = result
+        let parts: Vec<Sums> = result
             .par_chunks(CHUNK)
             .zip(reference.par_chunks(CHUNK))
             .map(|(result, reference)| {
-                let (mut difference, mut norm, mut nan) = (0.0f64, 0.0f64, 0usize);
+                let mut sums = Sums::default();
                 for (&a, &b) in result.iter().zip(reference) {
                     if a.is_nan() || b.is_nan() {
-                        nan += 1;
+                        sums.nan += 1;
                     } else if a != b {
-                        difference += (f64::from(a) - f64::from(b)).powi(2);
+                        sums.difference += (f64::from(a) - f64::from(b)).powi(2);
                     }
                     if b.is_finite() {
-                        norm += f64::from(b).powi(2);
+                        sums.norm += f64::from(b).powi(2);
                     }
                 }
-                (difference, norm, nan)
+                sums
             })
-            // In the order of the chunks, so that the same numbers give the same error.
-            .collect::<Vec<_>>()
-            .into_iter()
-            .fold((0.0, 0.0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1, sum.2 + part.2));
-        let error = match (difference.sqrt(), norm.sqrt()) {
-            _ if nan > 0 => f64::INFINITY,
-            (difference, 0.0) => difference,
-            (difference, norm) => difference / norm,
-        };
-        Comparison { error, nan }
+            .collect();
+        // In the order of the chunks, so that the same numbers give the same error.
+        let mut all = Sums::default();
+        parts.into_iter().for_each(|part| all.add(part));
+        all.comparison()
     }
 
     /// Why this is wrong, if it is: `what` names the vector.
@@ -93,6 +88,31 @@ impl Comparison {
             return Err(format!("{what} differs by {:.1e}, at most {limit:.1e} is rounding", self.error));
         }
         Ok(())
+    }
+}
+
+/// What a comparison adds up: squares of differences, squares of the reference, elements that are NaN.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    pub(super) difference: f64,
+    pub(super) norm: f64,
+    pub(super) nan: usize,
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, part: Sums) {
+        self.difference += part.difference;
+        self.norm += part.norm;
+        self.nan += part.nan;
+    }
+
+    pub(super) fn comparison(&self) -> Comparison {
+        let error = match (self.difference.sqrt(), self.norm.sqrt()) {
+            _ if self.nan > 0 => f64::INFINITY,
+            (difference, 0.0) => difference,
+            (difference, norm) => difference / norm,
+        };
+        Comparison { error, nan: self.nan }
     }
 }
 

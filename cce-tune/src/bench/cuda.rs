@@ -1,13 +1,14 @@
 //! A GPU's memory and its clock: buffers and events on the default stream, which is where the plans' calls go
 //! too.
 
-use super::{HostData, Memory};
+use super::difference::Difference;
+use super::{Comparison, HostData, Memory};
 use crate::Error;
 use cce_runtime::driver::{Buffer, Context, Event, Stream};
 use cce_runtime::{Device, Element, View, ViewMut};
 use cce_tuning_db::Clocks;
 use half::{bf16, f16};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Halves that are NaN in bf16 and f16, and together NaN in f32.
 const POISON: u32 = 0x7fff_7fff;
@@ -23,6 +24,8 @@ struct Shared {
     stream: Stream,
     start: Event,
     end: Event,
+    /// Made when it is first needed.
+    difference: OnceLock<Difference>,
 }
 
 /// Elements of one type in a GPU's memory.
@@ -43,7 +46,17 @@ impl CudaMemory {
         let context = Context::new(info.index)?;
         let stream = context.default_stream();
         let (start, end) = (context.new_event()?, context.new_event()?);
-        Ok(CudaMemory { shared: Arc::new(Shared { context, stream, start, end }) })
+        Ok(CudaMemory {
+            shared: Arc::new(Shared { context, stream, start, end, difference: OnceLock::new() }),
+        })
+    }
+
+    fn difference(&self) -> Result<&Difference, Error> {
+        if self.shared.difference.get().is_none() {
+            // Another thread's may be there first; either will do.
+            let _ = self.shared.difference.set(Difference::new(&self.shared.context)?);
+        }
+        self.shared.difference.get().ok_or(Error::NoCandidate)
     }
 
     fn allocate(&self, element: Element, len: usize, what: &str) -> Result<CudaBuffer, Error> {
@@ -129,6 +142,14 @@ impl Memory for CudaMemory {
                 values.into_iter().map(|x| x as f32).collect()
             }
         })
+    }
+
+    fn compare(&self, buffer: &CudaBuffer, reference: &CudaBuffer) -> Result<Comparison, Error> {
+        if buffer.len != reference.len || reference.element != Element::F32 {
+            return Ok(Comparison { error: f64::INFINITY, nan: 0 });
+        }
+        let result = (&buffer.buffer, buffer.element);
+        self.difference()?.compare(&self.shared.stream, result, &reference.buffer, buffer.len)
     }
 
     fn time(&self, work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {

@@ -1,6 +1,6 @@
 //! The host's memory, for the CPU device.
 
-use super::{HostData, Memory};
+use super::{Comparison, HostData, Memory};
 use crate::Error;
 use cce_runtime::{Element, View, ViewMut};
 use cce_tuning_db::Clocks;
@@ -88,6 +88,10 @@ impl Memory for HostMemory {
             HostBuffer::I32(v) => v.iter().map(|&x| x as f32).collect(),
             HostBuffer::I64(v) => v.iter().map(|&x| x as f32).collect(),
         })
+    }
+
+    fn compare(&self, buffer: &HostBuffer, reference: &HostBuffer) -> Result<Comparison, Error> {
+        Ok(Comparison::of(&self.download(buffer)?, &self.download(reference)?))
     }
 
     fn time(&self, work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {

@@ -8,6 +8,7 @@
 
 mod compare;
 mod cuda;
+mod difference;
 mod host;
 mod plans;
 mod reference;
@@ -57,6 +58,12 @@ pub trait Memory: Sync {
     /// # Errors
     /// What the device reports.
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>, Error>;
+
+    /// How close its elements are to a reference of as many in f32, after all work.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn compare(&self, buffer: &Self::Buffer, reference: &Self::Buffer) -> Result<Comparison, Error>;
 
     /// Runs `work` to its end and returns its time on the device in ms.
     ///

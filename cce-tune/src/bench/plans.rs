@@ -34,7 +34,7 @@ pub struct PlanBench<M: Memory> {
     scalars: Vec<(String, f32)>,
     outputs: OutputBuffers<M::Buffer>,
     workspace: Option<(u64, Workspace<'static>)>,
-    reference: Option<Results>,
+    reference: Option<Reference<M::Buffer>>,
     problem: Option<Problem>,
 }
 
@@ -51,6 +51,13 @@ struct OutputBuffers<B> {
     hidden: Option<B>,
     classifier: Option<B>,
     inputs: Vec<(String, B)>,
+}
+
+/// What candidates are compared with: gradients, which are large, in the device's memory.
+struct Reference<B> {
+    reduced: f32,
+    outputs: Vec<(String, Vec<f32>)>,
+    gradients: Vec<B>,
 }
 
 /// Everything that one run computed, on the host.
@@ -125,8 +132,17 @@ impl<M: Memory> PlanBench<M> {
     }
 
     /// What candidates are compared with.
-    pub fn set_reference(&mut self, reference: Results) {
-        self.reference = Some(reference);
+    ///
+    /// # Errors
+    /// When the device has no room for it.
+    pub fn set_reference(&mut self, reference: Results) -> Result<(), Error> {
+        let Results { reduced, outputs, gradients } = reference;
+        let upload = |(name, values): &(String, Vec<f32>)| {
+            self.memory.upload(HostData::F32(values), &format!("the reference of {name}"))
+        };
+        let gradients = gradients.iter().map(upload).collect::<Result<_, Error>>()?;
+        self.reference = Some(Reference { reduced, outputs, gradients });
+        Ok(())
     }
 
     /// Runs a plan of this task once on poisoned outputs.
@@ -134,6 +150,16 @@ impl<M: Memory> PlanBench<M> {
     /// # Errors
     /// What the plan or the device reports.
     pub fn run(&mut self, plan: &Plan) -> Result<Results, Error> {
+        self.run_poisoned(plan)?;
+        let download = |(name, buffer): (String, &M::Buffer)| Ok((name, self.memory.download(buffer)?));
+        Ok(Results {
+            reduced: self.reduced()?,
+            outputs: self.outputs.rows().map(download).collect::<Result<_, Error>>()?,
+            gradients: self.outputs.gradients().map(download).collect::<Result<_, Error>>()?,
+        })
+    }
+
+    fn run_poisoned(&mut self, plan: &Plan) -> Result<(), Error> {
         let buffers = &mut self.outputs;
         self.memory.poison(&mut buffers.reduced)?;
         let all = buffers.rows.iter_mut().chain(&mut buffers.inputs).map(|(_, buffer)| buffer);
@@ -141,25 +167,26 @@ impl<M: Memory> PlanBench<M> {
             self.memory.poison(buffer)?;
         }
         self.call(plan, 0)?;
-        let (memory, buffers) = (&self.memory, &self.outputs);
-        let mut gradients = Vec::new();
-        for (name, buffer) in [("dE", &buffers.hidden), ("dC", &buffers.classifier)] {
-            if let Some(buffer) = buffer {
-                gradients.push((name.to_owned(), memory.download(buffer)?));
-            }
+        Ok(())
+    }
+
+    fn reduced(&self) -> Result<f32, Error> {
+        Ok(self.memory.download(&self.outputs.reduced)?.first().copied().unwrap_or(f32::NAN))
+    }
+
+    /// What a run left, beside the reference.
+    fn compared(&self, reference: &Reference<M::Buffer>) -> Result<Compared, Error> {
+        let mut rest =
+            vec![("the mean loss".to_owned(), Comparison::of(&[self.reduced()?], &[reference.reduced]))];
+        for ((name, buffer), (_, expected)) in self.outputs.rows().zip(&reference.outputs) {
+            let found = self.memory.download(buffer)?;
+            rest.push((format!("output {name}"), Comparison::of(&found, expected)));
         }
-        for (name, buffer) in &buffers.inputs {
-            gradients.push((format!("the gradient of {name}"), memory.download(buffer)?));
-        }
-        Ok(Results {
-            reduced: memory.download(&buffers.reduced)?.first().copied().unwrap_or(f32::NAN),
-            outputs: buffers
-                .rows
-                .iter()
-                .map(|(name, buffer)| Ok((name.clone(), memory.download(buffer)?)))
-                .collect::<Result<_, Error>>()?,
-            gradients,
-        })
+        let gradients = self.outputs.gradients().zip(&reference.gradients);
+        let gradients = gradients
+            .map(|((name, buffer), expected)| Ok((name, self.memory.compare(buffer, expected)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Compared { rest, gradients })
     }
 
     /// One call on one copy of the inputs, to its end; its time in ms.
@@ -210,6 +237,45 @@ impl<M: Memory> PlanBench<M> {
         }
         let upstream = Upstream::new().scalar(&loss, 1.0f32);
         memory.time(|| Ok(plan.step(&inputs, &upstream, &call, workspace, outputs, gradients)?))
+    }
+}
+
+impl<B> OutputBuffers<B> {
+    fn rows(&self) -> impl Iterator<Item = (String, &B)> {
+        self.rows.iter().map(|(name, buffer)| (name.clone(), buffer))
+    }
+
+    fn gradients(&self) -> impl Iterator<Item = (String, &B)> {
+        let matrices = [("dE", &self.hidden), ("dC", &self.classifier)];
+        let matrices =
+            matrices.into_iter().filter_map(|(name, buffer)| Some((name.to_owned(), buffer.as_ref()?)));
+        matrices.chain(self.inputs.iter().map(|(name, buffer)| (format!("the gradient of {name}"), buffer)))
+    }
+}
+
+/// How close the vectors of a run are to the reference's.
+struct Compared {
+    rest: Vec<(String, Comparison)>,
+    gradients: Vec<(String, Comparison)>,
+}
+
+impl Compared {
+    /// The worst relative error of a gradient.
+    ///
+    /// # Errors
+    /// [`Status::Wrong`], with every vector that is beyond its tolerance.
+    fn judge(&self, tolerance: &Tolerance) -> Result<f64, Failure> {
+        let worst = self.gradients.iter().fold(0.0f64, |worst, (_, comparison)| worst.max(comparison.error));
+        let rest = self.rest.iter().map(|found| (found, tolerance.outputs));
+        let gradients = self.gradients.iter().map(|found| (found, tolerance.gradients));
+        let wrong: Vec<String> = rest
+            .chain(gradients)
+            .filter_map(|((name, comparison), limit)| comparison.judge(name, limit).err())
+            .collect();
+        match wrong.is_empty() {
+            true => Ok(worst),
+            false => Err(Failure { error: Some(worst), ..Failure::new(Status::Wrong(wrong.join("; "))) }),
+        }
     }
 }
 
@@ -282,9 +348,11 @@ impl<M: Memory> Bench for PlanBench<M> {
     }
 
     fn check(&mut self, built: &mut Built) -> Result<f64, Failure> {
-        let results = self.run(&built.plan).map_err(|error| failure(&error))?;
+        self.run_poisoned(&built.plan).map_err(|error| failure(&error))?;
         match &self.reference {
-            Some(reference) => results.compare(reference, &self.tolerance),
+            Some(reference) => {
+                self.compared(reference).map_err(|error| failure(&error))?.judge(&self.tolerance)
+            }
             None => Ok(0.0),
         }
     }
@@ -357,33 +425,6 @@ impl Results {
             what: wrong.join(", "),
             scalars: if scalars.is_empty() { "none".to_owned() } else { scalars.join(", ") },
         })
-    }
-
-    /// The worst relative error against a reference.
-    ///
-    /// # Errors
-    /// [`Status::Wrong`], with every vector that is beyond its tolerance.
-    pub fn compare(&self, reference: &Results, tolerance: &Tolerance) -> Result<f64, Failure> {
-        let mut worst = 0.0f64;
-        let mut wrong = Vec::new();
-        let pairs = |ours: &'_ [(String, Vec<f32>)],
-                     theirs: &'_ [(String, Vec<f32>)]|
-         -> Vec<(String, Comparison)> {
-            ours.iter().zip(theirs).map(|((name, a), (_, b))| (name.clone(), Comparison::of(a, b))).collect()
-        };
-        let reduced = Comparison::of(&[self.reduced], &[reference.reduced]);
-        wrong.extend(reduced.judge("the mean loss", tolerance.outputs).err());
-        for (name, comparison) in pairs(&self.outputs, &reference.outputs) {
-            wrong.extend(comparison.judge(&format!("output {name}"), tolerance.outputs).err());
-        }
-        for (name, comparison) in pairs(&self.gradients, &reference.gradients) {
-            worst = worst.max(comparison.error);
-            wrong.extend(comparison.judge(&name, tolerance.gradients).err());
-        }
-        match wrong.is_empty() {
-            true => Ok(worst),
-            false => Err(Failure { error: Some(worst), ..Failure::new(Status::Wrong(wrong.join("; "))) }),
-        }
     }
 }
 
