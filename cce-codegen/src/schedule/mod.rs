@@ -4,6 +4,8 @@ mod defaults;
 mod gpu;
 mod resources;
 mod space;
+#[cfg(test)]
+mod space_tests;
 
 pub(crate) use defaults::GROUP_OF_PRODUCTS;
 pub use gpu::Gpu;

@@ -105,8 +105,6 @@ pub(super) struct Process<'a> {
     distances: Distances<'a>,
     weights: Weights,
     expected: &'a [f64],
-    /// Observed points, in the order in which they were taken in.
-    known: Vec<usize>,
     /// L^-1 K(known, point), a row an observation, a column a point.
     rows: Vec<Vec<f64>>,
     /// Standard deviation of the observations: results are in their unit.
@@ -143,7 +141,6 @@ impl<'a> Process<'a> {
             distances,
             weights,
             expected,
-            known: Vec::new(),
             rows: Vec::new(),
             unit,
         };
@@ -182,7 +179,6 @@ impl<'a> Process<'a> {
             *variance -= row * row;
         }
         self.rows.push(row);
-        self.known.push(at);
     }
 }
 
@@ -322,18 +318,5 @@ mod tests {
         let best = (0..125).min_by(|&a, &b| process.belief(a).0.total_cmp(&process.belief(b).0)).unwrap();
         let truly = (0..125).min_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
         assert_eq!(best, truly);
-    }
-
-    #[test]
-    fn the_factorisation_that_grows_agrees_with_the_whole_one() {
-        let (points, values) = grid();
-        let expected = vec![0.0; 125];
-        let all = observed(&values, 7);
-        let process = Process::fit(&points, &expected, &all);
-        // The likelihood's surprises are those of the rows: the same matrix was factored.
-        let deviation: f64 = (0..all.len()).map(|i| process.rows[i][all[i].0]).product();
-        assert!(deviation > 0.0 && process.rows.len() == all.len());
-        let (mean, _) = process.belief(all[3].0);
-        assert!((mean - all[3].1).abs() < 0.02);
     }
 }
