@@ -132,7 +132,7 @@ const KILLS_A_DATABASE: u32 = 100;
 const LONGEST_LIFE: u64 = 60_000;
 /// The others at a moment of so many microseconds, at most, after a number of flushed batches below this: however busy the
 /// machine is, they die at work.
-const BATCHES: (u64, u64) = (5_000, 24);
+const BATCHES: (u64, u64) = (5_000, 10);
 
 /// What a lane of kills came to.
 #[derive(Default)]

@@ -246,7 +246,7 @@ impl Strips {
         const ROW: f64 = 26.0;
         const STRIP_WIDTH: f64 = 470.0;
         let longest = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0) as f64;
-        let left = (10.0 + 6.6 * longest).clamp(40.0, 150.0);
+        let left = (16.0 + 7.4 * longest).clamp(40.0, 170.0);
         let height = 10.0 + ROW * self.rows.len() as f64 + 36.0;
         let x = Axis::over([axis.0, axis.1].into_iter(), left, STRIP_WIDTH - 12.0);
         svg(html, (STRIP_WIDTH, height), &self.title, &self.describes, |html| {
