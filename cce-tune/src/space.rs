@@ -46,6 +46,17 @@ impl Space {
         self.base = None;
     }
 
+    /// Keeps every `of`-th candidate, beginning with number `index`, and adds none later: one share of a
+    /// fleet's work.
+    pub fn share(&mut self, index: usize, of: usize) {
+        let mut at = 0;
+        self.candidates.retain(|_| {
+            at += 1;
+            (at - 1) % of.max(1) == index
+        });
+        self.base = None;
+    }
+
     /// Adds what the results so far suggest; returns whether there was anything to add. The space of a GPU
     /// varies one part of the default at a time (forward walk, gradient of the logits, dC, dE, chunk, hot columns): parts
     /// that hardly touch each other's time. What is added puts the best of each part together. Where the

@@ -2,19 +2,21 @@
 
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::bench::{CudaMemory, HostMemory, Memory, PlanBench, check_against_f64};
-use crate::data::Head;
+use crate::bench::{DeviceBench, Floor, Peak};
+use crate::data::{Head, HeadSource};
 use crate::progress::Progress;
-use crate::search::{Effort, Ended, Ranking, Store, search};
+use crate::search::{Bench, Effort, Ended, Ranking, Store, search_on};
 use crate::space::Space;
 use crate::stop::Stop;
 use crate::task::Task;
+use crate::worker::{Job, RemoteBench, WorkerCommand};
 use cce_codegen::problem::Problem;
-use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
+use cce_codegen::schedule::Gpu;
 use cce_runtime::selection;
 use cce_runtime::{Device, DeviceKind};
 use cce_tuning_db::{Database, Grade, Key, Provenance};
 use std::path::Path;
+use std::time::Duration;
 
 /// How to tune.
 pub struct Tuner<'a> {
@@ -22,8 +24,14 @@ pub struct Tuner<'a> {
     pub folder: &'a Path,
     /// How much is measured.
     pub effort: Effort,
+    /// How long it may take; `None`: until every candidate has been tried.
+    pub budget: Option<Duration>,
     /// Only the first candidates are tried, at most so many; `None`: all.
     pub candidates: Option<usize>,
+    /// Only every second number's candidates are tried, beginning with the first number; `None`: all.
+    pub share: Option<(usize, usize)>,
+    /// Whether trials of other hosts count as this one's: in the database of a fleet that shares the work.
+    pub all_hosts: bool,
     /// Whether candidates that have a trial are measured again.
     pub again: bool,
     /// Values for the loss's scalars; the others are usual ones.
@@ -49,13 +57,31 @@ pub struct Report {
     pub ended: Ended,
     /// Every candidate.
     pub ranking: Ranking,
+    /// What no schedule can be faster than, where the device's peak is known.
+    pub floor: Option<Floor>,
     /// How a plan for this task, without a schedule of its own, now comes by its schedule.
     pub grade: Grade,
     /// What is worth knowing besides.
     pub notes: Vec<String>,
 }
 
-impl Tuner<'_> {
+impl<'a> Tuner<'a> {
+    /// With the usual effort, no budget, and every candidate.
+    pub fn new(folder: &'a Path, progress: &'a dyn Progress, stop: &'a Stop) -> Tuner<'a> {
+        Tuner {
+            folder,
+            effort: Effort::default(),
+            budget: None,
+            candidates: None,
+            share: None,
+            all_hosts: false,
+            again: false,
+            scalars: Vec::new(),
+            progress,
+            stop,
+        }
+    }
+
     /// What is searched for a task, without running anything, and the problem as a plan understands it.
     ///
     /// # Errors
@@ -70,11 +96,14 @@ impl Tuner<'_> {
         if let Some(most) = self.candidates {
             space.limit(most);
         }
+        if let Some((index, of)) = self.share {
+            space.share(index, of);
+        }
         Ok((problem, space))
     }
 
-    /// Tunes a task. `head` is asked for the inputs, in the task's shape and type, only if something has to
-    /// be run.
+    /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
+    /// task's shape and type, only if something has to be run.
     ///
     /// # Errors
     /// When the task is not possible, the reference is wrong or not finite, the database cannot be used, or the device
@@ -85,35 +114,51 @@ impl Tuner<'_> {
         device: &Device,
         head: impl FnOnce() -> Result<Head, Error>,
     ) -> Result<Report, Error> {
-        let (problem, space) = self.space(task, device)?;
-        match device.kind() {
-            DeviceKind::Cpu => {
-                let reference = space.candidates.first().map(|first| first.schedule);
-                self.tune_in(HostMemory, device, task, (problem, space), reference, head)
-            }
-            DeviceKind::Cuda => {
-                let simt = Schedule::Gpu(GpuSchedule::simt(&task.program, &problem, &gpu_of(device)?));
-                let memory = CudaMemory::new(device)?;
-                self.tune_in(memory, device, task, (problem, space), Some(simt), head)
-            }
-        }
+        let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
+        self.tune_on(task, device, task.tokens, |task, problem| {
+            let head = head()?;
+            self.progress.note("computing the reference");
+            Ok(vec![DeviceBench::prepare(device, task, &head, &arguments, problem)?])
+        })
     }
 
-    fn tune_in<M: Memory + Clone>(
+    /// Tunes a task in worker processes, one a device: what a candidate breaks is its worker's. The devices
+    /// are of one kind, and share the candidates. `counted` of the tokens are not ignored.
+    ///
+    /// # Errors
+    /// As [`Tuner::tune`].
+    pub fn tune_in_workers(
         &self,
-        memory: M,
-        device: &Device,
         task: &Task,
-        (problem, mut space): (Problem, Space),
-        reference: Option<Schedule>,
-        head: impl FnOnce() -> Result<Head, Error>,
+        devices: &[Device],
+        (source, counted): (&HeadSource, usize),
+        worker: &WorkerCommand,
     ) -> Result<Report, Error> {
-        let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
+        // Wrong scalars are this caller's mistake, not the worker's.
+        Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
+        let first = devices.first().ok_or(Error::NoCandidate)?;
+        self.tune_on(task, first, counted, |task, problem| {
+            self.progress.note("computing the reference");
+            let job = Job::new(task, &self.scalars, source.clone());
+            let start = |device: &Device| RemoteBench::start(worker.clone(), job.on(device, problem));
+            Ok(devices.iter().map(start).collect())
+        })
+    }
+
+    fn tune_on<B: Bench + Send>(
+        &self,
+        task: &Task,
+        device: &Device,
+        counted: usize,
+        benches: impl FnOnce(&Task, &Problem) -> Result<Vec<B>, Error>,
+    ) -> Result<Report, Error> {
+        let effort = self.effort.within(self.budget);
+        let (problem, mut space) = self.space(task, device)?;
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
-        let database = Database::open(self.folder)?;
-        let mut store = Store::open(
-            database,
+        let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
+        let mut store = open(
+            Database::open(self.folder)?,
             key.clone(),
             selection::shape(&problem),
             selection::generation(&keyed),
@@ -122,24 +167,24 @@ impl Tuner<'_> {
         if self.again {
             store.measure_again();
         }
+        let peak = device.properties().cuda.and_then(|info| Peak::of(&info, problem.dtype));
+        let floor = peak.map(|peak| Floor::of(&problem, counted, peak));
+        let effort = Effort { floor_ms: floor.map(|floor| floor.ms), ..effort };
         // Candidates run under the filter that the plan decided on, whatever the schedule.
-        let task = Task { filter: Some(problem.filter), ..task.clone() };
-        let (mut bench, mut head) = (None, Some(head));
+        let decided = Task { filter: Some(problem.filter), ..task.clone() };
+        let (mut made, mut benches) = (Vec::new(), Some(benches));
         let ended = loop {
-            let (slot, head) = (&mut bench, &mut head);
-            let (memory, task, arguments, problem) = (&memory, &task, &arguments, &problem);
+            let (made, benches) = (&mut made, &mut benches);
+            let (decided, problem) = (&decided, &problem);
             let ready = move || {
-                let (slot, head) = (slot, head);
-                if let (None, Some(head), Some(reference)) = (&slot, head.take(), reference) {
-                    let head = head()?;
-                    self.progress.note("computing the reference");
-                    *slot =
-                        Some(prepare(memory.clone(), device, task, &head, arguments, problem, reference)?);
+                let (made, benches) = (made, benches);
+                if let Some(benches) = benches.take() {
+                    *made = benches(decided, problem)?;
                 }
-                slot.as_mut().ok_or(Error::NoCandidate)
+                Ok(made.iter_mut().collect())
             };
-            let ended = search(&space.candidates, &mut store, &self.effort, self.progress, self.stop, ready)?;
-            if ended == Ended::Stopped || !space.grow(&store)? {
+            let ended = search_on(&space.candidates, &mut store, &effort, self.progress, self.stop, ready)?;
+            if ended != Ended::Complete || !space.grow(&store)? {
                 break ended;
             }
         };
@@ -162,29 +207,11 @@ impl Tuner<'_> {
             reused: store.reused(),
             ended,
             ranking: Ranking::new(&space.candidates, &store),
+            floor,
             grade,
             notes,
         })
     }
-}
-
-/// Inputs on the device, and the reference, checked.
-fn prepare<M: Memory + Clone>(
-    memory: M,
-    device: &Device,
-    task: &Task,
-    head: &Head,
-    arguments: &Arguments,
-    problem: &Problem,
-    reference: Schedule,
-) -> Result<PlanBench<M>, Error> {
-    check_against_f64(memory.clone(), device, task, head, arguments, reference)?;
-    let mut bench = PlanBench::new(memory, device.clone(), task.clone(), head, arguments, Some(problem))?;
-    let plan = task.exact().plan(device, reference)?;
-    let results = bench.run(&plan)?;
-    results.check_finite(&task.program, arguments)?;
-    bench.set_reference(results);
-    Ok(bench)
 }
 
 /// The device as the database knows it.

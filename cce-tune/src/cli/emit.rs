@@ -9,8 +9,8 @@ use cce_codegen::ir::{Level, Program};
 use cce_codegen::plan::{GpuPlan, refuses};
 use cce_codegen::problem::{DType, Filter, Ignored, Problem};
 use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
-use cce_runtime::Device;
 use cce_runtime::nvrtc::{Arch, Nvrtc, Options, Source};
+use cce_runtime::{Device, DeviceKind};
 
 /// The parser of `--dump`.
 pub(super) fn level(text: &str) -> Result<Level, String> {
@@ -99,7 +99,7 @@ fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
         vocab: flags.vocab.unwrap_or(256_000),
         dtype: flags.dtype.unwrap_or(DType::Bf16),
         filter: Some(flags.filter.unwrap_or(Filter::Exact)),
-        ..super::tune::task(flags, program.clone(), &Device::cpu(), None)
+        ..super::inputs::task(flags, program.clone(), DeviceKind::Cpu, None)
     };
     let mut problem = task.exact().builder().build(&Device::cpu())?.problem().clone();
     let aligned = Problem::new(task.tokens, task.width, task.vocab, task.dtype);

@@ -1,8 +1,11 @@
 //! The command line: `cce-tune`, and the same for a user's own losses through [`run`].
 
 mod check;
+mod devices;
 mod doctor;
 mod emit;
+mod fleet;
+mod inputs;
 mod output;
 mod programs;
 mod show;
@@ -70,6 +73,16 @@ enum Command {
     Export(ExportArgs),
     /// Add the trials of exports, or of other databases' folders.
     Import(ImportArgs),
+    /// Divide a tuning among machines: write shards, which `work` does in any order, anywhere.
+    Plan(fleet::PlanArgs),
+    /// Do one shard of a plan, or its run-off, on a device of this machine. Done again, it goes on, or does
+    /// nothing.
+    Work(fleet::WorkArgs),
+    /// Take the results of a plan's shards into the database.
+    Merge(fleet::MergeArgs),
+    /// Serve a tuner on the standard input and output.
+    #[command(hide = true)]
+    Worker,
     /// Print a loss: as a program, its gradient, its plan, its CUDA, its PTX. Needs no GPU.
     Emit(EmitArgs),
 }
@@ -80,6 +93,32 @@ struct TuneArgs {
     /// The device: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
     gpu: values::Gpu,
+    #[command(flatten)]
+    input: InputArgs,
+    /// Try only the first candidates, at most so many.
+    #[arg(long, value_name = "COUNT", value_parser = values::count)]
+    candidates: Option<usize>,
+    /// How long tuning one kind of device may take, inputs and reference included: 90s, 5m, or none to try
+    /// every candidate.
+    #[arg(long, default_value = "60s", value_name = "TIME|none", value_parser = values::budget)]
+    budget: values::Budget,
+    /// The same as --budget 10s.
+    #[arg(long, conflicts_with = "budget")]
+    quick: bool,
+    /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
+    #[arg(long)]
+    again: bool,
+    /// List the candidates and the constraints that they break, without running any.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print every candidate, not only the best.
+    #[arg(long)]
+    all: bool,
+}
+
+/// What is tuned, on which inputs.
+#[derive(Debug, Args)]
+struct InputArgs {
     #[command(flatten)]
     problem: ProblemArgs,
     /// Hidden states, classifier and targets of your own: a safetensors file with e [N, D], c [V, D] and
@@ -95,21 +134,9 @@ struct TuneArgs {
     /// The seed of the generated head.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     seed: u64,
-    /// Try only the first candidates, at most so many.
-    #[arg(long, value_name = "COUNT", value_parser = values::count)]
-    candidates: Option<usize>,
-    /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
-    #[arg(long)]
-    again: bool,
-    /// List the candidates and the constraints that they break, without running any.
-    #[arg(long)]
-    dry_run: bool,
-    /// Print every candidate, not only the best.
-    #[arg(long)]
-    all: bool,
 }
 
-impl TuneArgs {
+impl InputArgs {
     /// Whether a flag says something of the inputs that are measured on: what no key has a place for.
     fn states_inputs(&self) -> bool {
         self.data.is_some() || self.untrained || self.seed != 0 || !self.scalar.is_empty()
@@ -220,6 +247,12 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Show(args)) => show::run(&args, &programs, &output),
         Some(Command::Export(args)) => transfer::export(&args, &output),
         Some(Command::Import(args)) => transfer::import(&args, &output),
+        Some(Command::Plan(args)) => fleet::plan(&args, &programs, &output),
+        Some(Command::Work(args)) => fleet::work(&args, &output, &stop),
+        Some(Command::Merge(args)) => fleet::merge(&args, &output),
+        Some(Command::Worker) => {
+            crate::worker::serve(&crate::worker::Plans, std::io::stdin(), std::io::stdout()).map(|()| EXIT_OK)
+        }
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };
     ExitCode::from(match done {
@@ -242,7 +275,7 @@ fn command(programs: &Programs) -> clap::Command {
     if let Some(first) = programs.default_name() {
         let first: &'static str = first.to_owned().leak();
         let own = |command: clap::Command| command.mut_arg("loss", |arg| arg.default_value(first));
-        command = own(command).mut_subcommand("emit", own);
+        command = own(command).mut_subcommand("emit", own).mut_subcommand("plan", own);
     }
     command
 }
@@ -300,7 +333,7 @@ mod tests {
             Some(Command::Emit(args)) => args.problem.loss,
             _ => panic!("no emit"),
         };
-        assert_eq!(parsed(&own(), &["tuner"]).tune.problem.loss, "focal");
+        assert_eq!(parsed(&own(), &["tuner"]).tune.input.problem.loss, "focal");
         assert_eq!(emitted(parsed(&own(), &["tuner", "emit"])), "focal");
         let none = Programs::new([]);
         assert_eq!(emitted(parsed(&none, &["tuner", "emit"])), "cross_entropy");

@@ -16,8 +16,10 @@ mod file_tests;
 mod generated;
 mod ignored;
 mod random;
+mod source;
 
 pub use elements::{Elements, Targets};
+pub use source::HeadSource;
 
 use cce_codegen::problem::DType;
 use rayon::prelude::*;
