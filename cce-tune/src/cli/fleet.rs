@@ -165,7 +165,11 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
         take_in(&args.shard, &folder, &console)?;
     }
     let tuner = Tuner {
-        effort: Effort { run_off: shard.share.is_none(), ..Effort::default() },
+        effort: match shard.share {
+            // The best of the shards meet in the run-off.
+            Some(_) => Effort { finalists: 0, ..Effort::default() },
+            None => Effort::default(),
+        },
         budget: shard.budget_ms.map(Duration::from_millis),
         share: shard.share,
         all_hosts: true,

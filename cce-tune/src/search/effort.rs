@@ -10,13 +10,11 @@ pub struct Effort {
     /// Rounds of the run-off when the best takes less than 200 ms; slower ones take fewer. Up to three times
     /// as many where they leave open who wins.
     pub finals: usize,
-    /// Whether there is a run-off: not in a share of a fleet's work, whose best meet those of the others later.
-    pub run_off: bool,
-    /// How many go to the run-off at least.
+    /// How many go to the run-off at least. 0: there is none; the best meet others in a later search.
     pub finalists: usize,
-    /// How many go to the run-off at most: all that the screening found within [`Effort::near`] of the best.
+    /// How many go to the run-off at most, if the screening found so many within [`Effort::near`].
     pub most_finalists: usize,
-    /// How far behind the best, as a part of its time, a candidate may be in the screening and still win.
+    /// How far behind the third best, as a part of its time, a candidate may be in the screening and still win.
     pub near: f64,
     /// Candidates this close to the fastest, as a part of its time, tie with it: the simplest of them wins.
     pub tie: f64,
@@ -43,13 +41,12 @@ impl Default for Effort {
         Effort {
             screening: 5,
             finals: 11,
-            run_off: true,
             finalists: 6,
             most_finalists: 12,
             near: 0.03,
             tie: 0.01,
             batch: rayon::current_num_threads().max(8),
-            hopeless: 2.0,
+            hopeless: 3.0,
             timeout: Duration::from_secs(60),
             patience: Duration::from_secs(2),
             floor_ms: None,

@@ -229,10 +229,16 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn all<B: Bench + Send>(&self, benches: &mut [B], untried: &[usize]) -> Result<Ended, Error> {
-        let screened = self.screen_all(benches, untried)?;
-        if screened == Ended::Stopped {
-            return Ok(screened);
-        }
+        let screened = match self.screen_all(benches, untried)? {
+            Ended::Stopped => return Ok(Ended::Stopped),
+            Ended::AtFloor => Ended::AtFloor,
+            // The time may be over with nothing left to try, or have cut a batch short.
+            Ended::Complete | Ended::Spent => {
+                let store = self.store();
+                let is_known = |at: &usize| store.known(&self.candidates[*at].config).is_some();
+                if untried.iter().all(is_known) { Ended::Complete } else { Ended::Spent }
+            }
+        };
         let Some(first) = benches.first_mut() else { return Err(Error::NoCandidate) };
         Ok(match self.run_off(first)? {
             Ended::Complete => screened,
@@ -245,10 +251,9 @@ impl<'a> Search<'a> {
         if untried.is_empty() {
             return Ok(Ended::Complete);
         }
-        let stored = (0..self.candidates.len())
-            .filter_map(|at| Some((at, self.time(at)?)))
-            .min_by(|a, b| a.1.total_cmp(&b.1))
-            .map(|(at, _)| at);
+        // The first that is not a lot slower than the best: whoever is the best was lucky too.
+        let near = screening::SLOW_YARDSTICK * self.best();
+        let stored = (0..self.candidates.len()).find(|&at| self.time(at).is_some_and(|ms| ms <= near));
         let common = stored.or_else(|| untried.first().copied().filter(|_| benches.len() > 1));
         let compiler = benches.first().and_then(Bench::compiler);
         std::thread::scope(|scope| {

@@ -83,6 +83,7 @@ fn winner(truth: fn(u32) -> f64, all: &[u32], seed: u64, devices: &[f64]) -> u32
     // What a plan would take is what the table says.
     let stored = cce_tuning_db::Winners::open(folder.path()).all();
     assert_eq!(stored[0].1.winners[0].config, ranking.entries[0].trial.as_ref().unwrap().config);
+    // What a failure shows.
     let best: Vec<(u32, f64)> = blocks(&ranking)
         .into_iter()
         .zip(ranking.entries.iter().filter_map(|entry| entry.trial.as_ref()?.deciding_time()))

@@ -92,14 +92,18 @@ impl Search<'_> {
                 wanted = more;
                 continue;
             }
-            if rule.screening.is_none() && counting >= FEWEST && self.effort.is_over() {
+            let (fewest, over) = match rule.screening {
+                Some(_) => (1, self.effort.screening_is_over()),
+                None => (FEWEST, self.effort.is_over()),
+            };
+            if over && counting >= fewest {
                 break;
             }
             let round = states.len();
             let mut failed: Vec<(usize, Failure)> = Vec::new();
             let (mut state, mut same) = (None, true);
             let count = entrants.len();
-            let order = (0..count).map(|k| if round % 2 == 0 { k } else { count - 1 - k });
+            let order = (0..count).map(|k| if round.is_multiple_of(2) { k } else { count - 1 - k });
             for at in order.map(|k| (k + round / 2) % count) {
                 if self.stop.requested() {
                     done.stopped = true;

@@ -14,7 +14,7 @@ use cce_tuning_db::{Settled, Trial};
 impl Search<'_> {
     /// Who has to be in a run-off: the best few, if one of them is newer than the last one. Empty: nobody.
     pub(super) fn finalists(&self) -> Vec<usize> {
-        if !self.effort.run_off {
+        if self.effort.finalists == 0 {
             return Vec::new();
         }
         let store = self.store();
@@ -32,7 +32,8 @@ impl Search<'_> {
             .map(|(at, ms, placed, _)| (at, ms, placed))
             .collect();
         pool.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        let best = pool.first().map_or(f64::INFINITY, |first| first.1);
+        // Near the third: the first may be one that a few samples made too fast.
+        let best = pool.get(2).or(pool.last()).map_or(f64::INFINITY, |third| third.1);
         let near = pool.iter().filter(|(_, ms, _)| *ms <= best * (1.0 + self.effort.near)).count();
         pool.truncate(near.max(self.effort.finalists).min(self.effort.most_finalists.max(1)));
         match pool.iter().all(|(_, _, placed)| *placed) {
@@ -123,7 +124,7 @@ pub(super) fn is_open<B>(entrants: &[Entrant<B>], edge: f64) -> bool {
 }
 
 /// The fastest: by the middle over the rounds of its time over the round's own median.
-fn leader<B>(entrants: &[Entrant<B>]) -> Option<usize> {
+pub(super) fn leader<B>(entrants: &[Entrant<B>]) -> Option<usize> {
     let rounds = entrants.iter().map(|entrant| entrant.times.len()).max()?;
     let of_round = |round: usize| -> f64 {
         let times = entrants.iter().filter_map(|entrant| entrant.times.get(round).copied().flatten());

@@ -7,8 +7,8 @@
 
 use super::ahead::Ahead;
 use super::rounds::{Entrant, Rule};
-use super::run_off::is_open;
-use super::statistics::middle;
+use super::run_off::{is_open, leader};
+use super::statistics::{interval, middle};
 use super::{Bench, Ended, Failure, Search};
 use crate::Error;
 use cce_tuning_db::{Settled, Trial};
@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 /// A yardstick that takes this much longer than the best gives way to it.
-const SLOW_YARDSTICK: f64 = 1.25;
+pub(super) const SLOW_YARDSTICK: f64 = 1.25;
 
 /// What the lanes of a screening share.
 pub(super) struct Shared<'a> {
@@ -75,12 +75,14 @@ impl Search<'_> {
             let known = group.first().map(|yardstick| yardstick.index);
             group.extend(entrants);
             let edge = 1.0 + self.effort.near;
+            let stays = known.or(shared.common);
             let extend = |entrants: &[Entrant<B::Built>], done: usize| {
-                let open = !self.effort.screening_is_over() && is_open(entrants, edge);
+                let noisy = stays.is_some_and(|stays| is_noisy(entrants, stays, edge));
+                let open = !self.effort.screening_is_over() && (noisy || is_open(entrants, edge));
                 (if open { done + 1 } else { done }).min(2 * self.effort.screening)
             };
             let rounds = self.effort.screening;
-            let rule = Rule { rounds, extend: &extend, screening: Some(best), stays: known };
+            let rule = Rule { rounds, extend: &extend, screening: Some(best), stays };
             let rounds = self.rounds(bench, &mut group, &rule);
             for (index, failure) in rounds.failed {
                 self.drop_candidate(index, failure)?;
@@ -181,6 +183,11 @@ impl Search<'_> {
             .collect();
         let mut entrants = Vec::with_capacity(group.len());
         for (&index, built) in group.iter().zip(built) {
+            let over = if screening { self.effort.screening_is_over() } else { self.effort.is_over() };
+            if over && !entrants.is_empty() {
+                // The rest is left for another time: nothing of it is stored.
+                break;
+            }
             let Some(built) = built.filter(|_| !self.stop.requested()) else { return Ok(None) };
             let checked = built.and_then(|mut built| {
                 let error = bench.check(&mut built)?;
@@ -198,6 +205,21 @@ impl Search<'_> {
         }
         Ok(Some(entrants))
     }
+}
+
+/// Whether the yardstick's own time is known worse than what it is needed for: a batch that is compared with a
+/// wrong one is wrong as a whole.
+fn is_noisy<B>(entrants: &[Entrant<B>], yardstick: usize, edge: f64) -> bool {
+    let (Some(yardstick), Some(leader)) =
+        (entrants.iter().find(|entrant| entrant.index == yardstick), leader(entrants))
+    else {
+        return false;
+    };
+    let (low, high) = match entrants[leader].index == yardstick.index {
+        true => interval(&yardstick.samples()),
+        false => interval(&yardstick.ratios(&entrants[leader])),
+    };
+    high > low * edge
 }
 
 /// An entrant's time over the reference's: the middle of the pairs. One that was left out has few, of which one

@@ -11,12 +11,17 @@ pub(super) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The middle of ratios: the median of the geometric means of all pairs, each with itself too (Hodges and
-/// Lehmann 1963). As steady as a mean where some are too large and as many too small by a drift, and not moved
-/// by less than a quarter of outliers, as a median; NaN of nothing.
+/// The middle of ratios: outliers are left out, which lie further from the median than three standard deviations
+/// by the median absolute deviation, and further than 5 %; of the others, the median of the geometric means of
+/// all pairs, each with itself too (Hodges and Lehmann 1963). As steady as a mean where a drift made some too
+/// large and as many too small, and as hard to move as a median. NaN of nothing.
 pub(super) fn middle(ratios: &[f64]) -> f64 {
-    let pairs =
-        ratios.iter().enumerate().flat_map(|(at, a)| ratios[at..].iter().map(move |b| (a * b).sqrt()));
+    let median_of_all = median(ratios);
+    let distance = |ratio: f64| (ratio / median_of_all).ln().abs();
+    let deviation = 1.4826 * median(&ratios.iter().map(|ratio| distance(*ratio)).collect::<Vec<f64>>());
+    let far = (3.0 * deviation).max(0.05);
+    let kept: Vec<f64> = ratios.iter().copied().filter(|ratio| distance(*ratio) <= far).collect();
+    let pairs = kept.iter().enumerate().flat_map(|(at, a)| kept[at..].iter().map(move |b| (a * b).sqrt()));
     median(&pairs.collect::<Vec<f64>>())
 }
 
@@ -64,8 +69,9 @@ mod tests {
         let moved = [1.02, 0.98, 1.02, 0.98, 1.02, 0.98, 1.02];
         assert!((middle(&moved) - 1.0).abs() < 1e-3, "{}", middle(&moved));
         assert!((median(&moved) - 1.02).abs() < 1e-12);
-        let outlier = [1.0, 1.0, 1.0, 1.0, 1.0, 3.0];
-        assert_eq!(middle(&outlier), 1.0);
+        // Two of five are no reason to move.
+        let outliers = [1.0, 1.01, 0.99, 2.0, 1.7];
+        assert!((middle(&outliers) - 1.0).abs() < 0.006, "{}", middle(&outliers));
         assert!(middle(&[]).is_nan());
     }
 

@@ -7,10 +7,12 @@ use cce_tune::Error;
 use cce_tune::bench::{Built, DeviceBench, HostData, HostMemory, Memory, PlanBench};
 use cce_tune::data::HeadSource;
 use cce_tune::progress::Silent;
-use cce_tune::search::{Bench, Candidate, Compile, Effort, Ended, Failure, Ranking, Store, search};
+use cce_tune::search::{
+    Bench, Candidate, Compile, Effort, Ended, Failure, Ranking, Store, search, search_on,
+};
 use cce_tune::stop::Stop;
 use cce_tune::task::Task;
-use cce_tune::worker::{Host, Job, Plans, RemoteBench, WorkerCommand, serve};
+use cce_tune::worker::{Host, Job, Plans, RemoteBench, RemoteCompiler, WorkerCommand, serve};
 use cce_tuning_db::{Clocks, Config, Database, Generation, Provenance, Resources, Status};
 use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
 use std::io::{BufRead, BufReader, Write};
@@ -45,18 +47,33 @@ pub fn main() {
         Some("refuses") => serve(&Refuses, std::io::stdin(), std::io::stdout()).unwrap(),
         Some("dies") => std::process::abort(),
         Some("parent") => parent(),
-        Some("--list") => TESTS.iter().for_each(|(name, _)| println!("{name}: test")),
-        wanted => {
-            let wanted = wanted.filter(|wanted| !wanted.starts_with('-')).unwrap_or_default();
-            let mut failed = 0;
-            for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(wanted)) {
-                let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
-                println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-                failed += u8::from(!passed);
-            }
-            std::process::exit(i32::from(failed.min(1)));
-        }
+        _ => run_tests(),
     }
+}
+
+/// What cargo and nextest expect of a test program: `--list`, a name or a part of one, `--exact`.
+fn run_tests() {
+    let flags: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| flags.iter().any(|given| given == flag);
+    let wanted = flags.iter().find(|given| !given.starts_with('-') && *given != "terse");
+    let is_wanted = |name: &str| match wanted {
+        Some(wanted) if has("--exact") => name == wanted,
+        Some(wanted) => name.contains(wanted.as_str()),
+        None => true,
+    };
+    if has("--list") || has("--ignored") {
+        if !has("--ignored") {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return;
+    }
+    let mut failed = false;
+    for (name, test) in TESTS.iter().filter(|(name, _)| is_wanted(name)) {
+        let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed |= !passed;
+    }
+    std::process::exit(i32::from(failed));
 }
 
 const TESTS: &[(&str, fn())] = &[
@@ -71,6 +88,14 @@ const TESTS: &[(&str, fn())] = &[
     (
         "a_worker_that_cannot_be_prepared_ends_the_search_and_blames_nobody",
         a_worker_that_cannot_be_prepared_ends_the_search_and_blames_nobody,
+    ),
+    (
+        "a_compiler_that_crashes_costs_its_candidate_and_one_that_hangs_ends_when_nobody_waits",
+        a_compiler_that_crashes_costs_its_candidate_and_one_that_hangs_ends_when_nobody_waits,
+    ),
+    (
+        "two_workers_share_the_candidates_and_each_one_is_tried_once",
+        two_workers_share_the_candidates_and_each_one_is_tried_once,
     ),
     (
         "a_worker_does_not_outlive_its_parent_even_while_it_hangs",
@@ -107,8 +132,27 @@ impl Host for Misbehaving {
         Ok(Spoiled { bench, memory })
     }
 
-    fn compiler(&self, job: &Job) -> Result<Box<dyn Compile>, Error> {
-        Plans.compiler(job)
+    fn compiler(&self, _: &Job) -> Result<Box<dyn Compile>, Error> {
+        Ok(Box::new(SpoiledCompiler))
+    }
+}
+
+/// Compiles nothing, well or badly.
+struct SpoiledCompiler;
+
+impl Compile for SpoiledCompiler {
+    fn compile(&self, schedule: &Schedule) -> Result<Option<Resources>, Failure> {
+        let Schedule::Cpu(cpu) = schedule else { panic!("a schedule of another device") };
+        match cpu.token_block {
+            HANGS => hang(),
+            ABORTS => std::process::abort(),
+            IS_WRONG => Err(Failure::new(Status::Resources("spilled 80 bytes".to_owned()))),
+            block => Ok(Some(Resources::new(block, 0, 1024))),
+        }
+    }
+
+    fn threads(&self) -> usize {
+        1
     }
 }
 
@@ -429,6 +473,43 @@ fn a_worker_does_not_outlive_its_parent_even_while_it_hangs() {
         assert!(killed.elapsed() < Duration::from_secs(10), "the worker outlives its parent");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn a_compiler_that_crashes_costs_its_candidate_and_one_that_hangs_ends_when_nobody_waits() {
+    let case = Case::new();
+    let compiler = RemoteCompiler::new(case.command("worker"), case.job.clone());
+    assert_eq!(compiler.compile(&schedule(16)), Ok(Some(Resources::new(16, 0, 1024))));
+    let spilled = compiler.compile(&schedule(IS_WRONG)).unwrap_err();
+    assert_eq!(spilled.status, Status::Resources("spilled 80 bytes".to_owned()));
+    let crashed = compiler.compile(&schedule(ABORTS)).unwrap_err();
+    assert!(matches!(&crashed.status, Status::Crashed(how) if how.contains("SIGABRT")), "{crashed:?}");
+    assert_eq!(compiler.compile(&schedule(24)), Ok(Some(Resources::new(24, 0, 1024))));
+    std::thread::scope(|scope| {
+        let hanging = scope.spawn(|| compiler.compile(&schedule(HANGS)));
+        std::thread::sleep(Duration::from_millis(200));
+        compiler.cancel();
+        assert!(hanging.join().unwrap().unwrap_err().blameless);
+    });
+    drop(compiler);
+    let starts = started(&case.starts());
+    // One until it aborted, the next until it was cancelled.
+    assert_eq!(starts.len(), 2);
+    assert!(starts.iter().all(|pid| !is_running(*pid)), "a compiler was left behind");
+}
+
+fn two_workers_share_the_candidates_and_each_one_is_tried_once() {
+    let case = Case::new();
+    let blocks: Vec<u32> = (8..24).chain([ABORTS, IS_WRONG]).collect();
+    let candidates = candidates(&blocks);
+    let mut store = case.store();
+    let effort = Effort { batch: 3, ..Effort::default() };
+    let benches = || Ok(vec![case.bench("worker"), case.bench("worker")]);
+    let ended = search_on(&candidates, &mut store, &effort, &Silent, &Stop::new(), benches).unwrap();
+    assert_eq!(ended, Ended::Complete);
+    let ranking = Ranking::new(&candidates, &store);
+    assert_eq!(ranking.counts(), [("ok", 16), ("wrong", 1), ("crashed", 1)]);
+    // Two, and one for the one that aborted.
+    assert_eq!(started(&case.starts()).len(), 3);
 }
 
 fn a_remote_bench_measures_what_a_bench_measures() {
