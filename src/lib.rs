@@ -59,8 +59,9 @@ pub use cce_codegen::valid::{Diagnostic, ProgramBuilder, Site, Value};
 pub use cce_macros::{Outputs, loss};
 pub use cce_runtime::{
     Arg, Call, Device, DeviceKind, DeviceProperties, Element, Error, GradientViews, Gradients,
-    HOST_PART_ALIGN, HostElement, Inputs, Outputs, Place, Plan, PlanBuilder, Result, RunResult, Saved,
-    ScalarArg, SeedArg, TokenReduction, Upstream, View, ViewMut, WORKSPACE_ALIGN, Workspace, WorkspaceSize,
+    HOST_PART_ALIGN, HostElement, Inputs, Kernels, Outputs, Place, Plan, PlanBuilder, Result, RunResult,
+    Saved, ScalarArg, SeedArg, TokenReduction, Upstream, View, ViewMut, WORKSPACE_ALIGN, Workspace,
+    WorkspaceSize,
 };
 pub use function::{LossFunction, OutputFields};
 pub use kinds::{Col, Logit, Loss, Row, Scalar, Target};

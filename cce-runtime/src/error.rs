@@ -203,11 +203,11 @@ pub enum Error {
     },
 
     /// An explicit filter that the program, the family or the device does not allow.
-    #[error("the filter {filter} is not allowed here: {reason}")]
+    #[error("the filter {filter} is not allowed here: {reason}; use the filter exact")]
     FilterNotAllowed {
         /// The filter asked for.
         filter: String,
-        /// Why not, and which one is.
+        /// Why not.
         reason: String,
     },
 

@@ -7,6 +7,7 @@
 //! the *data*: ignored and out-of-range targets.
 
 use crate::call::ArgSource;
+use crate::cuda::Kernels;
 use crate::error::Result;
 use crate::views::RawView;
 use crate::workspace::{RawWorkspace, WorkspaceSize};
@@ -25,6 +26,11 @@ pub(crate) trait Executor: Send + Sync {
 
     /// The schedule in use.
     fn schedule(&self) -> &Schedule;
+
+    /// What it launches on a GPU.
+    fn kernels(&self) -> Kernels {
+        Kernels::default()
+    }
 
     /// The executor's stages as text: `plan` on every device, `cuda` and `ptx` on a GPU. `None`: it has no
     /// such level.

@@ -20,6 +20,7 @@ mod views;
 mod workspace;
 
 pub use call::{Arg, Call, ScalarArg, SeedArg, TokenReduction};
+pub use cuda::Kernels;
 pub use device::{Device, DeviceKind, DeviceProperties};
 pub use error::{Error, Result};
 pub use inputs::Inputs;

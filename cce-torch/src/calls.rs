@@ -21,8 +21,8 @@ type Span = (usize, usize);
 /// A name and an address.
 type Named = (String, usize);
 
-/// The settings of a call: reduction, seed's address, stream.
-type Settings = (String, Option<usize>, Option<u64>);
+/// The settings of a call: reduction, seed's address, stream, whether targets are checked.
+type Settings = (String, Option<usize>, Option<u64>, bool);
 
 /// The inputs of a call: hidden states, classifier, targets, tensors by name, numbers by name.
 type Given = (Span, Span, Option<Span>, Vec<(String, usize, usize)>, Vec<(String, f64)>);
@@ -108,7 +108,7 @@ impl Plan {
 
     /// # Safety
     /// As for [`Plan::view`].
-    unsafe fn call(&self, (reduction, seed, stream): &Settings) -> PyResult<Call<'static>> {
+    unsafe fn call(&self, (reduction, seed, stream, check_targets): &Settings) -> PyResult<Call<'static>> {
         let reduction = match (reduction.as_str(), reduction.split_once(':')) {
             ("none", _) => TokenReduction::None,
             ("sum", _) => TokenReduction::Sum,
@@ -118,7 +118,7 @@ impl Plan {
                 return Err(unexpected("the reduction", "none, sum, mean or mean_by:NAME", other));
             }
         };
-        let mut call = Call::new().reduction(reduction);
+        let mut call = Call::new().reduction(reduction).check_targets(*check_targets);
         if let Some(at) = seed {
             // SAFETY: the caller's promise.
             call = call.seed(unsafe { self.argument::<u64>("the seed", *at)? });
@@ -229,8 +229,8 @@ pub(crate) fn backward(
         // SAFETY: as above.
         gradients = gradients.input(name, unsafe { plan.view_mut((*at, len), Element::F32)? });
     }
-    // SAFETY: plans are kept and the Python side asks with what its forward asked with, so that this is the forward's
-    // own; it hands back what that forward left, with the same inputs and settings, which autograd checks to be unchanged.
+    // SAFETY: the Python side keeps its forward's plan, or asks with what its forward asked with, which gives that plan or
+    // one of the same filter and schedule, whose workspace is laid out alike; it hands back what that forward left, with the same inputs and settings, which autograd checks to be unchanged.
     let saved = unsafe { plan.plan.saved_in(&workspace) };
     let done = py.detach(|| plan.plan.backward(saved, &inputs, &upstream, &call, &mut workspace, gradients));
     done.map_err(|error| exception(&error))

@@ -9,6 +9,11 @@ use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError,
 pub(crate) fn exception(error: &Error) -> PyErr {
     let text = error.to_string();
     match error {
+        // In the words of Python's options.
+        Error::FilterNotAllowed { filter, reason } => PyValueError::new_err(format!(
+            "`filter='{}'` ({filter}) is not allowed here: {reason}; use `filter='exact'`",
+            filter.split(':').next().unwrap_or_default()
+        )),
         Error::WrongDtype { .. } => PyTypeError::new_err(text),
         Error::TargetOutOfRange { .. } => PyIndexError::new_err(text),
         Error::OutOfMemory { .. } | Error::OutOfHostMemory { .. } => PyMemoryError::new_err(text),
@@ -20,9 +25,20 @@ pub(crate) fn exception(error: &Error) -> PyErr {
         | Error::MissingInput { .. }
         | Error::InvalidProblem { .. }
         | Error::InvalidCall { .. }
-        | Error::FilterNotAllowed { .. }
         | Error::WorkspaceTooSmall { .. } => PyValueError::new_err(text),
         _ => PyRuntimeError::new_err(text),
+    }
+}
+
+/// The tuner's errors likewise.
+pub(crate) fn tuning_exception(error: &cce_tune::Error) -> PyErr {
+    use cce_tune::Error as Tuning;
+    match error {
+        Tuning::Runtime(error) => exception(error),
+        Tuning::Usage { .. } | Tuning::UnknownScalar { .. } | Tuning::NotFinite { .. } => {
+            PyValueError::new_err(error.to_string())
+        }
+        _ => PyRuntimeError::new_err(error.to_string()),
     }
 }
 

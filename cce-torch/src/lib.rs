@@ -6,8 +6,9 @@
 //!
 //! ```text
 //! program   built operation by operation, or read; as text, which is its identity on the Python side
-//! plans     made once for a program, shape, types, filter, wanted gradients and device; kept
+//! plans     made for a program, shape, types, filter, wanted gradients and device, and made again as they were
 //! calls     a plan's forward and backward on raw memory: all `unsafe` of this crate
+//! tune      the tuner and its diagnosis
 //! errors    this project's errors as Python exceptions with the same text
 //! ```
 
@@ -15,6 +16,7 @@ mod calls;
 mod errors;
 mod plans;
 mod program;
+mod tune;
 
 use pyo3::prelude::*;
 
@@ -24,9 +26,11 @@ mod _native {
     #[pymodule_export]
     use super::calls::{backward, forward};
     #[pymodule_export]
-    use super::plans::{Plan, device_name, plan, plans_kept};
+    use super::plans::{Plan, device_name, plan, plans_alive};
     #[pymodule_export]
     use super::program::{Builder, Description, describe, dump, functions};
+    #[pymodule_export]
+    use super::tune::{Tuned, doctor, tune, tuning_state};
 
     #[pymodule_export]
     const __VERSION__: &str = env!("CARGO_PKG_VERSION");

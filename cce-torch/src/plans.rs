@@ -1,21 +1,30 @@
-//! Plans, each made once and kept for the life of the process.
+//! Plans, each made once as long as somebody keeps it, and made again as it was.
 //!
-//! A backward asks with the key of its forward, whatever became of its tensors meanwhile, and finds the very plan of
-//! that forward: what a forward left is read by no other. Two threads that ask for one plan wait for one build; other keys do not wait.
+//! The Python side keeps plans, those used last and those whose backward is still to come. What stays here of a plan that
+//! nobody keeps is its [`Recipe`], the filter and the schedule that were decided on: some hundred bytes. A plan that is
+//! asked for again is built from it, whatever was tuned meanwhile.
+//!
+//! Invariants: all plans of a key lay out their workspaces alike, so that what one's forward left, another's backward
+//! reads rightly: a compiled graph names its plan by the key alone. Two threads that ask for one plan wait for one build;
+//! other keys do not wait. Kernels stay loaded as long as the process lives, because graphs captured from calls run them and cannot
+//! be asked; plans of other numbers of tokens share them.
 
 use crate::errors::{exception, unexpected};
 use crate::program;
-use cce::{DType, Device, Filter, GradientOutput, IndexType, InputKind, Layout, Place, Program};
+use cce::{
+    DType, Device, Filter, GradientOutput, IndexType, InputKind, Kernels, Layout, Place, Program, Schedule,
+};
 use pyo3::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::str::FromStr as _;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A plan, and what a call has to look up in it.
 #[pyclass(frozen, module = "cce_torch._native")]
 pub(crate) struct Plan {
     pub(crate) plan: Arc<cce::Plan>,
+    grade: String,
 }
 
 #[pymethods]
@@ -53,7 +62,13 @@ impl Plan {
     /// How well the schedule fits: `exact`, `stale`, ..., `default`.
     #[getter]
     fn grade(&self) -> String {
-        self.plan.grade().to_string()
+        self.grade.clone()
+    }
+
+    /// The schedule, as text for people.
+    #[getter]
+    fn schedule(&self) -> String {
+        format!("{:?}", self.plan.schedule())
     }
 
     /// The device's name.
@@ -62,7 +77,7 @@ impl Plan {
         self.plan.device().name()
     }
 
-    /// The same number for the same plan, as long as plans are kept.
+    /// The same number for the same plan, as long as it is kept.
     #[getter]
     fn identity(&self) -> usize {
         Arc::as_ptr(&self.plan).addr()
@@ -91,7 +106,10 @@ impl Plan {
 /// Everything that a plan is made from.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    program: String,
+    /// Shared by all keys of the program.
+    program: Arc<str>,
+    /// Which state of the tuning database it was chosen from: see [`crate::tune::tuning_state`].
+    tuning: Arc<str>,
     tokens: usize,
     hidden: usize,
     vocab: usize,
@@ -107,17 +125,46 @@ struct Key {
     device: Option<usize>,
 }
 
-/// A plan, or the room for one that is locked while it is built.
-type Slot = Mutex<Option<Arc<cce::Plan>>>;
+/// What was decided when a plan was first built: enough to build it again as it was.
+struct Recipe {
+    filter: Filter,
+    schedule: Schedule,
+    /// How well the schedule fitted.
+    grade: String,
+}
+
+/// What is known of a key.
+#[derive(Default)]
+struct Known {
+    plan: Weak<cce::Plan>,
+    recipe: Option<Recipe>,
+}
+
+/// Locked while a plan is built.
+type Slot = Mutex<Known>;
 
 static PLANS: LazyLock<Mutex<HashMap<Key, Arc<Slot>>>> = LazyLock::new(Mutex::default);
+static TEXTS: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
+/// The kernels of every plan there was.
+static KERNELS: LazyLock<Mutex<Kernels>> = LazyLock::new(Mutex::default);
 static DEVICES: LazyLock<Mutex<HashMap<usize, Device>>> = LazyLock::new(Mutex::default);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn device(ordinal: Option<usize>) -> cce::Result<Device> {
+/// One copy of a text.
+fn shared(text: &str) -> Arc<str> {
+    let mut texts = locked(&TEXTS);
+    if let Some(known) = texts.get(text) {
+        return Arc::clone(known);
+    }
+    let new: Arc<str> = text.into();
+    texts.insert(Arc::clone(&new));
+    new
+}
+
+pub(crate) fn device(ordinal: Option<usize>) -> cce::Result<Device> {
     let Some(ordinal) = ordinal else { return Ok(Device::cpu()) };
     if let Some(device) = locked(&DEVICES).get(&ordinal) {
         return Ok(device.clone());
@@ -126,7 +173,7 @@ fn device(ordinal: Option<usize>) -> cce::Result<Device> {
     Ok(locked(&DEVICES).entry(ordinal).or_insert(device).clone())
 }
 
-fn dtype(name: &str) -> PyResult<DType> {
+pub(crate) fn dtype(name: &str) -> PyResult<DType> {
     [DType::F32, DType::F16, DType::Bf16]
         .into_iter()
         .find(|dtype| dtype.name() == name)
@@ -149,7 +196,7 @@ fn index_name(index: IndexType) -> &'static str {
 }
 
 impl Key {
-    fn build(&self, program: &Program) -> PyResult<cce::Plan> {
+    fn build(&self, program: &Program, recipe: Option<&Recipe>) -> PyResult<cce::Plan> {
         let layout = |(row_stride, align): (usize, usize)| Layout { row_stride, align };
         let gradient = |wish: Option<(&'static str, bool)>| {
             wish.map(|(name, accumulate)| dtype(name).map(|dtype| GradientOutput { dtype, accumulate }))
@@ -163,10 +210,11 @@ impl Key {
             .classifier_gradient(gradient(self.classifier_gradient)?)
             .hidden_layout(layout(self.hidden_layout))
             .classifier_layout(layout(self.classifier_layout));
-        if let Some(filter) = &self.filter {
-            let filter = Filter::from_str(filter).map_err(pyo3::exceptions::PyValueError::new_err)?;
-            builder = builder.filter(filter);
-        }
+        builder = match (recipe, &self.filter) {
+            (Some(recipe), _) => builder.filter(recipe.filter).schedule(recipe.schedule),
+            (None, Some(filter)) => builder.filter(self::filter(filter)?),
+            (None, None) => builder,
+        };
         for name in &self.input_gradients {
             builder = builder.input_gradient(name);
         }
@@ -175,19 +223,25 @@ impl Key {
     }
 }
 
+/// A filter as the Python side writes it.
+pub(crate) fn filter(text: &str) -> PyResult<Filter> {
+    Filter::from_str(text).map_err(pyo3::exceptions::PyValueError::new_err)
+}
+
 /// A gradient that is wanted: its type, and whether it is added to what the buffer holds.
 type Wish = (String, bool);
 
 /// The plan for these settings, built if it was not yet. A gradient is wanted as a type and whether it is
 /// accumulated; a layout is a row stride in elements and an alignment in bytes; the device is a GPU's ordinal,
-/// or `None` for the CPU.
+/// or `None` for the CPU. `tuning` names the state of the tuning database that it is chosen from.
 #[pyfunction]
-#[pyo3(signature = (program, shape, dtype_name, targets, ignore_index, filter, gradients, input_gradients,
+#[pyo3(signature = (program, tuning, shape, dtype_name, targets, ignore_index, filter, gradients, input_gradients,
                     layouts, device))]
 #[expect(clippy::too_many_arguments, reason = "one call from Python, all of which make up the key")]
 pub(crate) fn plan(
     py: Python<'_>,
-    program: String,
+    program: &str,
+    tuning: &str,
     shape: (usize, usize, usize),
     dtype_name: &str,
     targets: &str,
@@ -203,7 +257,8 @@ pub(crate) fn plan(
     };
     let (hidden_gradient, classifier_gradient): (_, _) = (wish(gradients.0)?, wish(gradients.1)?);
     let key = Key {
-        program,
+        program: shared(program),
+        tuning: shared(tuning),
         tokens: shape.0,
         hidden: shape.1,
         vocab: shape.2,
@@ -220,35 +275,41 @@ pub(crate) fn plan(
     };
     let this = Arc::clone(locked(&PLANS).entry(key.clone()).or_default());
     // Building takes no lock but the slot's, and not the interpreter's: compiling may take seconds.
-    let plan = py.detach(|| {
-        let mut slot = locked(&this);
-        if let Some(plan) = &*slot {
-            return Ok(Arc::clone(plan));
+    py.detach(|| {
+        let mut known = locked(&this);
+        if let (Some(plan), Some(recipe)) = (known.plan.upgrade(), &known.recipe) {
+            return Ok(Plan { plan, grade: recipe.grade.clone() });
         }
-        match program::load(&key.program).and_then(|program| key.build(&program)) {
-            Ok(built) => Ok(Arc::clone(slot.insert(Arc::new(built)))),
+        let built =
+            program::load(&key.program).and_then(|program| key.build(&program, known.recipe.as_ref()));
+        let plan = match built {
+            Ok(plan) => Arc::new(plan),
             Err(error) => {
-                // Whoever waits for this slot tries for himself; who comes later makes one of his own.
+                // Whoever waits for this slot tries for himself; who comes later makes one of his own. A recipe stays.
                 let mut plans = locked(&PLANS);
-                if plans.get(&key).is_some_and(|kept| Arc::ptr_eq(kept, &this)) {
+                if known.recipe.is_none() && plans.get(&key).is_some_and(|kept| Arc::ptr_eq(kept, &this)) {
                     plans.remove(&key);
                 }
-                Err(error)
+                return Err(error);
             }
-        }
-    })?;
-    Ok(Plan { plan })
+        };
+        locked(&KERNELS).add(&plan.kernels());
+        known.plan = Arc::downgrade(&plan);
+        let recipe = known.recipe.get_or_insert_with(|| Recipe {
+            filter: plan.problem().filter,
+            schedule: *plan.schedule(),
+            grade: plan.grade().to_string(),
+        });
+        Ok(Plan { plan, grade: recipe.grade.clone() })
+    })
 }
 
-/// How many plans are kept. Those that are being built are not counted yet, nor waited for.
+/// How many plans there are, kept by the Python side or in use. Those that are being built are not counted yet, nor waited for.
 #[pyfunction]
-pub(crate) fn plans_kept() -> usize {
-    let is_built = |slot: &Slot| match slot.try_lock() {
-        Ok(plan) => plan.is_some(),
-        Err(TryLockError::Poisoned(plan)) => plan.into_inner().is_some(),
-        Err(TryLockError::WouldBlock) => false,
-    };
-    locked(&PLANS).values().filter(|slot| is_built(slot)).count()
+pub(crate) fn plans_alive() -> usize {
+    let slots: Vec<Arc<Slot>> = locked(&PLANS).values().cloned().collect();
+    let is_alive = |slot: &Arc<Slot>| slot.try_lock().is_ok_and(|known| known.plan.strong_count() > 0);
+    slots.iter().filter(|slot| is_alive(slot)).count()
 }
 
 /// The name of the GPU with this ordinal, or of the CPU device.

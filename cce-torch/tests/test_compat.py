@@ -5,7 +5,12 @@ from __future__ import annotations
 import cce_torch as cce
 import pytest
 import torch
-from cce_torch.compat.cut_cross_entropy import LinearCrossEntropy, LinearCrossEntropyImpl, linear_cross_entropy
+from cce_torch.compat.cut_cross_entropy import (
+    LinearCrossEntropy,
+    LinearCrossEntropyImpl,
+    VocabParallelOptions,
+    linear_cross_entropy,
+)
 from conftest import DEVICE, distance, problem
 
 EXACT = [
@@ -70,5 +75,22 @@ def test_what_is_not_there_is_refused():
         linear_cross_entropy(p.e, p.c, p.targets, impl="triton")
     with pytest.raises(NotImplementedError, match="sharded over the vocabulary"):
         linear_cross_entropy(p.e, p.c, p.targets, vocab_parallel_options=object())
+    with pytest.raises(NotImplementedError, match="gather the head's weight"):
+        VocabParallelOptions.from_vocab(1000)
+    with pytest.raises(NotImplementedError, match="gather the head's weight"):
+        VocabParallelOptions(0, 500)
+    with pytest.raises(ValueError, match="`filter_eps` is \\[1\\]"):
+        linear_cross_entropy(p.e, p.c, p.targets, filter_eps=[1])
     with pytest.raises(ValueError, match="'auto' or 'high'"):
         linear_cross_entropy(p.e, p.c, p.targets, filter_eps="low")
+
+
+def test_its_patch_takes_models_and_says_what_to_do_with_types_of_models():
+    from cce_torch.compat.cut_cross_entropy.transformers import cce_patch
+
+    with pytest.raises(TypeError, match=r"make the model first, then call `cce_torch.transformers.patch\(model\)`"):
+        cce_patch("llama")
+    with pytest.raises(ValueError, match="`reduction` is 'none', expected 'mean'"):
+        cce_patch(torch.nn.Linear(2, 3), reduction="none")
+    with pytest.raises(ValueError, match="Linear has no `lm_head`"):
+        cce_patch(torch.nn.Linear(2, 3))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 
@@ -116,6 +117,55 @@ def test_a_captured_step_replays_on_new_data_with_new_seeds():
     assert distance(loss, results[0][0]) < 1e-5
 
 
+def test_a_captured_step_replays_when_its_plan_is_dropped():
+    from cce_torch import _native, _plans
+
+    e, c, targets = tensors()
+    for _ in range(3):
+        expected = gradients(e, c, targets, seed=7)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss, (d_e, d_c) = gradients(e, c, targets, seed=7)
+    alive = _native.plans_alive()
+    _plans.kept.clear()
+    gc.collect()
+    assert _native.plans_alive() < alive
+    # What a driver would put in the place of modules that were unloaded.
+    for vocab in (4096, 8192):
+        cce.linear_cross_entropy(e, c[:vocab], targets.clamp_max(vocab - 1), softcap=20.0).backward()
+    for gradient in (d_e, d_c):
+        gradient.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(loss, expected[0])
+    assert torch.equal(d_e, expected[1][0]) and torch.equal(d_c, expected[1][1])
+
+
+def test_plans_of_other_numbers_of_tokens_take_little_memory_on_the_gpu():
+    # Their kernels are loaded once.
+    gradients(*tensors(tokens=256))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.mem_get_info()[0]
+    for tokens in range(512, 512 + 64 * 256, 256):
+        gradients(*tensors(tokens=tokens))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    assert before - torch.cuda.mem_get_info()[0] < 64 << 20
+
+
+def test_targets_out_of_range_are_refused_where_asked_and_not_in_a_capture():
+    e, c, targets = tensors()
+    gradients(e, c, targets, check_targets=True)
+    targets[5] = VOCAB
+    with pytest.raises(IndexError, match=rf"`targets\[5\]` is {VOCAB}"):
+        gradients(e, c, targets, check_targets=True)
+    targets[5] = 1
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises((ValueError, RuntimeError), match="cannot be captured"), torch.cuda.graph(graph):
+        gradients(e, c, targets, check_targets=True)
+
+
 def test_seeds_come_from_the_gpu_s_generator_and_checkpointing_repeats_them():
     e, c, targets = tensors()
 
@@ -131,8 +181,7 @@ def test_seeds_come_from_the_gpu_s_generator_and_checkpointing_repeats_them():
 
 
 def test_memory_beyond_the_gradients_is_the_workspace():
-    from cce_torch import _call, _linear
-    from cce_torch._spec import parse
+    from cce_torch import _plans
 
     e, c, targets = tensors()
     gradients(e, c, targets)
@@ -140,10 +189,7 @@ def test_memory_beyond_the_gradients_is_the_workspace():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     loss = cce.linear_cross_entropy(e, c, targets)
-    spec = parse(
-        _call._spec(_linear.cross_entropy((), False), "bf16", "mean", -100, None, (), (), True, True, (), (), True)
-    )
-    (plan,) = spec.plans.values()
+    plan = next(reversed(_plans.kept._plans.values()))
     between = torch.cuda.memory_allocated() - before
     grads = torch.autograd.grad(loss, (e, c))
     peak = torch.cuda.max_memory_allocated() - before
@@ -169,7 +215,13 @@ def test_inductor_compiles_the_whole_step():
 def test_several_gpus_in_one_process():
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU")
-    results = [gradients(*tensors(device=f"cuda:{at}"), filter="exact") for at in range(2)]
+    torch.cuda.set_device(0)
+    results = []
+    for at in range(2):
+        results.append(gradients(*tensors(device=f"cuda:{at}"), filter="exact"))
+        # Neither torch's idea of the current device nor the driver's has changed.
+        assert torch.cuda.current_device() == 0
+        assert torch.empty(1, device="cuda").device.index == 0
     assert distance(results[1][0].cpu(), results[0][0].cpu()) < 1e-6
     assert distance(results[1][1][1].cpu(), results[0][1][1].cpu()) < 1e-2
 

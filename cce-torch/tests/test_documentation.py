@@ -13,7 +13,8 @@ ELSEWHERE = ("lm_head", "AutoModelForCausalLM")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/pytorch.md", "cce-torch/README.md"])
-def test_the_examples_run(page, tmp_path):
+def test_the_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.setenv("CCE_TUNING_DIR", str(tmp_path / "tuning"))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     blocks = [block for block in blocks if not any(word in block for word in ELSEWHERE)]
     assert len(blocks) >= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cce_torch as cce
 import pytest
 import torch
@@ -190,7 +192,46 @@ def math_function(x, y):
     return math.exp(cce.lse(x))
 
 
+def torch_lse(x, y):
+    return torch.logsumexp(x, dim=-1) - cce.at(x, y)
+
+
+def torch_cross_entropy(x, y):
+    return torch.nn.functional.cross_entropy(x, y, reduction="none")
+
+
+def method(x, y):
+    return x.exp() - cce.at(x, y)
+
+
+def remainder(x, y):
+    return cce.lse(x) - cce.at(x, y) % 2
+
+
+def length(x, y):
+    return cce.lse(x) / len(x) - cce.at(x, y)
+
+
+def option_as_input(x, y, seed, reduction: cce.Row):
+    return seed * (cce.lse(x) - cce.at(x, y)) * reduction
+
+
+def output_without_a_name(x, y):
+    return {"loss": cce.lse(x) - cce.at(x, y), "class": cce.lse(x)}
+
+
 WRONG = {
+    torch_lse: ["there is no function `logsumexp` in a loss", "write `lse(z)`", ":{2}:"],
+    torch_cross_entropy: ["there is no function `cross_entropy` in a loss", ":{2}:"],
+    method: ["a value of a loss has no `exp`", "`cce.exp(a)`, not `a.exp()`", ":{2}:"],
+    remainder: ["this operator is not in the language", "`+ - * / **`", ":{2}:"],
+    length: ["a value of a loss has no parts", ":{2}:"],
+    option_as_input: [
+        "the input `seed` has the name of an option of the call",
+        "the input `reduction` has the name of an option of the call",
+        "`seed_` say",
+    ],
+    output_without_a_name: ["the output 'class' cannot have this name"],
     inside: ["`l`, which is `lse(x)`, is a reduction inside the argument of `mean`", "`mean(x) - l`", ":{3}:"],
     two_softmaxes: ["softmax", ":{2}:"],
     unused: ["no output depends on the input `cap`", "use it, or remove it"],
@@ -231,9 +272,9 @@ def test_inputs_that_do_not_fit_are_errors():
     p = problem(4)
     good = {"bias": p.c[:, 0].detach(), "weight": torch.ones(4, device=DEVICE), "cap": 5.0, "zw": 0.0}
     for change, message in [
-        ({"cap": None}, "float"),
+        ({"cap": None}, "`cap` is None, expected a number or a tensor of one element"),
         ({"weight": torch.ones(5, device=DEVICE)}, r"Row input `weight` has shape \[5\], expected \[4\]"),
-        ({"weight": 1.0}, "the Row input `weight` is a float, expected a tensor"),
+        ({"weight": 1.0}, "the Row input `weight` is 1.0 \\(float\\), expected a tensor"),
         ({"cap": torch.ones(2, device=DEVICE)}, "expected one element"),
         ({"other": 1.0}, "there is no input `other`, expected bias, weight, cap, zw"),
     ]:
@@ -261,7 +302,65 @@ def test_kinds_are_annotations_and_others_are_refused():
 
     with pytest.raises(cce.LossError, match="Logit, Target, Row, Col, Scalar"):
         cce.loss(wrong)
-    assert language._kinds(lambda x, y, cap: None) == [("x", "Logit"), ("y", "Target"), ("cap", "Scalar")]
+    assert language._kinds(lambda x, y, cap: None) == [
+        ("x", "Logit", None),
+        ("y", "Target", None),
+        ("cap", "Scalar", None),
+    ]
+
+
+def test_a_scalar_may_have_a_default_which_a_call_may_give_otherwise():
+    @cce.loss
+    def capped(x, y, *, cap=20.0, zw: cce.Scalar = 0):
+        z = cap * cce.tanh(x / cap)
+        l = cce.lse(z)
+        return l - cce.at(z, y) + zw * l * l
+
+    p = problem(6)
+    for given in ({}, {"cap": 7.0}, {"cap": torch.tensor(7.0, device=DEVICE), "zw": 0.5}):
+        options = {"softcap": given.get("cap", 20.0), "z_loss": given.get("zw", 0.0)}
+        expected = cce.linear_cross_entropy(p.e, p.c, p.targets, **options)
+        assert distance(capped(p.e, p.c, p.targets, **given), expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda x, y, cap="20": cap * cce.lse(x), "expected a number as the default of a Scalar"),
+        (lambda x, y=3: cce.lse(x) - cce.at(x, y), "expected no default, which only a Scalar may have"),
+    ],
+)
+def test_other_defaults_are_refused(function, message):
+    with pytest.raises(cce.LossError, match=message):
+        cce.loss(function)
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="expected a function for `cce.loss`, found int"):
+        cce.loss(3)
+
+
+@pytest.mark.parametrize(
+    "name, advice", [("logsumexp", "write `cce.lse(z)`"), ("log", "cce.ln"), ("linear_crossentropy", "did you mean")]
+)
+def test_names_that_are_not_there_are_refused_with_what_to_write(name, advice):
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'.*{re.escape(advice)}"):
+        getattr(cce, name)
+    assert not hasattr(cce, "__wrapped__") and not hasattr(cce, name)
+
+
+def test_torch_s_choice_is_the_language_s():
+    @cce.loss
+    def bounded(x, y):
+        nll = cce.lse(x) - cce.at(x, y)
+        return torch.where(nll > 5.0, 5.0 + 0.1 * nll, nll)
+
+    @cce.loss
+    def own(x, y):
+        nll = cce.lse(x) - cce.at(x, y)
+        return cce.where(nll > 5.0, 5.0 + 0.1 * nll, nll)
+
+    assert _native.describe(bounded.program).hash == _native.describe(own.program).hash
 
 
 def test_a_loss_prints_what_was_understood_and_derived():

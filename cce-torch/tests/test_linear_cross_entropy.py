@@ -311,7 +311,7 @@ def test_a_filter_that_is_chosen_for_the_caller_is_logged_once(caplog):
             cce.linear_cross_entropy(p.e, p.c, p.targets)
     lines = [record.getMessage() for record in caplog.records]
     lines = [line for line in lines if "grade" not in line]
-    assert len(lines) == 1 and "the filter is Exact" in lines[0]
+    assert len(lines) == 1 and "the filter is exact" in lines[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -331,6 +331,14 @@ def test_the_head_s_gradient_may_be_added_to_a_buffer(dtype):
     assert distance(p.e.grad, e.grad) < (2e-6 if dtype == torch.float32 else 8e-3)
 
 
+def _ended(function, *arguments, **options):
+    """The end of a message is looked at."""
+    try:
+        function(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}\n") from None
+
+
 MISTAKES = {
     "expected a tensor for `e`": lambda p: cce.linear_cross_entropy([1.0], p.c, p.targets),
     "expected [..., D] and [V, D]": lambda p: cce.linear_cross_entropy(p.e, p.c[:, 1:], p.targets),
@@ -345,7 +353,9 @@ MISTAKES = {
     "`bias` has shape [3], expected [300]": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, p.c[0, :3]),
     "`filter` is 'blocks'": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter="blocks"),
     "the sampled filter's": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter="exact", filter_eps=0.1),
-    "with an EPS from 2^-64 to 1": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter_eps=2.0),
+    "`filter_eps` is 2.0, expected a number from 2**-64 to 1": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, filter_eps=2.0
+    ),
     "`seed` is torch.float32": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, seed=p.e[0, :1]),
     "the ignored index is 4294967296": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets.int(), ignore_index=2**32
@@ -363,8 +373,101 @@ MISTAKES = {
     "`weight` requires a gradient": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets, weight=torch.ones(p.c.shape[0], device=p.c.device, requires_grad=True)
     ),
+    "`softcap` is '30' (str), expected None, a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap="30"
+    ),
+    "`softcap` is inf": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, softcap=float("inf")),
+    "`softcap` has shape [2], expected one element": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=torch.ones(2, device=p.e.device)
+    ),
+    "`z_loss` is None, expected a number": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, z_loss=None),
+    "`bias` is 1.0 (float), expected None or a tensor [V]": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, 1.0
+    ),
+    "`weight` is [1.0] (list), expected None or a tensor": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, weight=[1.0]
+    ),
+    "`reduction` is None, expected": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, reduction=None),
+    "`filter` is 3, expected None, 'exact' or 'sampled'": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, filter=3
+    ),
+    "`filter_eps` is '2^-10' (str)": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, filter_eps="2^-10"),
+    "`max_entries` is 1.5 (float), expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, max_entries=1.5
+    ),
+    "`max_entries` is 1, expected": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, max_entries=1),
+    "`seed` is 1.5 (float), expected None, an int": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, seed=1.5),
+    "`seed` is True (bool)": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, seed=True),
+    "`shift` is 1.0 (float), expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, shift=1.0
+    ),
+    "`ignore_index` is None, expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, ignore_index=None
+    ),
+    "`return_lse` is 'yes' (str), expected True or False": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, return_lse="yes"
+    ),
+    "`check_targets` is 1 (int)": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, check_targets=1),
+    "expected a tensor for `targets`, found list": lambda p: cce.linear_cross_entropy(p.e, p.c, [1, 2, 3, 4]),
+    "expected a tensor for `main_grad`, found float": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, main_grad=1.0
+    ),
+    "expected torch.float32\n": lambda p: _ended(
+        cce.linear_cross_entropy, p.e, p.c, p.targets, main_grad=p.c.detach().bfloat16()
+    ),
+    "`entropy` is 1 (int)": lambda p: cce.token_logprobs(p.e, p.c, p.targets, entropy=1),
     "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1)(p.e, p.c, p.targets),
 }
+
+
+def test_numpy_s_numbers_are_numbers():
+    import numpy
+
+    p = problem(2, 5, vocab=2000)
+    got = cce.linear_cross_entropy(
+        p.e,
+        p.c,
+        p.targets,
+        softcap=numpy.float32(8),
+        shift=numpy.int64(1),
+        seed=numpy.int64(4),
+        max_entries=numpy.int32(64),
+    )
+    assert torch.equal(got, cce.linear_cross_entropy(p.e, p.c, p.targets, softcap=8, shift=1, seed=4, max_entries=64))
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_targets_out_of_range_are_refused_where_asked_with_their_place(shift, index):
+    p = problem(3, 7, index=index)
+    expected = cce.linear_cross_entropy(p.e, p.c, p.targets, shift=shift, filter="exact")
+    got = cce.linear_cross_entropy(p.e, p.c, p.targets, shift=shift, filter="exact", check_targets=True)
+    assert torch.equal(got, expected)
+    p.targets[1, 3], p.targets[2, 6] = 300, -1
+    for e, targets in [(p.e, p.targets), (p.e.transpose(0, 1).contiguous().transpose(0, 1), p.targets)]:
+        with pytest.raises(IndexError) as raised:
+            cce.linear_cross_entropy(e, p.c, targets, shift=shift, check_targets=True)
+        assert "`targets[1, 3]` is 300, expected 0 to 299, or -100" in str(raised.value)
+        assert "2 of 21 targets are out of range" in str(raised.value)
+    assert cce.linear_cross_entropy(p.e, p.c, p.targets, shift=shift).isnan()
+    # What is not paired with hidden states is not looked at.
+    p.targets[1, 3], p.targets[2, 6], p.targets[0, 0] = 0, 0, 999
+    if shift:
+        cce.linear_cross_entropy(p.e, p.c, p.targets, shift=shift, check_targets=True)
+    with pytest.raises(IndexError, match=r"`targets\[0, 0\]` is 999"):
+        cce.token_logprobs(p.e, p.c, p.targets, check_targets=True)
+
+
+def test_a_compiled_call_refuses_targets_too():
+    p = problem(4, ignored=0.0)
+    torch._dynamo.reset()
+    function = torch.compile(
+        lambda e, c, y: cce.linear_cross_entropy(e, c, y, check_targets=True), fullgraph=True, backend="aot_eager"
+    )
+    assert function(p.e, p.c, p.targets) > 0
+    p.targets[2] = 300
+    with pytest.raises(IndexError, match="target 300 of row 2 is out of range"):
+        function(p.e, p.c, p.targets)
 
 
 @pytest.mark.parametrize("message", MISTAKES)
@@ -378,6 +481,9 @@ def test_a_filter_that_the_loss_does_not_allow_is_an_error():
     # The uniform part under a softcap has no factors to sample by.
     p = problem(4, vocab=2000)
     options = {"softcap": 5.0, "label_smoothing": 0.1}
-    with pytest.raises(ValueError, match="not allowed here"):
+    with pytest.raises(
+        ValueError, match="`filter='sampled'` .* is not allowed here: .*; use `filter='exact'`"
+    ) as raised:
         cce.linear_cross_entropy(p.e, p.c, p.targets, filter="sampled", **options)
+    assert "Filter" not in str(raised.value) and "blocks" not in str(raised.value)
     assert cce.linear_cross_entropy(p.e, p.c, p.targets, **options) > 0

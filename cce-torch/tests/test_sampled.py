@@ -48,6 +48,38 @@ def test_options_are_sampled_too(options):
     assert all(distance(g, x) < 5e-6 for g, x in zip(got, exact))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"label_smoothing": 0.1},
+        {"softcap": 8.0},
+        {"bias": True},
+        {"bias": True, "logit_scale": 0.7, "z_loss": 0.01},
+    ],
+    ids=str,
+)
+def test_the_mean_over_seeds_is_the_exact_gradient_within_four_standard_errors(options):
+    p, draws = problem(24, vocab=3000), 256
+    learn = [p.e, p.c]
+    if "bias" in options:
+        bias = torch.linspace(-1, 1, 3000, device=p.e.device, requires_grad=True)
+        options = options | {"bias": bias}
+        learn.append(bias)
+    generator = torch.Generator().manual_seed(9)
+    along = [torch.randn(8, *t.shape, generator=generator, dtype=torch.float64).to(t.device) for t in learn]
+
+    def projected(**settings):
+        got = torch.autograd.grad(cce.linear_cross_entropy(p.e, p.c, p.targets, **options, **settings), learn)
+        return torch.stack([(a * g.double()).flatten(1).sum(1) for a, g in zip(along, got)])
+
+    exact = projected(filter="exact")
+    got = torch.stack([projected(seed=seed, **SAMPLED) for seed in range(draws)])
+    error = got.std(0) / draws**0.5
+    assert (error > 1e-6 * exact.abs()).all(), "nothing was sampled"
+    assert ((got.mean(0) - exact).abs() < 4 * error).all(), (got.mean(0) - exact) / error
+
+
 def test_torch_s_generator_seeds_the_calls():
     p = problem(24, vocab=3000)
     torch.manual_seed(3)

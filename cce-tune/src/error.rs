@@ -178,6 +178,14 @@ pub enum Error {
         /// What it is instead, and what to do.
         reason: String,
     },
+    /// A file that is to be replayed holds no recorded trials.
+    #[error("{path} is no recording: {reason}", path = path.display())]
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead, and what to do.
+        reason: String,
+    },
     /// A loss has no form at the level asked for.
     #[error("cannot print this loss: {reason}")]
     Emit {

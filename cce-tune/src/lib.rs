@@ -9,12 +9,18 @@
 //! ```
 //!
 //! - [`data`]: inputs, a file's or generated with a realistic softmax; tests and benchmarks use them too.
-//! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules are tried, values for a loss's own
+//! - [`task`], [`space`], [`arguments`]: what is tuned, which schedules there are, values for a loss's own
 //!   inputs.
+//! - [`strategy`]: which of the schedules are tried next; [`recording`]: trials to judge strategies
+//!   by, and [`regret`] what is selected for shapes that were not tuned.
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`worker`]: the same in processes of their own, which may hang or crash.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
+//! - [`exchange`]: trials in the formats of other tools.
+//! - [`report`]: the trials of a problem as a page for people.
+//! - [`stored`]: keys and winners of the database, back as tasks and schedules.
+//! - [`verify`]: stored winners, measured again.
 //! - [`cli`]: the command line.
 //!
 //! Invariant: a result that differs from the reference is never timed and never stored as good; what has been
@@ -41,13 +47,21 @@ pub mod bench;
 pub mod cli;
 pub mod data;
 mod error;
+pub mod exchange;
+pub mod knobs;
 pub mod progress;
+pub mod recording;
+pub mod regret;
+pub mod report;
 pub mod search;
 pub mod space;
 pub mod stop;
+pub mod stored;
+pub mod strategy;
 pub mod task;
 pub mod tuning;
+pub mod verify;
 pub mod worker;
 
-pub use cli::run;
+pub use cli::{Diagnosis, run};
 pub use error::Error;

@@ -2,7 +2,8 @@
 
 use crate::Error;
 use cce_codegen::ir::Program;
-use cce_codegen::problem::{DType, Filter, IndexType};
+use cce_codegen::plan::refuses;
+use cce_codegen::problem::{DType, Filter, IndexType, Problem};
 use cce_codegen::schedule::Schedule;
 use cce_runtime::{Device, Gradients, Plan, PlanBuilder};
 
@@ -74,6 +75,26 @@ impl Task {
     /// Why the schedule, or the task itself, is not possible on the device.
     pub fn plan(&self, device: &Device, schedule: Schedule) -> Result<Plan, Error> {
         Ok(self.builder().schedule(schedule).build(device)?)
+    }
+
+    /// The problem as a plan on a GPU has it, its filter decided; needs no GPU.
+    ///
+    /// # Errors
+    /// Why the task is not possible on any device.
+    pub fn gpu_problem(&self) -> Result<Problem, Error> {
+        // A plan of the CPU device checks names and types in the same way.
+        let mut problem = self.exact().builder().build(&Device::cpu())?.problem().clone();
+        let aligned = Problem::new(self.tokens, self.width, self.vocab, self.dtype);
+        problem.hidden_layout = aligned.hidden_layout;
+        problem.classifier_layout = aligned.classifier_layout;
+        problem.workspace_limit = self.memory_limit;
+        problem.filter = self.filter.unwrap_or(Filter::SAMPLED);
+        // As a plan on a GPU, which samples by default where it can.
+        let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
+        if self.filter.is_none() && (!large || refuses(&self.program, &problem).is_some()) {
+            problem.filter = Filter::Exact;
+        }
+        Ok(problem)
     }
 
     /// The same, computed exactly: what its reference is.

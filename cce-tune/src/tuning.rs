@@ -5,9 +5,11 @@ use crate::arguments::Arguments;
 use crate::bench::{DeviceBench, Floor, Peak};
 use crate::data::{Head, HeadSource};
 use crate::progress::Progress;
-use crate::search::{Bench, Effort, Ended, Ranking, Store, search_on};
-use crate::space::Space;
+use crate::recording::Recording;
+use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on};
+use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
+use crate::strategy::{Experience, Kind, Outcome, Pool};
 use crate::task::Task;
 use crate::worker::{Job, RemoteBench, WorkerCommand};
 use cce_codegen::problem::Problem;
@@ -26,8 +28,8 @@ pub struct Tuner<'a> {
     pub effort: Effort,
     /// How long it may take; `None`: until every candidate has been tried.
     pub budget: Option<Duration>,
-    /// Only the first candidates are tried, at most so many; `None`: all.
-    pub candidates: Option<usize>,
+    /// Which schedules are tried.
+    pub scope: Scope,
     /// Only every second number's candidates are tried, beginning with the first number; `None`: all.
     pub share: Option<(usize, usize)>,
     /// Whether trials of other hosts count as this one's: in the database of a fleet that shares the work.
@@ -42,6 +44,25 @@ pub struct Tuner<'a> {
     pub stop: &'a Stop,
 }
 
+/// Which schedules of a space are tried, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Who chooses.
+    pub strategy: Kind,
+    /// The seed of what the strategy leaves to chance.
+    pub seed: u64,
+    /// Schedules to choose from, at most.
+    pub searched: u64,
+    /// Schedules that are tried, at most; `None`: as many as the strategy thinks worth it.
+    pub budget: Option<usize>,
+}
+
+impl Default for Scope {
+    fn default() -> Scope {
+        Scope { strategy: Kind::default(), seed: 0, searched: SEARCHED, budget: None }
+    }
+}
+
 /// What tuning a task came to.
 #[derive(Debug)]
 pub struct Report {
@@ -53,9 +74,13 @@ pub struct Report {
     pub key: Key,
     /// Trials that were there before.
     pub reused: usize,
+    /// Schedules that there were to choose from.
+    pub searched: usize,
+    /// The trials of these, in the order of the space; `None` if there are none.
+    pub recording: Option<Recording>,
     /// Whether it was complete.
     pub ended: Ended,
-    /// Every candidate.
+    /// Every candidate that was tried, or breaks a constraint.
     pub ranking: Ranking,
     /// What no schedule can be faster than, where the device's peak is known.
     pub floor: Option<Floor>,
@@ -72,7 +97,7 @@ impl<'a> Tuner<'a> {
             folder,
             effort: Effort::default(),
             budget: None,
-            candidates: None,
+            scope: Scope::default(),
             share: None,
             all_hosts: false,
             again: false,
@@ -91,11 +116,8 @@ impl<'a> Tuner<'a> {
         let problem = plan.problem().clone();
         let mut space = match device.kind() {
             DeviceKind::Cpu => Space::cpu(&problem)?,
-            DeviceKind::Cuda => Space::gpu(&task.program, &problem, &gpu_of(device)?)?,
+            DeviceKind::Cuda => Space::gpu(&task.program, &problem, &gpu_of(device)?, self.scope.searched)?,
         };
-        if let Some(most) = self.candidates {
-            space.limit(most);
-        }
         if let Some((index, of)) = self.share {
             space.share(index, of);
         }
@@ -115,7 +137,7 @@ impl<'a> Tuner<'a> {
         head: impl FnOnce() -> Result<Head, Error>,
     ) -> Result<Report, Error> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
-        self.tune_on(task, device, task.tokens, |task, problem| {
+        self.tune_on(task, (device, 1), task.tokens, |task, problem| {
             let head = head()?;
             self.progress.note("computing the reference");
             Ok(vec![DeviceBench::prepare(device, task, &head, &arguments, problem)?])
@@ -137,7 +159,7 @@ impl<'a> Tuner<'a> {
         // Wrong scalars are this caller's mistake, not the worker's.
         Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         let first = devices.first().ok_or(Error::NoCandidate)?;
-        self.tune_on(task, first, counted, |task, problem| {
+        self.tune_on(task, (first, devices.len()), counted, |task, problem| {
             self.progress.note("computing the reference");
             let job = Job::new(task, &self.scalars, source.clone());
             let start = |device: &Device| RemoteBench::start(worker.clone(), job.on(device, problem));
@@ -148,22 +170,21 @@ impl<'a> Tuner<'a> {
     fn tune_on<B: Bench + Send>(
         &self,
         task: &Task,
-        device: &Device,
+        (device, devices): (&Device, usize),
         counted: usize,
         benches: impl FnOnce(&Task, &Problem) -> Result<Vec<B>, Error>,
     ) -> Result<Report, Error> {
         let effort = self.effort.within(self.budget);
-        let (problem, mut space) = self.space(task, device)?;
+        let (problem, space) = self.space(task, device)?;
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
-        let mut store = open(
-            Database::open(self.folder)?,
-            key.clone(),
-            selection::shape(&problem),
-            selection::generation(&keyed),
-            provenance(device),
-        )?;
+        let mut database = Database::open(self.folder)?;
+        let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
+        let mut others = Recording::of_records("the database", database.records()?)?;
+        others.retain(|other| (&other.key, other.shape, &other.generation) != (&key, shape, &generation));
+        let experience = Experience::of(&key, &others);
+        let mut store = open(database, key.clone(), shape, generation, provenance(device))?;
         if self.again {
             store.measure_again();
         }
@@ -172,8 +193,40 @@ impl<'a> Tuner<'a> {
         let effort = Effort { floor_ms: floor.map(|floor| floor.ms), ..effort };
         // Candidates run under the filter that the plan decided on, whatever the schedule.
         let decided = Task { filter: Some(problem.filter), ..task.clone() };
+        let pool = Pool::new(space.candidates.iter().map(|candidate| candidate.schedule));
+        let strategy = self.scope.strategy.with(self.scope.seed, experience);
+        let most = self.scope.budget.unwrap_or(usize::MAX).min(strategy.budget(&pool));
+        let outcomes = |store: &Store| -> Vec<Option<Outcome>> {
+            let outcome =
+                |trial: &cce_tuning_db::Trial| trial.deciding_time().map_or(Outcome::Failed, Outcome::Time);
+            space.candidates.iter().map(|candidate| store.known(&candidate.config).map(outcome)).collect()
+        };
+        let mut tried = space.broken.clone();
+        let known = space.candidates.iter().filter(|candidate| store.known(&candidate.config).is_some());
+        tried.extend(known.cloned());
+        // So many batches at a time that one compiles while another is measured, on every device.
+        let ahead = effort.batch * (devices + 1);
         let (mut made, mut benches) = (Vec::new(), Some(benches));
+        let mut screened = Ended::Complete;
         let ended = loop {
+            let outcomes = outcomes(&store);
+            let left = most.saturating_sub(outcomes.iter().flatten().count());
+            let next = match left.min(ahead) {
+                0 => Vec::new(),
+                _ if screened != Ended::Complete => Vec::new(),
+                batch => strategy.next(&pool, &outcomes, batch),
+            };
+            tried.extend(next.iter().map(|&at| space.candidates[at].clone()));
+            // The run-off is for the best of all: once nothing is left to try.
+            let effort = match next.is_empty() {
+                true => effort,
+                false => Effort { finalists: 0, ..effort },
+            };
+            // What the time left untried stays so.
+            let run_off = screened != Ended::Complete;
+            let has_trial = |candidate: &Candidate| store.known(&candidate.config).is_some();
+            let listed: Vec<Candidate> =
+                tried.iter().filter(|candidate| !run_off || has_trial(candidate)).cloned().collect();
             let (made, benches) = (&mut made, &mut benches);
             let (decided, problem) = (&decided, &problem);
             let ready = move || {
@@ -183,9 +236,12 @@ impl<'a> Tuner<'a> {
                 }
                 Ok(made.iter_mut().collect())
             };
-            let ended = search_on(&space.candidates, &mut store, &effort, self.progress, self.stop, ready)?;
-            if ended != Ended::Complete || !space.grow(&store)? {
-                break ended;
+            let ended = search_on(&listed, &mut store, &effort, self.progress, self.stop, ready)?;
+            match (ended, next.is_empty()) {
+                (Ended::Stopped, _) => break ended,
+                (_, true) if screened != Ended::Complete => break screened,
+                (_, true) => break ended,
+                (_, false) => screened = ended,
             }
         };
         let mut notes = store.publish()?;
@@ -195,7 +251,7 @@ impl<'a> Tuner<'a> {
             plan.grade().clone()
         } else {
             // Plans of this process look in another folder; what they would find in this one.
-            let winners = selection::open(self.folder, &selection::profiles());
+            let winners = selection::open(Some(self.folder), &selection::profiles());
             let chosen = selection::choose_from(&winners, &task.program, &problem, keyed.clone(), Ok);
             notes.extend(chosen.notes);
             chosen.grade
@@ -205,13 +261,23 @@ impl<'a> Tuner<'a> {
             problem,
             key,
             reused: store.reused(),
+            searched: space.candidates.len(),
+            recording: recording(task, &store, &space),
             ended,
-            ranking: Ranking::new(&space.candidates, &store),
+            ranking: Ranking::new(&tried, &store),
             floor,
             grade,
             notes,
         })
     }
+}
+
+/// What the store knows of a space's candidates.
+fn recording(task: &Task, store: &Store, space: &Space) -> Option<Recording> {
+    let trials: Vec<&cce_tuning_db::Trial> =
+        space.candidates.iter().filter_map(|candidate| store.known(&candidate.config)).collect();
+    let first = trials.first()?;
+    Recording::of(task.program.name(), store.key(), first.shape, &first.generation.clone(), trials)
 }
 
 /// The device as the database knows it.

@@ -120,7 +120,8 @@ fn every_objective_filter_and_type_is_a_problem_of_its_own() {
         assert_eq!(candidates(&value)[0]["status"], "ok", "{variant:?}");
     }
     let stored = tuner.run(&["show", "--json"]).ok().json();
-    assert_eq!(stored["stored"].as_array().unwrap().len(), variants.len());
+    let of_here = |entry: &&Value| entry["source"] == "the tuning database";
+    assert_eq!(stored["stored"].as_array().unwrap().iter().filter(of_here).count(), variants.len());
 }
 
 #[test]
@@ -290,14 +291,60 @@ fn a_saved_loss_is_tuned_under_its_own_name() {
 fn a_dry_run_lists_the_space_and_measures_nothing() {
     let tuner = Tuner::new();
     let ran = tuner.tiny(&["--dry-run"]).ok();
-    assert!(ran.stdout.contains("of them would be tried"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("9 candidates to choose from, of 9 schedules"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("token block  3       64 16 32"), "{}", ran.stdout);
+    let all = tuner.tiny(&["--dry-run", "--all"]).ok().stdout;
+    assert!(all.contains("token block 16, strip 2048"), "{all}");
+    let value = tuner.tiny(&["--dry-run", "--json"]).ok().json();
+    assert_eq!(value["devices"][0]["size"], 9);
+    assert_eq!(value["devices"][0]["knobs"][1]["name"], "strip");
     assert!(!std::path::Path::new(&tuner.database()).exists());
+}
+
+#[test]
+fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_shape() {
+    let tuner = Tuner::new();
+    let file = tuner.path("tiny.json");
+    let ran = tuner.tiny(&["--exhaustive", "--record", &file]).ok();
+    assert!(ran.stderr.contains("9 of 9 candidates recorded in"), "{}", ran.stderr);
+    let value = tuner.run(&["replay", &file, "--seeds", "2", "--json"]).ok().json();
+    let played = value["played"].as_array().unwrap();
+    assert_eq!(played.len(), 4);
+    assert!(played.iter().all(|line| line["schedules"] == 9 && line["runs"].as_array().unwrap().len() == 2));
+    // The folder of the database holds the same trials.
+    let text = tuner.run(&["replay", &tuner.database(), "--strategy", "exhaustive"]).ok().stdout;
+    assert!(text.contains("exhaustive") && !text.contains("random"), "{text}");
+
+    let alone = tuner.run(&["regret", &file]);
+    assert_eq!(alone.code, Some(1), "{}", alone.stderr);
+    assert!(alone.stderr.contains("give at least two"), "{}", alone.stderr);
+    let other = tuner.path("other.json");
+    let flags = ["--gpu", "cpu", "--tokens", "96", "--hidden", "16", "--vocab", "1500"];
+    tuner.run(&[&flags[..], &["--exhaustive", "--record", &other]].concat()).ok();
+    let regret = tuner.run(&["regret", &file, &other]).ok().stdout;
+    assert!(regret.contains("selected from the others: median"), "{regret}");
+
+    let nothing = tuner.run(&["replay", &tuner.path("missing.json")]);
+    assert_eq!(nothing.code, Some(1));
+    assert!(nothing.stderr.contains("cannot read"), "{}", nothing.stderr);
+}
+
+#[test]
+fn a_budget_limits_the_trials_and_a_larger_one_goes_on_from_them() {
+    let tuner = Tuner::new();
+    let first = tuner.tiny(&["--candidates", "4", "--json"]).ok().json();
+    assert_eq!(candidates(&first).len(), 4);
+    let second = tuner.tiny(&["--candidates", "6", "--json"]).ok().json();
+    assert_eq!((candidates(&second).len(), second["devices"][0]["reused"].as_u64()), (6, Some(4)));
+    let all = tuner.tiny(&["--exhaustive", "--json"]).ok().json();
+    assert_eq!((candidates(&all).len(), all["devices"][0]["reused"].as_u64()), (9, Some(6)));
 }
 
 #[test]
 fn mistakes_on_the_command_line_say_what_was_expected() {
     let tuner = Tuner::new();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
+        (&["--strategy", "luck"], "expected exhaustive, random, descent, model"),
         (&["--gpu", "gpu"], "expected auto, cpu, all or the index of a GPU"),
         (&["--tokens", "0"], "expected a number from 1"),
         (&["--dtype", "fp8"], "expected f32, f16 or bf16"),

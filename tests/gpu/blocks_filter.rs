@@ -46,7 +46,8 @@ fn case(name: &str, shape: [usize; 3], dtype: DType) -> Case {
 fn small(bench: &Bench) -> Report {
     let cases = [
         case("cross_entropy", [300, 72, 1537], DType::Bf16),
-        case("gemma2", [270, 40, 1100], DType::F16).with(|case| case.ignored = Some(0.1)),
+        // Two row tiles of those that count: in one alone, targets may fall into all tiles but one.
+        case("gemma2", [310, 40, 1100], DType::F16).with(|case| case.ignored = Some(0.1)),
         case("cross_entropy", [150, 41, 700], DType::F32),
     ];
     on_each(bench, &cases, check_skipping)

@@ -85,6 +85,12 @@ impl Database {
         Ok(Self { folder: folder.into(), log, patience })
     }
 
+    /// Whether there is a database in `folder`, which is only looked at.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        Log::in_folder(folder, Duration::ZERO).path().exists()
+    }
+
     /// The folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -224,24 +230,11 @@ impl Database {
     /// # Errors
     /// When the input is no export, or one of a later schema, or the log cannot be written.
     pub fn import(&mut self, mut input: impl Read) -> Result<Merged> {
-        #[derive(Deserialize)]
-        struct Export<'a> {
-            kind: String,
-            schema: u32,
-            #[serde(borrow)]
-            records: Vec<&'a RawValue>,
-        }
-        let bad = |reason: String| Error::Decode { what: "an export of trials".to_owned(), reason };
         let mut text = String::new();
         input.read_to_string(&mut text).map_err(Error::io("read the import for", &self.folder))?;
-        let export: Export<'_> = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        if export.kind != "cce trials" || export.schema != EXPORT_SCHEMA {
-            let found = format!("it says {:?}, schema {}", export.kind, export.schema);
-            return Err(bad(format!("expected \"cce trials\", schema {EXPORT_SCHEMA}; {found}")));
-        }
         let mut adding = self.adding()?;
-        for record in export.records {
-            adding.take(read_record(record.get().as_bytes()))?;
+        for record in exported(&text)? {
+            adding.take(record)?;
         }
         adding.finish()
     }
@@ -294,6 +287,27 @@ impl Database {
         })?;
         Ok(Adding { database: self, known, waiting: Vec::new(), merged: Merged::default() })
     }
+}
+
+/// The records of an export; `None` stands for one that this version cannot read.
+///
+/// # Errors
+/// When the text is no export, or one of a later schema.
+pub fn exported(text: &str) -> Result<Vec<Option<Record>>> {
+    #[derive(Deserialize)]
+    struct Export<'a> {
+        kind: String,
+        schema: u32,
+        #[serde(borrow)]
+        records: Vec<&'a RawValue>,
+    }
+    let bad = |reason: String| Error::Decode { what: "an export of trials".to_owned(), reason };
+    let export: Export<'_> = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    if export.kind != "cce trials" || export.schema != EXPORT_SCHEMA {
+        let found = format!("it says {:?}, schema {}", export.kind, export.schema);
+        return Err(bad(format!("expected \"cce trials\", schema {EXPORT_SCHEMA}; {found}")));
+    }
+    Ok(export.records.iter().map(|record| read_record(record.get().as_bytes())).collect())
 }
 
 /// Records on their way in, each only once.

@@ -69,7 +69,7 @@ mod winner;
 mod winners;
 
 pub use config::Config;
-pub use database::{Database, EXPORT_SCHEMA, Indexing, Merged, PATIENCE};
+pub use database::{Database, EXPORT_SCHEMA, Indexing, Merged, PATIENCE, exported};
 pub use error::{Error, Result};
 pub use hash::{ConfigHash, ProgramHash, RecordId};
 pub use key::{
@@ -82,5 +82,5 @@ pub use select::{Candidate, Choice, Grade, Rejection, Request, SNAP_LIMIT, Selec
 pub use session::Repair;
 pub use trial::{Clocks, RECORD_SCHEMA, Record, Resources, Settled, Status, Trial};
 pub use warning::{Source, Warning};
-pub use winner::{GENERATIONS_KEPT, KeyWinners, WINNERS_KEPT, Winner};
+pub use winner::{GENERATIONS_KEPT, KeyWinners, WINNERS_KEPT, Winner, newest};
 pub use winners::Winners;

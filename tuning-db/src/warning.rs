@@ -13,6 +13,8 @@ pub enum Source {
     Database,
     /// A profile, by its name.
     Profile(String),
+    /// A profile that ships with the program, by its name.
+    Shipped(String),
 }
 
 impl fmt::Display for Source {
@@ -20,6 +22,7 @@ impl fmt::Display for Source {
         match self {
             Self::Database => f.write_str("the tuning database"),
             Self::Profile(name) => write!(f, "profile {name}"),
+            Self::Shipped(name) => write!(f, "shipped profile {name}"),
         }
     }
 }
@@ -60,6 +63,19 @@ pub enum Warning {
         /// Why.
         reason: String,
     },
+}
+
+impl Warning {
+    /// Whether who was told `earlier` knows this already. Winners of one source may be stale in several ways:
+    /// one remark on the source is enough.
+    pub(crate) fn is_repeated(&self, earlier: &Self) -> bool {
+        match (self, earlier) {
+            (Self::Stale { source, now, .. }, Self::Stale { source: known, now: then, .. }) => {
+                source == known && now == then
+            }
+            _ => self == earlier,
+        }
+    }
 }
 
 impl fmt::Display for Warning {

@@ -103,18 +103,7 @@ impl KeyWinners {
     /// wrong result anywhere disqualifies: a race that shows on one machine is a race.
     #[must_use]
     pub fn choose<'a>(key: Key, trials: impl IntoIterator<Item = &'a Trial>) -> Self {
-        let mut newest: BTreeMap<(ConfigHash, &Generation, &str), &Trial> = BTreeMap::new();
-        for trial in trials {
-            let slot = (trial.config.hash(), &trial.generation, trial.provenance.host.as_str());
-            newest
-                .entry(slot)
-                .and_modify(|known| {
-                    if supersedes(trial, known) {
-                        *known = trial;
-                    }
-                })
-                .or_insert(trial);
-        }
+        let newest = newest_by_slot(trials);
         let wrong: Vec<_> = newest
             .iter()
             .filter(|(_, trial)| matches!(trial.status, Status::Wrong(_)))
@@ -127,6 +116,30 @@ impl KeyWinners {
             .collect();
         Self::new(key, winners)
     }
+}
+
+/// Which configuration, of which generation, on which host.
+type Slot<'a> = (ConfigHash, &'a Generation, &'a str);
+
+/// The trial that counts of each configuration, generation and host: the newest.
+pub fn newest<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> impl Iterator<Item = &'a Trial> {
+    newest_by_slot(trials).into_values()
+}
+
+fn newest_by_slot<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> BTreeMap<Slot<'a>, &'a Trial> {
+    let mut newest: BTreeMap<Slot<'a>, &Trial> = BTreeMap::new();
+    for trial in trials {
+        let slot = (trial.config.hash(), &trial.generation, trial.provenance.host.as_str());
+        newest
+            .entry(slot)
+            .and_modify(|known| {
+                if supersedes(trial, known) {
+                    *known = trial;
+                }
+            })
+            .or_insert(trial);
+    }
+    newest
 }
 
 /// Newer, or, in the same millisecond, the one that is not a success, or the slower: whatever the order of

@@ -2,14 +2,15 @@
 //!
 //! - Nothing is written and no lock is taken, so a read-only folder, a full disk or a running tuner is no
 //!   obstacle; and nothing here returns an error, because a launch must not fail for a missing hint.
-//! - Layers are asked in order: the database of this machine, then the profiles as they were added.
+//! - Layers are asked in order: the database of this machine, then the profiles as they were added, those that
+//!   ship with the program last.
+//! - A warning is given out once, also when the winners are read again: see [`Winners::after`].
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::index::read_record;
 use crate::key::Key;
 use crate::log::Log;
@@ -23,10 +24,10 @@ use crate::winner::{KeyWinners, Winner};
 #[derive(Debug, Default)]
 pub struct Winners {
     database: Option<Base>,
-    profiles: Vec<Profile>,
+    profiles: Vec<(Source, Profile)>,
     /// Not given out yet.
     pending: Mutex<Vec<Warning>>,
-    said: Mutex<HashSet<Warning>>,
+    said: Mutex<Vec<Warning>>,
 }
 
 #[derive(Debug)]
@@ -69,23 +70,53 @@ impl Winners {
     /// Adds a profile below the layers that are there.
     #[must_use]
     pub fn with_profile(mut self, profile: Profile) -> Self {
-        self.profiles.push(profile);
+        self.profiles.push((Source::Profile(profile.name.clone()), profile));
+        self
+    }
+
+    /// Adds the text of a profile that ships with the program, below the layers that are there; `file` names it
+    /// where it cannot be read, which becomes a warning.
+    #[must_use]
+    pub fn with_shipped_profile(mut self, file: &str, text: &str) -> Self {
+        let read = Profile::parse(text);
+        self.add_profile(Path::new(file), read, Source::Shipped);
         self
     }
 
     /// Adds a profile file below the layers that are there; what cannot be read of it becomes a warning.
     #[must_use]
     pub fn with_profile_file(mut self, path: &Path) -> Self {
-        match Profile::read(path) {
+        self.add_profile(path, Profile::read(path), Source::Profile);
+        self
+    }
+
+    /// These winners, read in the place of `earlier` ones: what those have said is not said again.
+    #[must_use]
+    pub fn after(self, earlier: &Self) -> Self {
+        let known = earlier.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|warning| !known.iter().any(|earlier| warning.is_repeated(earlier)));
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).extend(known);
+        self
+    }
+
+    fn add_profile(
+        &mut self,
+        path: &Path,
+        read: Result<(Profile, Vec<String>)>,
+        source: impl FnOnce(String) -> Source,
+    ) {
+        match read {
             Ok((profile, skipped)) => {
                 for reason in skipped {
                     self.warn(Warning::Unreadable { path: path.into(), reason });
                 }
-                self.profiles.push(profile);
+                self.profiles.push((source(profile.name.clone()), profile));
             }
             Err(error) => self.warn(Warning::Unreadable { path: path.into(), reason: error.to_string() }),
         }
-        self
     }
 
     /// Candidates for a call, best first.
@@ -95,9 +126,8 @@ impl Winners {
         if let Some(base) = &self.database {
             self.find_in_base(base, request, &mut found);
         }
-        for profile in &self.profiles {
-            let source = Source::Profile(profile.name.clone());
-            find_in_memory(&profile.entries, request, &source, &mut found);
+        for (source, profile) in &self.profiles {
+            find_in_memory(&profile.entries, request, source, &mut found);
         }
         let candidates = order(request, found);
         if let Some(best) = candidates.first() {
@@ -136,8 +166,7 @@ impl Winners {
             };
             all.extend(stored.into_iter().map(|winners| (Source::Database, winners)));
         }
-        for profile in &self.profiles {
-            let source = Source::Profile(profile.name.clone());
+        for (source, profile) in &self.profiles {
             all.extend(profile.entries.iter().map(|winners| (source.clone(), winners.clone())));
         }
         all
@@ -187,8 +216,9 @@ impl Winners {
     }
 
     fn warn(&self, warning: Warning) {
-        let new = self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(warning.clone());
-        if new {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if !said.iter().any(|earlier| warning.is_repeated(earlier)) {
+            said.push(warning.clone());
             self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
         }
     }

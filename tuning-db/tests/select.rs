@@ -298,3 +298,31 @@ fn a_listing_shows_every_layer_with_its_source() {
     assert_eq!(tiles(&winners, &request(key())), [1, 2]);
     assert_eq!(sources(&winners), both);
 }
+
+#[test]
+fn shipped_profiles_come_last_and_what_is_stale_of_one_source_is_remarked_on_once() {
+    let older = |codegen: &str| Generation::new(codegen, "s0");
+    let two = profile(1, 1.0, &older("0.1")).merged_with(profile(2, 2.0, &older("0.2")));
+    let text = serde_json::to_string(&two).unwrap();
+    let shipped = || Winners::empty().with_shipped_profile("h100.json", &text);
+    let winners = shipped();
+    let mut near = key();
+    near.problem.vocab = 200_000;
+    for asked in [key(), near.clone(), key()] {
+        assert!(!winners.select(&request(asked)).candidates.is_empty());
+    }
+    let stale: Vec<Warning> =
+        [key(), near].into_iter().flat_map(|k| shipped().select(&request(k)).warnings).collect();
+    assert_eq!(stale.len(), 2, "two that never heard of each other: {stale:?}");
+    let said = shipped();
+    assert_eq!(said.select(&request(key())).warnings.len(), 1);
+    assert_eq!(shipped().after(&said).select(&request(key())).warnings, []);
+
+    let own = Winners::empty()
+        .with_profile(profile(3, 3.0, &generation()))
+        .with_shipped_profile("h100.json", &text);
+    let selection = own.select(&request(key()));
+    assert_eq!(selection.candidates[0].source, Source::Profile("h100".into()));
+    assert_eq!(selection.candidates[1].source, Source::Shipped("h100".into()));
+    assert_eq!(selection.warnings, []);
+}

@@ -3,17 +3,7 @@
 use super::arguments::Arguments;
 use cce::DType;
 use cce_runtime::driver::{Buffer, Context, Stream};
-use cce_tune::data::{Elements, Head, Targets};
-
-/// Heads by model: hidden size, vocabulary entries.
-const MODELS: [(&str, usize, usize); 6] = [
-    ("GPT-2", 768, 50_257),
-    ("SmolLM2 135M", 576, 49_152),
-    ("Llama 3 8B", 4096, 128_256),
-    ("Qwen 2.5 7B", 3584, 152_064),
-    ("Gemma 2 2B", 2304, 256_000),
-    ("Gemma 3 27B", 5376, 262_144),
-];
+use cce_tune::data::{Elements, Head, MODELS, Targets};
 
 /// Lengths of runs of ignored tokens.
 const RUNS: std::ops::RangeInclusive<usize> = 256..=1024;
@@ -38,7 +28,7 @@ impl Wanted {
         let of =
             |name: &str, hidden, vocab| Wanted { name: name.to_owned(), data: data.clone(), hidden, vocab };
         if arguments.heads {
-            return MODELS.iter().map(|&(name, hidden, vocab)| of(name, hidden, vocab)).collect();
+            return MODELS.iter().map(|model| of(model.name, model.hidden, model.vocab)).collect();
         }
         vec![of(&data, arguments.hidden, arguments.vocab)]
     }

@@ -236,6 +236,18 @@ fn cross_entropy_of_a_middling_problem_is_that_of_the_textbook_and_instant() {
 }
 
 #[test]
+fn the_loss_of_a_token_that_is_all_but_certain_keeps_its_digits() {
+    let program = program("cross_entropy", |s| {
+        let x = s.x();
+        s.nll(x)
+    });
+    // Log-odds of 50: `lse - at` would be 0, or a multiple of 7e-15.
+    let reference = Reference::new(&program, 1, &[1.0], &[60.0, 10.0]).unwrap().targets(&[Some(0)]).unwrap();
+    let nll = reference.outputs().unwrap()[0][0];
+    assert!((nll / (-50.0f64).exp() - 1.0).abs() < 1e-12, "{nll:e}");
+}
+
+#[test]
 fn no_tokens_give_empty_outputs_and_a_zero_classifier_gradient() {
     let program = program("cross_entropy", |s| {
         let x = s.x();

@@ -96,7 +96,7 @@ impl Backward {
         let rows = modules.len();
         modules.push(Module {
             name: "rows_backward",
-            source: emitter.rows_backward(&differentiable, holes),
+            source: emitter.rows_backward(&differentiable, holes).into(),
             entries: vec!["row_coefficients", "gradient_scale", "sum_rows", "column_sums", "fill_rows"],
             family: None,
         });
@@ -341,7 +341,12 @@ impl MatrixModules {
     ) -> MatrixModules {
         let (problem, schedule) = (common.problem, &common.schedule);
         let mut add = |name: &'static str, source: String| {
-            modules.push(Module { name, source, entries: vec![name], family: Some(schedule.family) });
+            modules.push(Module {
+                name,
+                source: source.into(),
+                entries: vec![name],
+                family: Some(schedule.family),
+            });
             modules.len() - 1
         };
         MatrixModules {

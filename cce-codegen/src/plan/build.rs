@@ -205,11 +205,14 @@ struct Places<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// The schedule with a chunk no wider than the vocabulary, in whole steps.
+    /// The schedule with a chunk no wider than the vocabulary, in whole steps. What covers the vocabulary at once
+    /// still does.
     fn widest(&self, schedule: &GpuSchedule) -> GpuSchedule {
         let step = Granule::chunk_step(self.problem, schedule);
-        let whole = u32::try_from(self.problem.vocab).unwrap_or(u32::MAX).div_ceil(step).max(1);
-        GpuSchedule { chunk: whole.min((schedule.chunk / step).max(1)) * step, ..*schedule }
+        let vocab = u32::try_from(self.problem.vocab).unwrap_or(u32::MAX);
+        let whole = vocab.div_ceil(step).max(1);
+        let steps = if schedule.chunk >= vocab { whole } else { whole.min((schedule.chunk / step).max(1)) };
+        GpuSchedule { chunk: steps * step, ..*schedule }
     }
 
     /// The widest chunk up to the schedule's whose workspace has at most `limit` bytes, or the smallest

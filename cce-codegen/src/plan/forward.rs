@@ -54,14 +54,14 @@ impl Forward {
         let walk = modules.len();
         modules.push(Module {
             name: "logits_forward",
-            source: emitter.logits_forward(&schedule.logits, holes),
+            source: emitter.logits_forward(&schedule.logits, holes).into(),
             entries: vec!["logits_forward"],
             family: Some(schedule.family),
         });
         let rows = modules.len();
         modules.push(Module {
             name: "rows_forward",
-            source: emitter.rows_forward(&schedule.logits, outputs, holes),
+            source: emitter.rows_forward(&schedule.logits, outputs, holes).into(),
             entries: ["pack", "merge", "check_targets", "reduce_tokens"]
                 .into_iter()
                 .chain(common.packed_hidden.map(|_| "pack_hidden"))

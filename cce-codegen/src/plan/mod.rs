@@ -23,6 +23,7 @@ pub use memory::{Buffer, Region, WorkspaceLayout};
 use crate::ir::{InputId, Program};
 use crate::problem::Problem;
 use crate::schedule::{Family, GpuSchedule};
+use std::sync::Arc;
 
 /// A source to be compiled, and what its kernels need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub struct Module {
     /// A short name: `forward`, `logits_gradient` ...
     pub name: &'static str,
     /// Header-free CUDA C++.
-    pub source: String,
+    pub source: Arc<str>,
     /// The entry points, each `extern "C"`.
     pub entries: Vec<&'static str>,
     /// The family, for a matrix kernel.

@@ -201,13 +201,13 @@ impl Sampled {
         let rows = modules.len();
         modules.push(Module {
             name: "sampled_rows",
-            source: emitter.sampled_rows(&self.sampling, tile, holes),
+            source: emitter.sampled_rows(&self.sampling, tile, holes).into(),
             entries: vec!["bounds", "thin"],
             family: None,
         });
         modules.push(Module {
             name: "sampled_forward",
-            source: emitter.sampled_forward(&self.sampling, tile, holes),
+            source: emitter.sampled_forward(&self.sampling, tile, holes).into(),
             entries: vec!["sampled_forward"],
             family: Some(schedule.family),
         });
@@ -315,7 +315,7 @@ impl Sampled {
         }
         modules.push(Module {
             name: "sampled_gradients",
-            source: common.emitter().sampled_gradients(&self.sampling, tile, holes),
+            source: common.emitter().sampled_gradients(&self.sampling, tile, holes).into(),
             entries,
             family: None,
         });

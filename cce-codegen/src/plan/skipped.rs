@@ -193,6 +193,21 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_that_covers_the_vocabulary_still_does_in_whole_granules() {
+        let (program, gpu) = (cross_entropy(), Gpu::h100());
+        let skipping = problem(600, 72, 2100);
+        for family in Family::ALL.into_iter().filter(|family| family.refuses(&skipping, &gpu).is_none()) {
+            let schedule = GpuSchedule::of_family(family, &program, &skipping, &gpu);
+            for filter in [skipping.filter, Filter::Exact] {
+                let problem = Problem { filter, ..skipping.clone() };
+                let plan = GpuPlan::build(&program, &problem, &schedule, &gpu).unwrap();
+                let chunks = plan.backward.iter().filter(|launch| launch.entry == "logits_gradient").count();
+                assert_eq!(chunks, 1, "{family:?} {filter:?}: {schedule:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_decides_costs_a_number_a_token_and_tile_while_the_forward_runs_and_a_byte_a_granule_after() {
         let (program, gpu) = (cross_entropy(), Gpu::h100());
         let skipping = problem(8192, 2304, 256_000);

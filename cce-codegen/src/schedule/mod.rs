@@ -1,13 +1,15 @@
 //! How a plan computes: plain data, the only thing that the tuner varies.
 
+mod defaults;
 mod gpu;
 mod resources;
 mod space;
 
+pub(crate) use defaults::GROUP_OF_PRODUCTS;
 pub use gpu::Gpu;
 pub use resources::ScheduleError;
 pub(crate) use resources::{BARRIER_BYTES, CLUSTER, STAGING_BYTES, WARPGROUP_ROWS};
-pub(crate) use space::GROUP_OF_PRODUCTS;
+pub use space::{GpuSpace, Knob, Part, Setting};
 
 use serde::{Deserialize, Serialize};
 

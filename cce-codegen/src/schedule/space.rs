@@ -1,430 +1,663 @@
-//! The default schedule of a problem, and the candidates that a tuner tries.
+//! The space of schedules of a problem: its knobs, the values of each, and what keeps a knob or a value out.
+//!
+//! - A knob that cannot change what a plan does for this problem is off, with the reason. A value that breaks a
+//!   constraint whatever the others are is left out, with the reason.
+//! - The space is the product of the values of the knobs that are on; it is enumerated, never stored. The first
+//!   value of each knob is the default schedule's, the others follow in the order of promise.
+//! - Values besides the default's lie on grids that are the same for every shape: what was measured on one shape
+//!   can be looked up in another.
 
+use super::defaults::{MMA, SIMT, SIMT_SMALL, places_of, rounded, samples, splits_of};
 use super::{Family, Gpu, GpuSchedule, ScheduleError, Tile};
-use crate::diff::{Wanted, lower};
-use crate::ir::{ExprId, Node, Program};
-use crate::plan::{sums_raw_logits, widest_chunk};
-use crate::problem::{Filter, Problem};
+use crate::ir::{InputKind, Program};
+use crate::plan::widest_chunk;
+use crate::problem::Problem;
+use serde::{Deserialize, Serialize};
 
-/// Bytes of gradient scratch that a default schedule asks for where no limit is given.
-const DEFAULT_SCRATCH: u64 = 288 << 20;
+/// Tiles of family `wgmma`: the widest with the deepest ring that fits first, then rings of fewer stages, which
+/// begin and end sooner.
+const WGMMA: [Tile; 18] = {
+    const SIZES: [(u32, u32); 18] = [
+        (256, 4),
+        (128, 6),
+        (192, 4),
+        (64, 7),
+        (256, 3),
+        (128, 4),
+        (192, 3),
+        (64, 5),
+        (128, 5),
+        (64, 8),
+        (256, 2),
+        (192, 2),
+        (128, 3),
+        (64, 6),
+        (64, 4),
+        (128, 2),
+        (64, 3),
+        (64, 2),
+    ];
+    let mut tiles = [SIMT; 18];
+    let mut at = 0;
+    while at < 18 {
+        let (n, stages) = SIZES[at];
+        tiles[at] = Tile { m: 128, n, k: 64, stages, warps_m: 8, warps_n: 1 };
+        at += 1;
+    }
+    tiles
+};
 
-/// Where the end of dC serves as scratch, the workspace that a default schedule asks for at most, in hundredths
-/// of the bytes of dE and dC: what is left to it are the last chunks.
-const DEFAULT_PERCENT: u64 = 6;
+/// Tiles that each product of the backward pass tries, at most: its time is a part of the whole.
+const PRODUCT_TILES: usize = 8;
 
-/// Workspace that a default schedule asks for all the same: where dE and dC are small, narrow chunks would cost
-/// more time than they save memory.
-const SMALL_WORKSPACE: u64 = 64 << 20;
-
-/// Columns of a chunk that a default schedule keeps all the same: narrower ones leave most of the GPU idle.
-const NARROWEST: u32 = 1024;
-
-/// Columns of a chunk for which the tile of dC is chosen: about what chunks of a large head have.
-const COMMON_CHUNK: usize = 16_384;
-
-/// The part of L2 that the hidden states of a group of the walk may fill beside the classifier's tiles that
-/// they share, in family `wgmma`: on an H100 8192 rows of 2304 are 1 % faster than 4096, and 8192 of 576 6 %.
-const GROUP_OF_L2: f64 = 0.8;
-
-/// Row blocks whose tiles a backward product of family `wgmma` takes together: as many as columns of tiles, for
-/// the 66 clusters of an H100. 8 are 1 to 2 % faster there than 4, 16 or 32 (8192 tokens; 2304 x 256,000 and
-/// 576 x 49,152).
-pub(crate) const GROUP_OF_PRODUCTS: i32 = 8;
-
-/// Rows of a group of the walk over the vocabulary in the other families: measured on an H100, where 2048 to
-/// 4096 rows are best and 1024 cost a tenth more ([`FEW_ROWS_COST`]).
-const FEWEST_ROWS: u32 = 2048;
-const MOST_ROWS: u32 = 4096;
-const FEW_ROWS_COST: f64 = 1.1;
-
-/// What a tile of a product costs besides its columns, in columns: its start and end. Measured on an H100 in
-/// family `wgmma`.
-const COLUMNS_OF_A_START: f64 = 8.0;
-
-/// The most columns that a default schedule of a sampled plan treats densely. On a real head (49152 columns in
-/// order of frequency, 576 wide) the first 4096 hold 65 % of what a sampled filter keeps, and 2048 are 8 %
-/// slower on an H100.
-const MOST_HOT: usize = 4096;
-
-/// The hidden size from which products are deep in family `mma`, and what the large tile may then waste on the
-/// last columns, in hundredths. Deep products take it: 3 % of a step on an H100 at D 2304. In shallow ones two
-/// blocks of a smaller ring share a multiprocessor and hide each other's epilogues: 3 % at D 576.
-const DEEP: usize = 1024;
-const DEEP_WASTE: usize = 5;
-
-const fn tile(m: u32, n: u32, k: u32, stages: u32, warps_m: u32, warps_n: u32) -> Tile {
-    Tile { m, n, k, stages, warps_m, warps_n }
-}
-
-const SIMT: Tile = tile(128, 128, 16, 2, 8, 1);
-const SIMT_SMALL: Tile = tile(64, 128, 16, 2, 8, 1);
-
-/// Tiles of family `mma`, best first on an H100 (of 9 measured there: 128 x 256 for the walk over the
-/// vocabulary, two blocks of 128 x 128 an SM for the single tiles of the backward pass); later ones need less
-/// shared memory or waste less on small problems.
-const MMA: [Tile; 8] = [
-    tile(128, 256, 64, 4, 2, 4),
-    tile(128, 256, 64, 3, 2, 4),
-    tile(128, 128, 64, 3, 2, 2),
-    tile(256, 128, 64, 4, 4, 2),
-    tile(128, 128, 64, 4, 2, 4),
-    tile(128, 128, 32, 4, 2, 2),
-    tile(64, 128, 64, 3, 1, 4),
-    tile(64, 64, 64, 4, 2, 2),
+/// Rows that walk together: multiples of the largest row block, first in steps of two, then what lies between.
+const ROWS: [[u32; 8]; 2] = [
+    [256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768],
+    [768, 1536, 3072, 6144, 12_288, 24_576, 49_152, 98_304],
 ];
 
-/// The tile of family `wgmma` that leaves room for more than the sums in a thread's registers.
-const WGMMA_HALF: Tile = tile(128, 128, 64, 6, 8, 1);
+/// Parts of the vocabulary, in hundredths of those that fill the GPU once.
+const FILLS: [u32; 3] = [100, 200, 50];
 
-/// Tiles of family `wgmma`, best first.
-const WGMMA: [Tile; 4] =
-    [tile(128, 256, 64, 4, 8, 1), tile(128, 192, 64, 4, 8, 1), WGMMA_HALF, tile(128, 64, 64, 7, 8, 1)];
+/// Columns that a sampled plan treats densely.
+const HOT: [u32; 7] = [256, 512, 1024, 2048, 4096, 8192, 16_384];
 
-impl GpuSchedule {
-    /// The schedule used where nothing has been tuned: of the fastest family that can run the problem and that
-    /// the workspace's limit leaves room for. Where it leaves room for none, of the family that needs the least,
-    /// so that the plan's error names the smallest workspace there is.
-    pub fn default_for(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
-        let can = |family: &Family| family.refuses(problem, gpu).is_none();
-        let mut least: Option<(u64, GpuSchedule)> = None;
-        for family in Family::ALL.into_iter().filter(can) {
-            let schedule = GpuSchedule::of_family(family, program, problem, gpu);
-            let Some(limit) = problem.workspace_limit else { return schedule };
-            match widest_chunk(program, problem, &schedule, gpu, limit) {
-                Ok(_) => return schedule,
-                Err(smallest) if least.is_none_or(|(bytes, _)| smallest < bytes) => {
-                    least = Some((smallest, schedule));
-                }
-                Err(_) => {}
+/// Columns of a chunk.
+const CHUNKS: [u32; 8] = [1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
+
+/// Values of a grid besides the default's that a knob takes: the nearest.
+const MOST_OF_A_GRID: usize = 8;
+const MOST_WIDTHS: usize = 4;
+
+/// Values that differ from the default's by less than this factor tell nothing new.
+const ALIKE: f64 = 1.2;
+
+/// Row blocks that fill the GPU so many times over need no parts of the vocabulary.
+const FULL_ENOUGH: usize = 4;
+
+/// A part of a schedule that varies by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The tile of the forward walk.
+    Logits,
+    /// The first columns, which a sampled plan treats densely.
+    Hot,
+    /// The rows that walk together.
+    Rows,
+    /// The tile of the gradient of the logits.
+    LogitsGradient,
+    /// The tile of dE.
+    HiddenGradient,
+    /// The tile of dC.
+    ClassifierGradient,
+    /// The columns of a chunk of the backward pass.
+    Chunk,
+    /// The parts of the vocabulary that are walked independently.
+    Splits,
+}
+
+impl Part {
+    /// Every part, the one that decides most of the time first.
+    pub const ALL: [Part; 8] = [
+        Part::Logits,
+        Part::Hot,
+        Part::Rows,
+        Part::LogitsGradient,
+        Part::HiddenGradient,
+        Part::ClassifierGradient,
+        Part::Chunk,
+        Part::Splits,
+    ];
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Part::Logits => "logits tile",
+            Part::Hot => "hot columns",
+            Part::Rows => "rows that walk together",
+            Part::LogitsGradient => "logits gradient tile",
+            Part::HiddenGradient => "dE tile",
+            Part::ClassifierGradient => "dC tile",
+            Part::Chunk => "chunk",
+            Part::Splits => "splits",
+        }
+    }
+}
+
+/// A value of a knob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Setting {
+    /// A tile.
+    Tile(Tile),
+    /// Tokens.
+    Rows(u32),
+    /// Columns of the vocabulary.
+    Columns(u32),
+    /// Parts, in hundredths of those that fill the GPU once.
+    Fill(u32),
+}
+
+impl std::fmt::Display for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Setting::Tile(t) => write!(f, "{}x{}x{}/{}", t.m, t.n, t.k, t.stages),
+            Setting::Rows(count) | Setting::Columns(count) => write!(f, "{count}"),
+            Setting::Fill(hundredths) => write!(f, "{hundredths} %"),
+        }
+    }
+}
+
+/// A part of the schedule and the values that are tried for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Knob {
+    /// Which part.
+    pub part: Part,
+    /// Its values, the default's first; one alone: the knob is off.
+    pub values: Vec<Setting>,
+    /// Why the knob is off.
+    pub off: Option<String>,
+    /// Values that cannot be, and why.
+    pub left_out: Vec<(Setting, String)>,
+    /// The first so many values are searched: see [`GpuSpace::limit`].
+    pub searched: usize,
+}
+
+/// The schedules of a problem on a GPU.
+#[derive(Clone, Debug)]
+pub struct GpuSpace {
+    base: GpuSchedule,
+    knobs: Vec<Knob>,
+    others: Vec<GpuSchedule>,
+    problem: Problem,
+    gpu: Gpu,
+}
+
+impl GpuSpace {
+    /// The space of a problem: that of the family of its default schedule; where that is `wgmma`, the default
+    /// of `mma` besides, which small problems may prefer.
+    pub fn of(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSpace {
+        let base = GpuSchedule::default_for(program, problem, gpu);
+        let others = match base.family {
+            Family::Wgmma => vec![GpuSchedule::of_family(Family::Mma, program, problem, gpu)],
+            Family::Mma | Family::Simt => Vec::new(),
+        };
+        let mut space =
+            GpuSpace { base, knobs: Vec::new(), others, problem: problem.clone(), gpu: gpu.clone() };
+        let wanted = Wanted::of(program, problem, &base);
+        space.knobs = Part::ALL.map(|part| space.knob(part, &wanted, program)).into();
+        space
+    }
+
+    /// The default schedule.
+    pub fn base(&self) -> &GpuSchedule {
+        &self.base
+    }
+
+    /// Every knob, those that are off too.
+    pub fn knobs(&self) -> &[Knob] {
+        &self.knobs
+    }
+
+    /// How many schedules there are, those that break a constraint together included.
+    pub fn size(&self) -> u64 {
+        self.knobs.iter().map(|knob| knob.values.len() as u64).product::<u64>() + self.others.len() as u64
+    }
+
+    /// How many of them [`GpuSpace::schedules`] goes through.
+    pub fn searched(&self) -> u64 {
+        self.knobs.iter().map(|knob| knob.searched as u64).product::<u64>() + self.others.len() as u64
+    }
+
+    /// Keeps of each knob the most promising values, so that no more than `most` schedules (but the default in
+    /// any case) are left: a grid, in which every value meets every other. The knob with most values loses one
+    /// first; of equals the one that decides least.
+    pub fn limit(&mut self, most: u64) {
+        while self.searched() > most {
+            let Some(knob) = self.knobs.iter_mut().max_by_key(|knob| (knob.searched, knob.part)) else {
+                break;
+            };
+            if knob.searched == 1 {
+                self.others.clear();
+                break;
+            }
+            knob.searched -= 1;
+        }
+    }
+
+    /// The schedules that are searched, the default first, each with the constraint that it breaks, if any.
+    pub fn schedules(&self) -> impl Iterator<Item = (GpuSchedule, Result<(), ScheduleError>)> + '_ {
+        let product = self.knobs.iter().map(|knob| knob.searched as u64).product::<u64>();
+        let of_the_product = (0..product).map(|mut number| {
+            let mut schedule = self.base;
+            // The last knob turns fastest; parts that depend on the forward tile come after it.
+            let mut settings = [Setting::Rows(0); Part::ALL.len()];
+            for (knob, setting) in self.knobs.iter().zip(&mut settings).rev() {
+                *setting = knob.values[(number % knob.searched as u64) as usize];
+                number /= knob.searched as u64;
+            }
+            for (knob, setting) in self.knobs.iter().zip(settings) {
+                self.set(&mut schedule, knob.part, setting);
+            }
+            schedule
+        });
+        of_the_product.chain(self.others.iter().copied()).map(|schedule| {
+            let fits = schedule.check(&self.problem, &self.gpu);
+            (schedule, fits)
+        })
+    }
+
+    /// The default, and every schedule that differs from it in one knob; with the constraint that it breaks, if
+    /// any: what is left out is left out for a reason that can be shown.
+    pub fn one_at_a_time(&self) -> Vec<(GpuSchedule, Result<(), ScheduleError>)> {
+        let mut schedules = vec![self.base];
+        let knobs = self.knobs.iter().filter(|knob| knob.off.is_none());
+        let variations = knobs.flat_map(|knob| {
+            let values = knob.values.iter().chain(knob.left_out.iter().map(|(setting, _)| setting));
+            values.map(|&setting| self.varied(knob.part, setting))
+        });
+        for schedule in variations.chain(self.others.iter().copied()) {
+            if !schedules.contains(&schedule) {
+                schedules.push(schedule);
             }
         }
-        least.map_or_else(|| GpuSchedule::simt(program, problem, gpu), |(_, schedule)| schedule)
+        schedules.into_iter().map(|schedule| (schedule, schedule.check(&self.problem, &self.gpu))).collect()
     }
 
-    /// The schedule that a family uses where nothing has been tuned. Whether the family can run the problem
-    /// is for [`GpuSchedule::check`] to say.
-    pub fn of_family(family: Family, program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
-        match family {
-            Family::Wgmma => GpuSchedule::wgmma(program, problem, gpu),
-            Family::Mma => GpuSchedule::mma(program, problem, gpu),
-            Family::Simt => GpuSchedule::simt(program, problem, gpu),
+    /// The default with one part changed, and what depends on it.
+    fn varied(&self, part: Part, setting: Setting) -> GpuSchedule {
+        let mut schedule = self.base;
+        for other in Part::ALL {
+            let setting = if other == part { setting } else { self.default(other) };
+            self.set(&mut schedule, other, setting);
+        }
+        schedule
+    }
+
+    /// The default schedule's value of a part.
+    fn default(&self, part: Part) -> Setting {
+        let base = &self.base;
+        match part {
+            Part::Logits => Setting::Tile(base.logits),
+            Part::LogitsGradient => Setting::Tile(base.logits_gradient),
+            Part::HiddenGradient => Setting::Tile(base.hidden_gradient),
+            Part::ClassifierGradient => Setting::Tile(base.classifier_gradient),
+            Part::Hot => Setting::Columns(base.hot),
+            Part::Rows => Setting::Rows(base.group * base.logits.walk_rows(base.family)),
+            Part::Chunk => Setting::Columns(base.chunk),
+            Part::Splits => Setting::Fill(FILLS[0]),
         }
     }
 
-    fn wgmma(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
-        let clusters = |tile: &Tile, rows: usize, columns: usize| {
-            (rows.div_ceil(tile.cluster_rows() as usize) * columns.div_ceil(tile.n as usize)) as f64
+    fn set(&self, schedule: &mut GpuSchedule, part: Part, setting: Setting) {
+        match (part, setting) {
+            (Part::Logits, Setting::Tile(tile)) => schedule.logits = tile,
+            (Part::LogitsGradient, Setting::Tile(tile)) => schedule.logits_gradient = tile,
+            (Part::HiddenGradient, Setting::Tile(tile)) => schedule.hidden_gradient = tile,
+            (Part::ClassifierGradient, Setting::Tile(tile)) => schedule.classifier_gradient = tile,
+            // Whole tiles of the logits, and whole row blocks.
+            (Part::Hot, Setting::Columns(hot)) => schedule.hot = hot.next_multiple_of(schedule.logits.n),
+            (Part::Rows, Setting::Rows(rows)) => {
+                schedule.group = (rows / schedule.logits.walk_rows(schedule.family)).max(1);
+            }
+            (Part::Chunk, Setting::Columns(chunk)) => schedule.chunk = chunk,
+            (Part::Splits, Setting::Fill(hundredths)) => {
+                let splits = splits_of(&self.problem, &self.gpu, schedule, hundredths);
+                schedule.splits = splits;
+            }
+            _ => {}
+        }
+    }
+
+    fn knob(&self, part: Part, wanted: &Wanted, program: &Program) -> Knob {
+        let default = self.default(part);
+        let others = match part {
+            Part::Logits => self.tiles(usize::MAX),
+            Part::LogitsGradient | Part::HiddenGradient | Part::ClassifierGradient => {
+                self.tiles(PRODUCT_TILES)
+            }
+            Part::Hot => self.hot(),
+            Part::Rows => self.rows(),
+            Part::Chunk => self.chunks(),
+            Part::Splits => FILLS.map(Setting::Fill).into(),
         };
-        // The widest tile moves the fewest bytes for a product; a narrower one may divide the columns, and
-        // the tiles among the clusters, with less left over.
-        let for_product = |rows: usize| {
-            let time = |tile: &&Tile| {
-                let rounds = (clusters(tile, rows, problem.hidden) / f64::from(gpu.clusters())).ceil();
-                rounds * (f64::from(tile.n) + COLUMNS_OF_A_START)
-            };
-            let best = WGMMA.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
-            best.copied().unwrap_or(WGMMA[0])
+        let mut knob = Knob {
+            part,
+            values: vec![default],
+            off: wanted.off(part, self),
+            left_out: Vec::new(),
+            searched: 1,
         };
-        // Beside 128 sums a thread there are registers for one more reduction and its constants, if the logits
-        // need no transform.
-        let logits = if keeps_one_sum(program, problem) { WGMMA[0] } else { WGMMA_HALF };
-        let hot = hot_columns(problem, gpu, &logits);
-        let classifier_gradient = for_product(match problem.filter {
-            Filter::Exact | Filter::Blocks { .. } => problem.vocab.min(COMMON_CHUNK),
-            Filter::Sampled { .. } => hot as usize,
+        if knob.off.is_some() {
+            return knob;
+        }
+        let limit = match part {
+            Part::Chunk => self.widest_chunk(program),
+            _ => None,
+        };
+        // Values that come to the same (half of one part is one part) are one.
+        for setting in others.into_iter().filter(|other| self.varied(part, *other) != self.base) {
+            let why = self.why_not(part, setting, limit);
+            match why {
+                Some(why) => knob.left_out.push((setting, why)),
+                None => knob.values.push(setting),
+            }
+        }
+        knob.searched = knob.values.len();
+        if knob.values.len() == 1 {
+            knob.off = Some("no other value is possible here".to_owned());
+        }
+        knob
+    }
+
+    /// Why a value cannot be, whatever the other knobs say.
+    fn why_not(&self, part: Part, setting: Setting, widest: Option<u32>) -> Option<String> {
+        match setting {
+            Setting::Columns(chunk) if part == Part::Chunk => {
+                let widest = widest.filter(|&widest| chunk >= widest)?;
+                Some(format!("the workspace's limit leaves room for {widest} columns"))
+            }
+            Setting::Tile(tile)
+                if self.base.family != Family::Wgmma
+                    && matches!(part, Part::Logits | Part::LogitsGradient | Part::HiddenGradient)
+                    && tile.m > rounded(self.problem.tokens) =>
+            {
+                Some(format!("{} rows are more than there are tokens", tile.m))
+            }
+            Setting::Tile(_) => {
+                let fits = self.varied(part, setting).check(&self.problem, &self.gpu);
+                fits.err().map(|error| error.to_string())
+            }
+            Setting::Rows(_) | Setting::Columns(_) | Setting::Fill(_) => None,
+        }
+    }
+
+    fn tiles(&self, most: usize) -> Vec<Setting> {
+        let tiles: &[Tile] = match self.base.family {
+            Family::Wgmma => &WGMMA,
+            Family::Mma => &MMA,
+            Family::Simt => &[SIMT, SIMT_SMALL],
+        };
+        tiles.iter().take(most).copied().map(Setting::Tile).collect()
+    }
+
+    fn hot(&self) -> Vec<Setting> {
+        let possible = HOT.into_iter().filter(|&hot| (hot as usize) < self.problem.vocab);
+        near(self.base.hot, possible, MOST_WIDTHS).into_iter().map(Setting::Columns).collect()
+    }
+
+    fn chunks(&self) -> Vec<Setting> {
+        let possible = CHUNKS.into_iter().filter(|&chunk| (chunk as usize) < self.problem.vocab);
+        near(self.base.chunk, possible, MOST_WIDTHS).into_iter().map(Setting::Columns).collect()
+    }
+
+    /// Rows that divide the row blocks into different numbers of groups.
+    fn rows(&self) -> Vec<Setting> {
+        let each = self.base.logits.walk_rows(self.base.family);
+        let blocks = self.row_blocks();
+        let most = match self.base.family {
+            Family::Wgmma => self.gpu.clusters(),
+            Family::Mma | Family::Simt => 256,
+        };
+        let groups = |rows: u32| blocks.div_ceil((rows / each).max(1));
+        let default = self.base.group * each;
+        let mut seen = vec![groups(default)];
+        let grids = ROWS.into_iter().flat_map(|grid| {
+            near(default, grid.into_iter().filter(|rows| rows / each <= most), MOST_OF_A_GRID)
         });
-        let schedule = GpuSchedule {
-            family: Family::Wgmma,
-            logits,
-            splits: 1,
-            logits_gradient: logits,
-            classifier_gradient,
-            hidden_gradient: for_product(problem.tokens),
-            chunk: chunk(problem, gpu, &classifier_gradient, Family::Wgmma),
-            hot,
-            group: group(problem, gpu, &logits),
+        let mut possible = Vec::new();
+        for rows in grids {
+            if !seen.contains(&groups(rows)) {
+                seen.push(groups(rows));
+                possible.push(Setting::Rows(rows));
+            }
+        }
+        possible
+    }
+
+    fn row_blocks(&self) -> u32 {
+        let rows = self.base.logits.walk_rows(self.base.family) as usize;
+        u32::try_from(self.problem.tokens.div_ceil(rows).max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// The widest chunk that the workspace's limit leaves room for, where there is a limit.
+    fn widest_chunk(&self, program: &Program) -> Option<u32> {
+        let limit = self.problem.workspace_limit?;
+        let whole = u32::try_from(self.problem.vocab.next_multiple_of(64).max(64)).unwrap_or(u32::MAX - 63);
+        let widest = GpuSchedule { chunk: whole, ..self.base };
+        widest_chunk(program, &self.problem, &widest, &self.gpu, limit).ok().filter(|&chunk| chunk < whole)
+    }
+}
+
+/// The values of a grid that differ enough from the default's, the nearest first, at most so many.
+fn near(default: u32, grid: impl Iterator<Item = u32>, most: usize) -> Vec<u32> {
+    let far = |value: u32| (f64::from(value.max(1)) / f64::from(default.max(1))).ln().abs();
+    let mut values: Vec<u32> = grid.filter(|&value| far(value) > ALIKE.ln()).collect();
+    values.sort_by(|&a, &b| far(a).total_cmp(&far(b)).then(a.cmp(&b)));
+    values.truncate(most);
+    values
+}
+
+/// What a problem makes a plan compute.
+struct Wanted {
+    /// Gradients of any kind.
+    gradients: bool,
+    /// Gradients that need the gradient of the logits in memory: dE, dC, those of Col inputs.
+    logits: bool,
+    hidden: bool,
+    classifier: bool,
+    /// Whether the columns behind the hot ones are sampled.
+    sampled: bool,
+    /// Whether the filter samples, but does nothing for this problem, and why.
+    idle: &'static str,
+}
+
+impl Wanted {
+    fn of(program: &Program, problem: &Problem, base: &GpuSchedule) -> Wanted {
+        let (hidden, classifier) = (problem.hidden_gradient.is_some(), problem.classifier_gradient.is_some());
+        let is_col = |index: usize| program.inputs().get(index).is_some_and(|i| i.kind == InputKind::Col);
+        let cols = problem.input_gradients.iter().any(|input| is_col(input.index()));
+        let all_hot = base.hot as usize >= problem.vocab;
+        Wanted {
+            gradients: problem.wants_gradients(),
+            logits: hidden || classifier || cols,
+            hidden,
+            classifier,
+            sampled: samples(problem) && (hidden || classifier) && !all_hot,
+            idle: match (samples(problem), hidden || classifier) {
+                (false, _) => "the filter treats every column alike",
+                (true, false) => "nothing is sampled: neither dE nor dC is wanted",
+                (true, true) => "every column is hot: the vocabulary is small",
+            },
+        }
+    }
+
+    /// Why a part cannot change what the plan does.
+    fn off(&self, part: Part, space: &GpuSpace) -> Option<String> {
+        let no_gradient = || match self.gradients {
+            false => "only the loss is wanted".to_owned(),
+            true => "neither dE nor dC nor the gradient of a Col input is wanted".to_owned(),
         };
-        match small_chunk(program, problem, gpu, &schedule) {
-            Some(chunk) => GpuSchedule { chunk, ..schedule },
-            None => schedule,
+        match part {
+            Part::Logits => None,
+            Part::Rows => (space.row_blocks() == 1).then(|| "all tokens are one row block".to_owned()),
+            Part::Splits if space.base.family == Family::Wgmma => {
+                Some("family wgmma divides its walk by the GPU's clusters".to_owned())
+            }
+            Part::Splits => {
+                let blocks = space.problem.tokens.div_ceil(space.base.logits.m.max(1) as usize);
+                let places = places_of(&space.gpu, &space.base.logits, space.base.family) as usize;
+                (blocks >= FULL_ENOUGH * places).then(|| {
+                    format!("N is large: {blocks} row blocks fill the GPU's {places} places over and over")
+                })
+            }
+            Part::Hot if !self.gradients => Some(no_gradient()),
+            Part::Hot => (!self.sampled).then(|| self.idle.to_owned()),
+            Part::LogitsGradient => (!self.logits).then(no_gradient),
+            Part::HiddenGradient if !self.gradients => Some(no_gradient()),
+            Part::HiddenGradient => (!self.hidden).then(|| "dE is not wanted".to_owned()),
+            Part::ClassifierGradient if !self.gradients => Some(no_gradient()),
+            Part::ClassifierGradient => (!self.classifier).then(|| "dC is not wanted".to_owned()),
+            Part::Chunk if !self.logits => Some(no_gradient()),
+            Part::Chunk => {
+                self.sampled.then(|| "of a sampled plan the hot columns are the only chunk".to_owned())
+            }
         }
     }
+}
 
-    /// How many of up to `blocks` row blocks of tiles, `columns` of them beside each other, a chunk has so that
-    /// it costs least for each: rounds of `places` tiles, and one for its beginning and end.
-    pub(crate) fn cheapest_blocks(blocks: u64, columns: u64, places: u64) -> u64 {
-        let rounds = |blocks: u64| (blocks * columns).div_ceil(places) + 1;
-        // The larger chunk where two cost the same.
-        (1..=blocks).rev().min_by_key(|&some| (rounds(some) << 32) / some).unwrap_or(blocks)
-    }
-
-    fn mma(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
-        let light = !is_heavy(program, problem);
-        let sums = |t: &Tile| t.m * t.n / t.threads(Family::Mma);
-        // What samples needs more registers beside the sums: up to compute capability 9 they suffice for the
-        // normaliser of raw logits beside 128, later assemblers spill some.
-        let large = match samples(problem) {
-            true => gpu.capability < (10, 0) && keeps_one_sum(program, problem),
-            false => light,
-        };
-        // A largest logit of each row beside all that would spill on sm_100a and sm_120.
-        let most = if matches!(problem.filter, Filter::Blocks { .. }) { 32 } else { 64 };
-        let logits = fitting(gpu, |t| t.m <= rounded(problem.tokens) && (large || sums(t) <= most));
-        let most = problem.hidden * (100 + DEEP_WASTE);
-        let deep = problem.hidden >= DEEP && problem.hidden.next_multiple_of(256) * 100 <= most;
-        let widest = if deep { 256 } else { 128 };
-        let product = |t: &Tile| t.n <= widest && (!deep || t.stages < 4 || t.m * t.n < 128 * 256);
-        let few_rows = |t: &Tile| t.m <= rounded(problem.tokens);
-        let hidden_gradient = fitting(gpu, |t| product(t) && few_rows(t));
-        let classifier_gradient = fitting(gpu, |t| product(t));
-        let (group, splits) = walk(problem, gpu, &logits, Family::Mma);
-        GpuSchedule {
-            family: Family::Mma,
-            logits,
-            splits,
-            logits_gradient: fitting(gpu, |t| product(t) && few_rows(t) && (light || sums(t) <= 64)),
-            classifier_gradient,
-            hidden_gradient,
-            chunk: chunk(problem, gpu, &classifier_gradient, Family::Mma),
-            hot: hot_columns(problem, gpu, &logits),
-            group,
-        }
-    }
-
-    /// The schedule of family `simt`: runs everything, in true fp32.
-    pub fn simt(program: &Program, problem: &Problem, gpu: &Gpu) -> GpuSchedule {
-        // Compute capability 7.5 has too little shared memory for the larger tile.
-        let largest = if SIMT.shared_bytes(Family::Simt) <= gpu.shared_per_block { SIMT } else { SIMT_SMALL };
-        let logits = if is_heavy(program, problem) { SIMT_SMALL } else { largest };
-        let (group, splits) = walk(problem, gpu, &logits, Family::Simt);
-        GpuSchedule {
-            family: Family::Simt,
-            logits,
-            splits,
-            logits_gradient: largest,
-            classifier_gradient: largest,
-            hidden_gradient: largest,
-            chunk: chunk(problem, gpu, &largest, Family::Simt),
-            hot: hot_columns(problem, gpu, &logits),
-            group,
-        }
-    }
-
-    /// Every candidate for a problem, the default first, each with the constraint that it breaks, if any:
-    /// what is left out is left out for a reason that can be shown.
+impl GpuSchedule {
+    /// The default schedule of a problem, and every one that differs from it in one knob, each with the
+    /// constraint that it breaks, if any.
     pub fn space(
         program: &Program,
         problem: &Problem,
         gpu: &Gpu,
     ) -> Vec<(GpuSchedule, Result<(), ScheduleError>)> {
-        let base = GpuSchedule::default_for(program, problem, gpu);
-        let mut candidates = vec![base];
-        let mut add = |candidate: GpuSchedule| {
-            if !candidates.contains(&candidate) {
-                candidates.push(candidate);
-            }
-        };
-        let tiles: &[Tile] = match base.family {
-            Family::Wgmma => &WGMMA,
-            Family::Mma => &MMA,
-            Family::Simt => &[SIMT, SIMT_SMALL],
-        };
-        if base.family == Family::Wgmma {
-            add(GpuSchedule::mma(program, problem, gpu));
-            for &logits in tiles {
-                for group in [base.group, base.group.div_ceil(2), base.group * 2] {
-                    let hot = base.hot.next_multiple_of(logits.n);
-                    add(GpuSchedule { logits, hot, group: group.min(gpu.clusters()), ..base });
-                }
-            }
-        } else {
-            for &logits in tiles {
-                let (group, splits) = walk(problem, gpu, &logits, base.family);
-                for (group, splits) in [
-                    (group, splits),
-                    (group.div_ceil(2), splits * 2),
-                    (group * 2, splits.div_ceil(2)),
-                    (group, splits * 2),
-                ] {
-                    let hot = base.hot.next_multiple_of(logits.n);
-                    add(GpuSchedule { logits, hot, splits, group, ..base });
-                }
-            }
-        }
-        if samples(problem) && (base.hot as usize) < problem.vocab {
-            for hot in [base.hot / 2, base.hot * 2] {
-                add(GpuSchedule { hot: hot.next_multiple_of(base.logits.n), ..base });
-            }
-        }
-        if problem.wants_gradients() {
-            for &t in tiles {
-                add(GpuSchedule { logits_gradient: t, ..base });
-                add(GpuSchedule { classifier_gradient: t, ..base });
-                add(GpuSchedule { hidden_gradient: t, ..base });
-                add(GpuSchedule { logits_gradient: t, classifier_gradient: t, hidden_gradient: t, ..base });
-            }
-            for factor in [1, 2, 4] {
-                add(GpuSchedule { chunk: (base.chunk / 2 * factor).div_ceil(64).max(1) * 64, ..base });
-            }
-        }
-        candidates.into_iter().map(|candidate| (candidate, candidate.check(problem, gpu))).collect()
+        GpuSpace::of(program, problem, gpu).one_at_a_time()
     }
-}
-
-/// How many of the first columns are hot: an eighth of a small vocabulary, all of a tiny one, and no more than
-/// have their product dC done in one round of tiles on all multiprocessors. Where rows are wide, a hot column
-/// costs more than what it keeps from being sampled: on an H100, of 256,000 columns of 2304, 1792 are 0.3 % faster
-/// than 2048, and of 128,256 of 4096, 1024 0.6 %.
-fn hot_columns(problem: &Problem, gpu: &Gpu, tile: &Tile) -> u32 {
-    let (vocab, columns) = (problem.vocab, tile.n as usize);
-    let round = gpu.multiprocessors as usize / problem.hidden.div_ceil(WGMMA[0].n as usize).max(1);
-    let most = (round * tile.m as usize / columns * columns).clamp(columns, MOST_HOT);
-    let hot = if vocab <= 2 * columns { vocab } else { (vocab / 8).clamp(columns, most) };
-    u32::try_from(hot.next_multiple_of(columns)).unwrap_or(u32::MAX)
-}
-
-/// Row blocks of a cluster (two tiles) that form a group of the walk: as many as L2 keeps ([`GROUP_OF_L2`]),
-/// in groups of about equal size, and no more row blocks than clusters.
-fn group(problem: &Problem, gpu: &Gpu, tile: &Tile) -> u32 {
-    let rows = tile.cluster_rows();
-    let row_blocks = u32::try_from(problem.tokens.div_ceil(rows as usize).max(1)).unwrap_or(u32::MAX);
-    let block_bytes = u64::from(rows) * (problem.hidden * problem.dtype.bytes()) as u64;
-    let in_l2 =
-        (GROUP_OF_L2 * gpu.l2_bytes as f64 / block_bytes as f64).clamp(1.0, f64::from(gpu.clusters()));
-    let groups = row_blocks.div_ceil(in_l2 as u32);
-    row_blocks.div_ceil(groups)
-}
-
-/// Whether the vocabulary loop keeps more than the normaliser and means: expectations and extrema, those that
-/// the wanted gradients of inputs add included. They live in registers beside the sums, and the largest
-/// tile's kernels would spill.
-fn is_heavy(program: &Program, problem: &Problem) -> bool {
-    let wanted = Wanted { logit: false, inputs: problem.input_gradients.clone() };
-    let lowered = lower(program, &wanted);
-    let heavy = |stat: &ExprId| {
-        matches!(lowered.graph.get(*stat), Node::Expect { .. } | Node::Max(_) | Node::Argmax(_))
-    };
-    lowered.stats.iter().any(heavy)
-}
-
-fn samples(problem: &Problem) -> bool {
-    matches!(problem.filter, Filter::Sampled { .. })
-}
-
-/// Whether the vocabulary loop keeps nothing but the sum of exponentials of raw logits.
-fn keeps_one_sum(program: &Program, problem: &Problem) -> bool {
-    let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
-    sums_raw_logits(&lower(program, &Wanted { logit: large, inputs: problem.input_gradients.clone() }))
-}
-
-fn rounded(tokens: usize) -> u32 {
-    u32::try_from(tokens.max(64).next_power_of_two()).unwrap_or(u32::MAX)
-}
-
-/// The first tile that fits the GPU and the condition; the smallest where none does.
-fn fitting(gpu: &Gpu, condition: impl Fn(&Tile) -> bool) -> Tile {
-    let fits = |t: &&Tile| t.shared_bytes(Family::Mma) <= gpu.shared_per_block && condition(t);
-    MMA.iter().find(fits).copied().unwrap_or(MMA[MMA.len() - 1])
-}
-
-/// How the forward pass walks: row blocks that walk together, and parts of the vocabulary, so that one group
-/// with all its parts fills the GPU once.
-///
-/// Rows that walk together share the classifier's tiles in L2 while their own hidden states stay there. Time is counted in tiles: groups one after
-/// the other, each as long as its longest part and one tile's worth of start and end.
-fn walk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> (u32, u32) {
-    let blocks = u32::try_from(problem.tokens.div_ceil(tile.m as usize).max(1)).unwrap_or(u32::MAX);
-    let tiles = u32::try_from(problem.vocab.div_ceil(tile.n as usize).max(1)).unwrap_or(u32::MAX);
-    let resident = (gpu.shared_per_block / tile.shared_bytes(family)).clamp(1, 2);
-    let places = gpu.multiprocessors * resident;
-    let mut best = (1, 1, f64::MAX);
-    for group in 1..=blocks.min(MOST_ROWS / tile.m).min(places) {
-        let splits = (places / group).clamp(1, tiles.min(1024));
-        let full = f64::from(blocks / group);
-        let rest = blocks % group;
-        let part = f64::from(tiles.div_ceil(splits)) + 1.0;
-        // A narrower last group leaves places empty unless the next launch fills them; it costs a whole round
-        // all the same.
-        let rounds = full + if rest > 0 { 1.0 } else { 0.0 };
-        let narrow = if group * tile.m < FEWEST_ROWS && blocks > group { FEW_ROWS_COST } else { 1.0 };
-        let time = rounds * part * narrow;
-        if time < best.2 * 0.999 {
-            best = (group, splits, time);
-        }
-    }
-    (best.0, best.1)
-}
-
-/// Vocabulary entries of one chunk in the workspace where the end of dC serves as scratch for the others.
-fn small_chunk(program: &Program, problem: &Problem, gpu: &Gpu, schedule: &GpuSchedule) -> Option<u32> {
-    let classifier = problem.classifier_gradient.filter(|out| !out.accumulate)?;
-    let hidden = problem.hidden_gradient.map_or(0, |out| problem.tokens * out.dtype.bytes());
-    let outputs = ((hidden + problem.vocab * classifier.dtype.bytes()) * problem.hidden) as u64;
-    let whole = u32::try_from(problem.vocab.div_ceil(64).max(1) * 64).unwrap_or(u32::MAX - 63);
-    let widest = GpuSchedule { chunk: whole, ..*schedule };
-    let limit = (outputs * DEFAULT_PERCENT / 100).max(SMALL_WORKSPACE);
-    let chunk = widest_chunk(program, problem, &widest, gpu, limit).unwrap_or(0);
-    if chunk >= whole {
-        return Some(whole);
-    }
-    let tile = &schedule.classifier_gradient;
-    let columns = problem.hidden.div_ceil(tile.n as usize) as u64;
-    let rows = tile.cluster_rows();
-    let blocks = GpuSchedule::cheapest_blocks(u64::from(chunk / rows), columns, u64::from(gpu.clusters()));
-    Some((blocks as u32 * rows).max(NARROWEST).min(whole))
-}
-
-/// Vocabulary entries of one chunk: what fits in the default scratch, cut so that each costs least.
-fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
-    let row = (problem.tokens.max(1) * problem.dtype.bytes()) as u64;
-    let each = u64::from(tile.m);
-    let whole = (problem.vocab as u64).div_ceil(each).max(1);
-    let fits = (DEFAULT_SCRATCH / row / each).clamp(1, whole);
-    let columns = problem.hidden.div_ceil(tile.n as usize).max(1) as u64;
-    let resident = (gpu.shared_per_block / tile.shared_bytes(family)).clamp(1, 2);
-    let places = u64::from(gpu.multiprocessors * resident);
-    let blocks = if fits < whole { GpuSchedule::cheapest_blocks(fits, columns, places) } else { fits };
-    u32::try_from(blocks * each).unwrap_or(u32::MAX - 63)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::InputKind;
-    use crate::problem::DType;
+    use crate::ir::InputId;
+    use crate::problem::{DType, Filter};
     use crate::valid::{ProgramBuilder, Site};
+    use std::collections::HashSet;
 
     fn program() -> Program {
         let here = Site(0);
         let mut b = ProgramBuilder::new(here, "normaliser");
         let x = b.input(here, "x", InputKind::Logit);
-        let loss = b.lse(here, x);
+        let weight = b.input(here, "weight", InputKind::Row);
+        let lse = b.lse(here, x);
+        let loss = b.mul(here, weight, lse);
         b.output(here, "loss", loss);
         b.finish().unwrap()
     }
 
+    fn gemma(filter: Filter) -> Problem {
+        Problem { filter, ..Problem::new(8192, 2304, 256_000, DType::Bf16) }
+    }
+
+    fn loss_only(problem: Problem) -> Problem {
+        Problem { hidden_gradient: None, classifier_gradient: None, ..problem }
+    }
+
+    fn on(space: &GpuSpace) -> Vec<Part> {
+        space.knobs().iter().filter(|knob| knob.off.is_none()).map(|knob| knob.part).collect()
+    }
+
+    fn why(space: &GpuSpace, part: Part) -> String {
+        space.knobs().iter().find(|knob| knob.part == part).unwrap().off.clone().unwrap()
+    }
+
     #[test]
-    fn default_schedules_fit_every_compute_capability() {
-        for (major, minor) in [(5, 2), (7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
-            let gpu = Gpu::of_capability(major, minor);
-            let types = [DType::F32, DType::F16, DType::Bf16];
-            // The second: one column of dC's tiles a wave is already too much for the scratch.
-            let filters = [Filter::Exact, Filter::BLOCKS];
-            for (dtype, (tokens, hidden), filter) in types
-                .into_iter()
-                .flat_map(|t| [(t, (300, 123)), (t, (2 << 20, 40_000))])
-                .flat_map(|(t, size)| filters.map(|filter| (t, size, filter)))
-            {
-                let problem = Problem { filter, ..Problem::new(tokens, hidden, 50_007, dtype) };
-                let schedules = [
-                    GpuSchedule::default_for(&program(), &problem, &gpu),
-                    GpuSchedule::simt(&program(), &problem, &gpu),
-                ];
-                for schedule in schedules {
-                    assert_eq!(schedule.check(&problem, &gpu), Ok(()), "sm_{major}{minor} {dtype:?}");
-                }
+    fn a_knob_that_cannot_matter_is_off_and_says_why() {
+        let (program, h100) = (program(), Gpu::h100());
+        let space = |problem: &Problem| GpuSpace::of(&program, problem, &h100);
+        let products = [Part::LogitsGradient, Part::HiddenGradient, Part::ClassifierGradient];
+
+        let exact = space(&gemma(Filter::Exact));
+        assert_eq!(on(&exact), [&[Part::Logits, Part::Rows][..], &products, &[Part::Chunk]].concat());
+        assert_eq!(why(&exact, Part::Hot), "the filter treats every column alike");
+        assert!(why(&exact, Part::Splits).contains("wgmma"));
+
+        let sampled = space(&gemma(Filter::SAMPLED));
+        assert_eq!(on(&sampled), [&[Part::Logits, Part::Hot, Part::Rows][..], &products].concat());
+        assert!(why(&sampled, Part::Chunk).contains("the only chunk"));
+
+        let loss = space(&loss_only(gemma(Filter::SAMPLED)));
+        assert_eq!(on(&loss), [Part::Logits, Part::Rows]);
+        assert_eq!(why(&loss, Part::ClassifierGradient), "only the loss is wanted");
+
+        let only_hidden = space(&Problem { classifier_gradient: None, ..gemma(Filter::SAMPLED) });
+        assert!(!on(&only_hidden).contains(&Part::ClassifierGradient));
+        assert_eq!(why(&only_hidden, Part::ClassifierGradient), "dC is not wanted");
+
+        let of_weight = Problem { input_gradients: vec![InputId(1)], ..loss_only(gemma(Filter::Exact)) };
+        assert!(why(&space(&of_weight), Part::Chunk).contains("nor the gradient of a Col input"));
+
+        let small = space(&Problem { filter: Filter::SAMPLED, ..Problem::new(8192, 2304, 300, DType::Bf16) });
+        assert!(why(&small, Part::Hot).contains("every column is hot"));
+        assert!(
+            why(&space(&Problem { tokens: 200, ..gemma(Filter::Exact) }), Part::Rows)
+                .contains("one row block")
+        );
+    }
+
+    #[test]
+    fn parts_of_the_vocabulary_matter_until_row_blocks_fill_the_gpu() {
+        let (program, a100) = (program(), Gpu::of_capability(8, 0));
+        let of = |tokens| GpuSpace::of(&program, &Problem { tokens, ..gemma(Filter::Exact) }, &a100);
+        assert!(on(&of(8192)).contains(&Part::Splits));
+        assert!(why(&of(1 << 20), Part::Splits).contains("N is large"));
+    }
+
+    #[test]
+    fn the_space_begins_with_the_default_and_few_of_its_schedules_come_to_the_same() {
+        let program = program();
+        for (gpu, filter, dtype) in [
+            (Gpu::h100(), Filter::SAMPLED, DType::Bf16),
+            (Gpu::h100(), Filter::Exact, DType::F16),
+            (Gpu::of_capability(8, 0), Filter::SAMPLED, DType::Bf16),
+            (Gpu::of_capability(7, 5), Filter::Exact, DType::F32),
+        ] {
+            for tokens in [100, 1000, 8192] {
+                let problem = Problem { tokens, dtype, ..gemma(filter) };
+                let mut space = GpuSpace::of(&program, &problem, &gpu);
+                let whole = space.size();
+                space.limit(600);
+                let all: Vec<_> = space.schedules().collect();
+                assert_eq!(all.len() as u64, space.searched(), "{} {tokens}", gpu.name);
+                assert!(all.len() <= 600 && all.len() as u64 <= whole);
+                let base = GpuSchedule::default_for(&program, &problem, &gpu);
+                assert_eq!(all[0], (base, Ok(())), "{} {tokens}", gpu.name);
+                let distinct: HashSet<GpuSchedule> = all.iter().map(|(schedule, _)| *schedule).collect();
+                assert!(distinct.len() * 10 >= all.len() * 8, "{} of {}", distinct.len(), all.len());
+                let possible = all.iter().filter(|(_, fits)| fits.is_ok()).count();
+                assert!(possible * 4 >= all.len() * 3, "{possible} of {}", all.len());
             }
         }
+    }
+
+    #[test]
+    fn a_grid_of_a_few_hundred_varies_every_knob_that_is_on() {
+        let (program, gpu) = (program(), Gpu::h100());
+        let limited = |problem: &Problem| {
+            let mut space = GpuSpace::of(&program, problem, &gpu);
+            space.limit(600);
+            space
+        };
+        for filter in [Filter::SAMPLED, Filter::Exact] {
+            let space = limited(&gemma(filter));
+            assert!((200..=600).contains(&space.searched()), "{}", space.searched());
+            assert!(space.knobs().iter().all(|knob| knob.off.is_some() || knob.searched >= 2));
+        }
+        let loss = limited(&loss_only(gemma(Filter::Exact)));
+        assert!((100..=250).contains(&loss.searched()), "{}", loss.searched());
+        let mut one = limited(&gemma(Filter::Exact));
+        one.limit(1);
+        assert_eq!(one.schedules().count(), 1);
+    }
+
+    #[test]
+    fn chunks_that_the_workspaces_limit_leaves_no_room_for_are_left_out_with_the_reason() {
+        let (program, gpu) = (program(), Gpu::h100());
+        let problem = Problem { workspace_limit: Some(96 << 20), ..gemma(Filter::Exact) };
+        let space = GpuSpace::of(&program, &problem, &gpu);
+        let chunk = space.knobs().iter().find(|knob| knob.part == Part::Chunk).unwrap();
+        assert!(!chunk.left_out.is_empty());
+        assert!(chunk.left_out.iter().all(|(_, why)| why.contains("limit leaves room for")));
+    }
+
+    #[test]
+    fn what_varies_one_knob_shows_the_constraints_too() {
+        let problem = gemma(Filter::Exact);
+        let space = GpuSchedule::space(&program(), &problem, &Gpu::of_capability(8, 6));
+        assert!(space.iter().any(|(_, fits)| matches!(fits, Err(ScheduleError::Shared { .. }))));
+        assert_eq!(space[0].1, Ok(()));
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn decide_filter(
         Some(filter @ Filter::Blocks { .. }) => {
             match cannot_skip(program, &Problem { filter, ..problem.clone() }) {
                 None => Ok(filter),
-                Some(reason) => refused(filter, format!("{reason}; use the filter exact (`Filter::Exact`)")),
+                Some(reason) => refused(filter, reason),
             }
         }
         Some(filter @ Filter::Sampled { .. }) => {
@@ -72,7 +72,7 @@ pub(crate) fn decide_filter(
             }
             match not_sampled(program, problem) {
                 None => Ok(filter),
-                Some(reason) => refused(filter, format!("{reason}; use the filter exact (`Filter::Exact`)")),
+                Some(reason) => refused(filter, reason),
             }
         }
         // What is not computed is not thinned.
@@ -81,13 +81,13 @@ pub(crate) fn decide_filter(
         }
         // Every column would be hot.
         None if sampled::hot_columns(problem.vocab) == problem.vocab => {
-            notes.push(format!("the filter is Exact: of {} columns none would be sampled", problem.vocab));
+            notes.push(format!("the filter is exact: of {} columns none would be sampled", problem.vocab));
             Ok(Filter::Exact)
         }
         None => match not_sampled(program, problem) {
             None => Ok(Filter::SAMPLED),
             Some(reason) => {
-                notes.push(format!("the filter is Exact: {reason}"));
+                notes.push(format!("the filter is exact: {reason}"));
                 Ok(Filter::Exact)
             }
         },
@@ -155,7 +155,7 @@ impl CpuExecutor {
             Filter::Sampled { eps, max_entries } if problem.wants_gradients() => {
                 let not_allowed = |reason: NotRankOne| Error::FilterNotAllowed {
                     filter: problem.filter.to_string(),
-                    reason: format!("{reason}; use the filter exact (`Filter::Exact`)"),
+                    reason: reason.to_string(),
                 };
                 let code = SampledCode::compile(lowered, logit).map_err(not_allowed)?;
                 let shape = Shape::new(problem.vocab, eps, max_entries);

@@ -4,6 +4,7 @@
 
 use super::args::Arguments;
 use super::jit;
+use super::kernels::{Kernels, Loaded};
 use crate::cubin_cache::CubinCache;
 use crate::driver::{Context, DeviceInfo, DevicePtr, Function, LaunchConfig, RawStream, Stream};
 use crate::error::{Error, Result};
@@ -37,6 +38,7 @@ pub(crate) struct CudaExecutor {
     plan: GpuPlan,
     schedule: Schedule,
     functions: HashMap<(usize, &'static str), Function>,
+    kernels: Kernels,
 }
 
 impl CudaExecutor {
@@ -49,7 +51,7 @@ impl CudaExecutor {
         schedule: &GpuSchedule,
         notes: &mut Vec<String>,
     ) -> Result<CudaExecutor> {
-        let plan =
+        let mut plan =
             GpuPlan::build(program, problem, schedule, &Gpu::from(context.info())).map_err(|error| {
                 match error {
                     PlanError::Workspace { limit, smallest } => {
@@ -61,28 +63,29 @@ impl CudaExecutor {
         let info = context.info();
         let nvrtc = Nvrtc::find(Some(info.driver), Some(info.arch()))?;
         let compiled = jit::compile(&plan, &nvrtc, info.arch(), &CubinCache::from_env())?;
-        let mut functions = HashMap::new();
-        for (index, (module, compiled)) in plan.modules.iter().zip(&compiled).enumerate() {
+        let mut shared_bytes: HashMap<(usize, &'static str), u32> = HashMap::new();
+        for launch in plan.forward.iter().chain(&plan.backward).chain(&plan.check_targets) {
+            let most = shared_bytes.entry((launch.module, launch.entry)).or_default();
+            *most = launch.shared_bytes.max(*most);
+        }
+        let (mut functions, mut kernels) = (HashMap::new(), Vec::new());
+        for (index, (module, compiled)) in plan.modules.iter_mut().zip(&compiled).enumerate() {
             if let Some(warning) = &compiled.cached.warning
                 && !notes.contains(warning)
             {
                 notes.push(warning.clone());
             }
-            let loaded = context.load_module(&compiled.cached.compiled.cubin)?;
+            let loaded = Loaded::get(context, &compiled.cached.compiled.cubin, &module.source)?;
+            // The sources are most of a plan's memory, and the same in plans of other numbers of tokens.
+            module.source = loaded.source();
             for &entry in &module.entries {
-                functions.insert((index, entry), loaded.function(entry)?);
+                let most = shared_bytes.get(&(index, entry)).copied().unwrap_or(0);
+                functions.insert((index, entry), loaded.function(entry, most)?);
             }
+            kernels.push(loaded);
         }
-        for launch in plan.forward.iter().chain(&plan.backward) {
-            if launch.shared_bytes > 0
-                && let Some(function) = functions.get_mut(&(launch.module, launch.entry))
-                && function.max_dynamic_shared() < launch.shared_bytes
-            {
-                function.allow_dynamic_shared(launch.shared_bytes)?;
-            }
-        }
-        let schedule = Schedule::Gpu(plan.schedule);
-        Ok(CudaExecutor { context: context.clone(), plan, schedule, functions })
+        let (schedule, kernels) = (Schedule::Gpu(plan.schedule), Kernels::new(kernels));
+        Ok(CudaExecutor { context: context.clone(), plan, schedule, functions, kernels })
     }
 
     fn stream(&self, settings: &ResolvedSettings) -> Result<Stream> {
@@ -182,6 +185,10 @@ impl Executor for CudaExecutor {
 
     fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    fn kernels(&self) -> Kernels {
+        self.kernels.clone()
     }
 
     fn dump(&self, level: &str) -> Option<Result<String>> {

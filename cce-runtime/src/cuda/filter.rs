@@ -55,7 +55,7 @@ pub(crate) fn decide_filter(
     Ok(match reason {
         None => Filter::SAMPLED,
         Some(reason) => {
-            notes.push(format!("the filter is Exact: {reason}"));
+            notes.push(format!("the filter is exact: {reason}"));
             Filter::Exact
         }
     })

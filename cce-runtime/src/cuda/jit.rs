@@ -49,7 +49,7 @@ pub fn compile(plan: &GpuPlan, nvrtc: &Nvrtc, arch: Arch, cache: &CubinCache) ->
 
 /// The sources of a plan, one after the other, each under a line with its file name.
 pub fn sources(plan: &GpuPlan) -> String {
-    join(plan, |module| Ok(module.source.clone())).unwrap_or_default()
+    join(plan, |module| Ok(module.source.to_string())).unwrap_or_default()
 }
 
 /// The PTX of a plan, module by module.

@@ -15,6 +15,7 @@ pub use builder::PlanBuilder;
 pub use run::RunResult;
 
 use crate::call::Call;
+use crate::cuda::Kernels;
 use crate::device::{Device, Inner};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, ResolvedBackward, ResolvedForward, ResolvedStep};
@@ -82,6 +83,11 @@ impl Plan {
     /// The device it runs on.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Its kernels on a GPU, to be kept as long as a CUDA graph that was captured from its calls, where the plan itself is not.
+    pub fn kernels(&self) -> Kernels {
+        self.executor.kernels()
     }
 
     /// What was decided for the caller and is worth knowing, one sentence each: a default filter that is not

@@ -10,19 +10,21 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `CCE_TUNING_DIR` | the folder of the tuning database; `none`: no database and no profiles are used |
+//! | `CCE_TUNING_DIR` | the folder of the tuning database; `none`: no database and no profiles, shipped ones neither |
 //! | `XDG_DATA_HOME` | else its `cce`; else `~/.local/share/cce` |
-//! | `CCE_PROFILE` | profile files, separated as in `PATH`, asked after the database |
+//! | `CCE_PROFILE` | profile files, separated as in `PATH`, asked after the database, before the shipped ones |
 
 mod cpu_space;
 mod generation;
 mod key;
 mod places;
+mod shipped;
 
 pub use cpu_space::cpu_space;
 pub use generation::generation;
 pub use key::{config, cpu, gpu, key, schedule, shape};
 pub use places::{folder, open, profiles, winners};
+pub use shipped::SHIPPED;
 
 use cce_codegen::ir::Program;
 use cce_codegen::problem::Problem;

@@ -1,24 +1,45 @@
-//! Where the winners of a machine are: its database, and profiles below it. Read again when they change.
+//! Where the winners of a machine are: its database, profiles below it, and below these the shipped ones. Read
+//! again when they change.
 
+use super::shipped::SHIPPED;
 use cce_tuning_db::Winners;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+/// What the environment says of the database.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// It is switched off, and profiles with it.
+    Off,
+    /// Nothing says where it could be.
+    Nowhere,
+    /// Its folder.
+    At(PathBuf),
+}
+
 /// The folder of the tuning database; `None` when `CCE_TUNING_DIR` is `none` or nothing says where it could
 /// be.
 pub fn folder() -> Option<PathBuf> {
-    folder_of(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+    match place() {
+        Place::At(folder) => Some(folder),
+        Place::Off | Place::Nowhere => None,
+    }
 }
 
-fn folder_of(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+fn place() -> Place {
+    place_of(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+}
+
+fn place_of(variable: impl Fn(&str) -> Option<OsString>) -> Place {
     match variable("CCE_TUNING_DIR") {
-        Some(folder) if folder == "none" => None,
-        Some(folder) => Some(folder.into()),
+        Some(folder) if folder == "none" => Place::Off,
+        Some(folder) => Place::At(folder.into()),
         None => variable("XDG_DATA_HOME")
             .map(|folder| Path::new(&folder).join("cce"))
-            .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".local/share/cce"))),
+            .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".local/share/cce")))
+            .map_or(Place::Nowhere, Place::At),
     }
 }
 
@@ -33,7 +54,7 @@ pub fn profiles() -> Vec<PathBuf> {
 /// What identifies the state of the layers: their places, and when the snapshot was written.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
-    folder: PathBuf,
+    folder: Option<PathBuf>,
     profiles: Vec<PathBuf>,
     snapshot: Option<(SystemTime, u64)>,
 }
@@ -42,10 +63,15 @@ struct State {
 /// switched off.
 pub fn winners() -> Option<Arc<Winners>> {
     static LOADED: Mutex<Option<(State, Arc<Winners>)>> = Mutex::new(None);
-    let folder = folder()?;
-    let written = std::fs::metadata(folder.join("winners.snap"))
-        .and_then(|data| Ok((data.modified()?, data.len())))
-        .ok();
+    let folder = match place() {
+        Place::Off => return None,
+        Place::Nowhere => None,
+        Place::At(folder) => Some(folder),
+    };
+    let written = folder.as_ref().and_then(|folder| {
+        let data = std::fs::metadata(folder.join("winners.snap")).ok()?;
+        Some((data.modified().ok()?, data.len()))
+    });
     let state = State { profiles: profiles(), snapshot: written, folder };
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((known, winners)) = &*loaded
@@ -53,29 +79,35 @@ pub fn winners() -> Option<Arc<Winners>> {
     {
         return Some(Arc::clone(winners));
     }
-    let winners = Arc::new(open(&state.folder, &state.profiles));
+    let mut read = open(state.folder.as_deref(), &state.profiles);
+    if let Some((_, earlier)) = &*loaded {
+        read = read.after(earlier);
+    }
+    let winners = Arc::new(read);
     *loaded = Some((state, Arc::clone(&winners)));
     Some(winners)
 }
 
-/// The winners of a database and, below them, of profiles.
-pub fn open(folder: &Path, profiles: &[PathBuf]) -> Winners {
-    profiles.iter().fold(Winners::open(folder), |winners, profile| winners.with_profile_file(profile))
+/// The winners of a database, below them those of profile files, below these those that ship.
+pub fn open(folder: Option<&Path>, profiles: &[PathBuf]) -> Winners {
+    let database = folder.map_or_else(Winners::empty, Winners::open);
+    let named = profiles.iter().fold(database, |winners, profile| winners.with_profile_file(profile));
+    SHIPPED.iter().fold(named, |winners, (file, text)| winners.with_shipped_profile(file, text))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::folder_of;
+    use super::{Place, place_of};
 
     #[test]
     fn the_folder_follows_the_environment() {
         let with = |pairs: &'static [(&str, &str)]| {
-            folder_of(|name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.into()))
+            place_of(|name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.into()))
         };
-        assert_eq!(with(&[("CCE_TUNING_DIR", "/t"), ("HOME", "/h")]), Some("/t".into()));
-        assert_eq!(with(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]), Some("/x/cce".into()));
-        assert_eq!(with(&[("HOME", "/h")]), Some("/h/.local/share/cce".into()));
-        assert_eq!(with(&[("CCE_TUNING_DIR", "none"), ("HOME", "/h")]), None);
-        assert_eq!(with(&[]), None);
+        assert_eq!(with(&[("CCE_TUNING_DIR", "/t"), ("HOME", "/h")]), Place::At("/t".into()));
+        assert_eq!(with(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]), Place::At("/x/cce".into()));
+        assert_eq!(with(&[("HOME", "/h")]), Place::At("/h/.local/share/cce".into()));
+        assert_eq!(with(&[("CCE_TUNING_DIR", "none"), ("HOME", "/h")]), Place::Off);
+        assert_eq!(with(&[]), Place::Nowhere);
     }
 }

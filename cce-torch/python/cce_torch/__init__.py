@@ -4,7 +4,10 @@
 the memory. ``@loss`` makes a loss of your own of a small function. See docs/pytorch.md.
 """
 
-from . import compat
+import difflib
+from typing import Any
+
+from . import compat, language
 from ._native import __VERSION__ as __version__
 from .functional import linear_cross_entropy, token_logprobs
 from .language import (
@@ -36,9 +39,13 @@ from .language import (
 )
 from .losses import Loss, loss
 from .modules import LinearCrossEntropy
+from .tuning import Candidate, Diagnosis, Finding, TuneReport, doctor, tune
 
 __all__ = [
+    "Candidate",
     "Col",
+    "Diagnosis",
+    "Finding",
     "LinearCrossEntropy",
     "Logit",
     "Loss",
@@ -46,11 +53,13 @@ __all__ = [
     "Row",
     "Scalar",
     "Target",
+    "TuneReport",
     "__version__",
     "abs",
     "argmax",
     "at",
     "compat",
+    "doctor",
     "exp",
     "expect",
     "expm1",
@@ -69,5 +78,14 @@ __all__ = [
     "sqrt",
     "tanh",
     "token_logprobs",
+    "tune",
     "where",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    close = difflib.get_close_matches(name, __all__, 1, 0.8)
+    advice = f"did you mean `{close[0]}`?" if close else f"for a loss, {language.hint(name)}"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {advice}")

@@ -8,7 +8,7 @@ from typing import Literal, Union
 import torch
 from torch import Tensor
 
-from . import _matrices, _ops, _seeds
+from . import _matrices, _ops, _options, _plans, _seeds
 from ._constant import constant
 from ._spec import Spec, describe
 
@@ -17,6 +17,7 @@ FilterName = Literal["exact", "sampled"]
 Scalar = Union[float, Tensor]
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
+_NO_NAMES: Mapping[str, str] = {}
 
 
 def run(
@@ -34,25 +35,33 @@ def run(
     filter_eps: float | None,
     max_entries: int | None,
     seed: int | Tensor | None,
+    check_targets: bool,
     main_grad: Tensor | None = None,
+    names: Mapping[str, str] = _NO_NAMES,
 ) -> dict[str, Tensor]:
     """The program's outputs by name: ``loss`` under the reduction, those in ``rows`` token by token.
 
     ``reduction`` is ``mean``, ``sum``, ``none`` or ``mean_by:NAME``; under ``none`` the loss is one of the rows.
+    ``names`` are those by which the caller knows inputs of the program, where they are others.
     """
-    shift = int(shift)
+    shift = _options.shift(shift)
+    check_targets = _options.flag("check_targets", check_targets)
+    ignore_index = _options.whole("ignore_index", ignore_index, -(2**63), 2**63 - 1)
     _check_tensor("e", e)
     _check_tensor("c", c)
-    others = {"targets": targets, "seed": seed, "main_grad": main_grad, **inputs}
-    for name, tensor in others.items():
-        if isinstance(tensor, Tensor):
+    for name, tensor in {"targets": targets, "main_grad": main_grad}.items():
+        if tensor is not None:
             _check_tensor(name, tensor)
+    for name, value in {"seed": seed, **inputs}.items():
+        if isinstance(value, Tensor):
+            _check_tensor(names.get(name, name), value)
     compute = _compute_type(e, c)
     _check_shapes(e, c, targets, shift)
+    given_targets = targets
     if shift and targets is not None:
         targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=ignore_index)
     order = _memory_order(e)
-    tensors, tensor_names, numbers, number_names = _inputs(program, inputs, e, c, shift, order)
+    tensors, tensor_names, numbers, number_names = _inputs(program, inputs, names, e, c, shift, order)
     if order is not None:
         e = e.permute(*order, -1)
         targets = None if targets is None else targets.permute(order)
@@ -61,7 +70,7 @@ def run(
     if main_grad is not None:
         _check_main_grad(main_grad, c, compute)
     reduced = reduction != "none" and "loss" not in rows and _has(program, "loss")
-    named_filter = _filter(filter, filter_eps, max_entries)
+    named_filter = _options.filter_text(filter, filter_eps, max_entries)
     spec = _spec(
         program,
         _matrices.DTYPES[compute],
@@ -76,14 +85,22 @@ def run(
         tuple(rows),
         reduced,
         None if main_grad is None else _matrices.DTYPES[main_grad.dtype],
+        check_targets and targets is not None,
+        _plans.tuning,
     )
-    seed = _seed(seed, e.device)
+    seed = _options.seed(seed, e.device)
     wants_gradients = graph and (e.requires_grad or c.requires_grad or bool(learning))
     if seed is None and torch.compiler.is_compiling() and named_filter != "exact" and wants_gradients:
         # In a graph that is compiled the draw is an operation that torch knows to be random: the operator's own
         # would be shared by calls that are alike.
         seed = _seeds.draw(e.device)
-    loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec, main_grad)
+    if check_targets and given_targets is not None and not torch.compiler.is_compiling():
+        try:
+            loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec, main_grad)
+        except IndexError as error:
+            raise _located(given_targets, shift, ignore_index, c.shape[0], error) from None
+    else:
+        loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec, main_grad)
     outputs: dict[str, Tensor] = {"loss": loss} if reduced else {}
     if not rows:
         return outputs
@@ -95,6 +112,24 @@ def run(
             of_tokens = of_tokens.detach()
         outputs[name] = of_tokens[..., : of_tokens.shape[-1] - shift] if shift else of_tokens
     return outputs
+
+
+def _located(targets: Tensor, shift: int, ignore_index: int, vocab: int, error: IndexError) -> IndexError:
+    """The error with the place of the target in the caller's tensor."""
+    wrong = (targets != ignore_index) & ((targets < 0) | (targets >= vocab))
+    if shift:
+        # The first ones are not paired with hidden states.
+        wrong[..., :shift] = False
+    places = wrong.nonzero()
+    if len(places) == 0:
+        return error
+    place = places[0].tolist()
+    value = targets[tuple(place)].item()
+    index = ", ".join(map(str, place))
+    return IndexError(
+        f"`targets[{index}]` is {value}, expected 0 to {vocab - 1}, or {ignore_index} where a token is ignored "
+        f"({len(places)} of {targets.numel()} targets are out of range)"
+    )
 
 
 def _memory_order(e: Tensor) -> list[int] | None:
@@ -116,7 +151,8 @@ def _check_main_grad(main_grad: Tensor, c: Tensor, compute: torch.dtype) -> None
             f"{main_grad.device}, expected {list(c.shape)}, contiguous, on {c.device}"
         )
     if main_grad.dtype not in (torch.float32, compute):
-        raise TypeError(f"`main_grad` is {main_grad.dtype}, expected torch.float32 or {compute}")
+        own = "" if compute == torch.float32 else f" or {compute}"
+        raise TypeError(f"`main_grad` is {main_grad.dtype}, expected torch.float32{own}")
 
 
 @constant
@@ -153,7 +189,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def _is_sharded(tensor: Tensor) -> bool:
-    if not torch.distributed.is_available():
+    if type(tensor) in (Tensor, torch.nn.Parameter) or not torch.distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor
 
@@ -207,7 +243,13 @@ def _check_shapes(e: Tensor, c: Tensor, targets: Tensor | None, shift: int) -> N
 
 
 def _inputs(
-    program: str, given: Mapping[str, Scalar], e: Tensor, c: Tensor, shift: int, order: list[int] | None
+    program: str,
+    given: Mapping[str, Scalar],
+    names: Mapping[str, str],
+    e: Tensor,
+    c: Tensor,
+    shift: int,
+    order: list[int] | None,
 ) -> tuple[list[Tensor], list[str], list[float], list[str]]:
     """The program's Row, Col and Scalar inputs: f32 tensors with their names, numbers with theirs."""
     tensors: list[Tensor] = []
@@ -222,21 +264,23 @@ def _inputs(
     for name, kind in kinds:
         if name not in given:
             raise TypeError(f"the {kind} input `{name}` is missing")
-        value = given[name]
+        value, shown = given[name], names.get(name, name)
         if not isinstance(value, Tensor):
             if kind != "Scalar":
-                raise TypeError(f"the {kind} input `{name}` is a {type(value).__name__}, expected a tensor")
-            numbers.append(float(value))
+                raise TypeError(f"the {kind} input `{shown}` is {_options.found(value)}, expected a tensor")
+            numbers.append(_options.scalar(shown, value))
             number_names.append(name)
             continue
         if value.device != e.device:
-            raise ValueError(f"`{name}` is on {value.device} and `e` on {e.device}, expected one device")
-        tensors.append(_vector(name, kind, value, e, c, shift, order))
+            raise ValueError(f"`{shown}` is on {value.device} and `e` on {e.device}, expected one device")
+        tensors.append(_vector(shown, kind, value, e, c, shift, order))
         tensor_names.append(name)
     return tensors, tensor_names, numbers, number_names
 
 
 def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: int, order: list[int] | None) -> Tensor:
+    if value.is_complex():
+        raise TypeError(f"the {kind} input `{name}` is {value.dtype}, expected real numbers")
     if not value.is_floating_point():
         value = value.to(torch.float32)
     tokens = e.shape[:-1]
@@ -255,31 +299,3 @@ def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: in
     elif kind == "Scalar" and value.numel() != 1:
         raise ValueError(f"the Scalar input `{name}` has shape {list(value.shape)}, expected one element")
     return value.to(torch.float32).reshape(-1)
-
-
-def _filter(name: str | None, eps: float | None, max_entries: int | None) -> str | None:
-    """The filter as the native side reads it."""
-    if name not in (None, "exact", "sampled"):
-        raise ValueError(f"`filter` is {name!r}, expected None, 'exact' or 'sampled'")
-    if eps is None and max_entries is None:
-        return name
-    if name == "exact":
-        raise ValueError(
-            "`filter_eps` and `max_entries` are the sampled filter's, and `filter` is 'exact': leave them out"
-        )
-    eps = 2.0**-10 if eps is None else float(eps)
-    return f"sampled:{eps!r},{384 if max_entries is None else int(max_entries)}"
-
-
-def _seed(seed: int | Tensor | None, device: torch.device) -> Tensor | None:
-    if seed is None:
-        return None
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
-            raise ValueError(
-                f"`seed` is {seed.dtype} {list(seed.shape)} on {seed.device}, expected an int, or one torch.int64 on "
-                f"{device}"
-            )
-        return seed.reshape(1)
-    # A fill, not a copy from the host: nothing waits.
-    return torch.full((1,), (seed + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)

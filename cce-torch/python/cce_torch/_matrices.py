@@ -20,10 +20,15 @@ def as_rows(tensor: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
     rows = tensor if tensor.dim() == 2 else tensor.reshape(-1, hidden)
     if rows.dtype != compute:
         return rows.to(compute, memory_format=torch.contiguous_format)
-    (row_stride, inner), count = rows.stride(), rows.shape[0]
-    if (inner != 1 and hidden > 1) or (row_stride < hidden and count > 1):
+    row_stride, inner = rows.stride()
+    if (inner != 1 and hidden > 1) or (row_stride < hidden and rows.shape[0] > 1):
         return rows.contiguous()
     return rows
+
+
+def as_line(tensor: torch.Tensor) -> torch.Tensor:
+    """Any shape as ``[N]``, one element after the other; no copy where it lies so."""
+    return tensor if tensor.dim() == 1 and tensor.is_contiguous() else tensor.reshape(-1).contiguous()
 
 
 def layout(rows: torch.Tensor, device: str) -> tuple[int, int]:
@@ -31,10 +36,9 @@ def layout(rows: torch.Tensor, device: str) -> tuple[int, int]:
 
     Both follow from shape and strides alone, which are the same in a graph that is being traced as where it runs.
     """
-    size = rows.element_size()
+    size, (count, hidden) = rows.element_size(), rows.shape
     # The stride of a single row says nothing.
-    stride = int(rows.stride(0)) if rows.shape[0] > 1 else int(rows.shape[1])
-    stride = max(stride, int(rows.shape[1]))
+    stride = max(int(rows.stride(0)), int(hidden)) if count > 1 else int(hidden)
     if device != "cuda":
         return stride, size
     align = 16
@@ -62,5 +66,6 @@ def span(tensor: torch.Tensor) -> tuple[int, int]:
     """Address and number of elements from the first to the last."""
     count = tensor.numel()
     if tensor.dim() == 2 and count:
-        count = (tensor.shape[0] - 1) * max(tensor.stride(0), tensor.shape[1]) + tensor.shape[1]
+        rows, hidden = tensor.shape
+        count = (rows - 1) * max(tensor.stride(0), hidden) + hidden
     return tensor.data_ptr(), count

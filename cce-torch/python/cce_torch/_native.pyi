@@ -1,12 +1,15 @@
 """The extension module: programs, plans and calls on raw addresses. Private."""
 
+from collections.abc import Callable
+
 __VERSION__: str
 
 _Span = tuple[int, int]
 _Named = tuple[str, int]
-_Settings = tuple[str, int | None, int | None]
+_Settings = tuple[str, int | None, int | None, bool]
 _Given = tuple[_Span, _Span, _Span | None, list[tuple[str, int, int]], list[tuple[str, float]]]
 _Mistake = tuple[int, int | None, str, str | None]
+_Candidate = tuple[str, str, float | None, float | None, float | None, int, str]
 
 class Builder:
     def __init__(self, site: int, name: str, doc: str) -> None: ...
@@ -36,6 +39,7 @@ class Plan:
     samples: bool
     notes: list[str]
     grade: str
+    schedule: str
     identity: int
     device: str
 
@@ -44,6 +48,7 @@ def dump(program: str, level: str) -> str: ...
 def functions() -> list[tuple[str, str, str]]: ...
 def plan(
     program: str,
+    tuning: str,
     shape: tuple[int, int, int],
     dtype_name: str,
     targets: str,
@@ -54,7 +59,7 @@ def plan(
     layouts: tuple[tuple[int, int], tuple[int, int]],
     device: int | None,
 ) -> Plan: ...
-def plans_kept() -> int: ...
+def plans_alive() -> int: ...
 def device_name(ordinal: int | None) -> str: ...
 def forward(
     plan: Plan,
@@ -77,3 +82,33 @@ def backward(
     classifier_gradient: int | None,
     input_gradients: list[_Named],
 ) -> None: ...
+
+class Tuned:
+    device: str
+    filter: str
+    folder: str
+    complete: bool
+    reused: int
+    grade: str
+    notes: list[str]
+    scalars: list[tuple[str, float]]
+    candidates: list[_Candidate]
+
+def tune(
+    program: str,
+    shape: tuple[int, int, int],
+    dtype_name: str,
+    ignored: bool,
+    filter_text: str | None,
+    gradients: tuple[bool, bool],
+    input_gradients: list[str],
+    device_ordinal: int | None,
+    scalars: list[tuple[str, float]],
+    candidates: int | None,
+    again: bool,
+    untrained: bool,
+    progress: Callable[[int, int, list[str]], object] | None,
+    silent: bool,
+) -> Tuned: ...
+def tuning_state() -> str: ...
+def doctor(further: list[tuple[str, bool, str, str]]) -> tuple[str, str]: ...

@@ -47,11 +47,13 @@ class _Call:
         tensors: list[Tensor],
         numbers: list[float],
         was: list[int] | None = None,
+        plan: _native.Plan | None = None,
     ) -> None:
-        """In a backward, ``was`` says how the tensors were in its forward; see :func:`_kind`."""
+        """In a backward, ``was`` says how the tensors were in its forward, see :func:`_kind`, and ``plan`` is that
+        forward's, where it could be kept."""
         compute = _matrices.TORCH_DTYPES[spec.compute]
         rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
-        indices = None if targets is None else targets.reshape(-1).contiguous()
+        indices = None if targets is None else _matrices.as_line(targets)
         if was is None or was == _kind(e, c, targets):
             layouts = _matrices.layout(rows, e.device.type), _matrices.layout(classifier, c.device.type)
         else:
@@ -59,7 +61,7 @@ class _Call:
         for name, tensor in zip(spec.tensors, tensors, strict=True):
             if tensor.dtype != torch.float32:
                 raise RuntimeError(f"`{name}` is {tensor.dtype}, expected torch.float32, as it was given")
-        self.plan = plan_for(spec, rows, classifier, indices, (e.dtype, c.dtype), layouts)
+        self.plan = plan or plan_for(spec, rows, classifier, indices, (e.dtype, c.dtype), layouts)
         # These are what the addresses below point to: they live as long as the call does.
         rows, classifier = _matrices.laid_out(rows, layouts[0]), _matrices.laid_out(classifier, layouts[1])
         self.tensors = (rows, classifier, indices, [tensor.contiguous() for tensor in tensors])
@@ -72,13 +74,14 @@ class _Call:
         )
         self.tokens = rows.shape[0]
         self.device = e.device
-        self.reduction = spec.reduction
+        self.reduction, self.check_targets = spec.reduction, spec.check_targets
 
-    def settings(self, seed: Tensor | None) -> tuple[str, int | None, int | None]:
-        stream = torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
+    def settings(self, seed: Tensor | None) -> tuple[str, int | None, int | None, bool]:
+        # The stream's address alone: without an object of torch's around it.
+        stream = torch._C._cuda_getCurrentRawStream(self.device.index) if self.device.type == "cuda" else None
         # A plan that does not sample drew nothing.
         address = seed.data_ptr() if seed is not None and seed.numel() == 1 else None
-        return self.reduction, address, stream
+        return self.reduction, address, stream, self.check_targets
 
     def bytes(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self.device)
@@ -93,8 +96,13 @@ def _kind(e: Tensor, c: Tensor, targets: Tensor | None) -> list[int]:
     Tensors may come out of autograd with other strides than they went in with, where hooks keep them elsewhere. A
     backward that gets this from its forward runs that forward's plan still.
     """
-    types = (e.dtype, c.dtype, None if targets is None else targets.dtype)
-    return [*e.shape, *c.shape, *e.stride(), *c.stride(), *(_CODES.get(dtype, len(_CODES)) for dtype in types)]
+    other = len(_CODES)
+    types = (
+        _CODES.get(e.dtype, other),
+        _CODES.get(c.dtype, other),
+        _CODES.get(None if targets is None else targets.dtype, other),
+    )
+    return [*e.shape, *c.shape, *e.stride(), *c.stride(), *types]
 
 
 def _layouts_of(
@@ -119,6 +127,11 @@ def _whole(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.numel()
 
 
+def _typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Most are, and torch's own test of it costs a call.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def _forward(
     e: Tensor,
     c: Tensor,
@@ -128,6 +141,18 @@ def _forward(
     seed: Tensor | None,
     spec: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _run_forward(e, c, targets, tensors, numbers, seed, spec)[0]
+
+
+def _run_forward(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: list[Tensor],
+    numbers: list[float],
+    seed: Tensor | None,
+    spec: str,
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], _native.Plan]:
     parsed = parse(spec)
     call = _Call(parsed, e, c, targets, tensors, numbers)
     plan = call.plan
@@ -145,7 +170,7 @@ def _forward(
         [("loss", reduced.data_ptr())] if parsed.reduced else [],
         [(name, rows.data_ptr() + 4 * call.tokens * at) for at, name in enumerate(parsed.rows)],
     )
-    return reduced, rows, held, drawn
+    return (reduced, rows, held, drawn), plan
 
 
 def _backward(
@@ -161,15 +186,16 @@ def _backward(
     was: list[int],
     spec: str,
     main_grad: Tensor | None = None,
+    plan: _native.Plan | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     parsed = parse(spec)
-    call = _Call(parsed, e, c, targets, tensors, numbers, was)
+    call = _Call(parsed, e, c, targets, tensors, numbers, was, plan)
     plan = call.plan
     if held.dtype != torch.uint8 or held.shape != (plan.held,) or held.device != call.device:
         raise RuntimeError(
             f"what the forward left came back from its hooks as {held.dtype} {list(held.shape)} on {held.device}, "
-            f"expected torch.uint8 [{plan.held}] on {call.device}; let the unpack hook give back what the pack hook was "
-            "given"
+            f"expected torch.uint8 [{plan.held}] on {call.device}; let the unpack hook give back what the pack hook was"
+            " given"
         )
     rest = call.bytes(plan.peak - plan.held)
     # Saved tensors may come back at another address, from a host that keeps them meanwhile, say. The native side wants
@@ -189,8 +215,8 @@ def _backward(
     if main_grad is not None:
         torch.autograd.graph.increment_version(main_grad)
     d_tensors = [torch.empty(tensor.shape, dtype=torch.float32, device=call.device) for tensor in _of(parsed, tensors)]
-    d_reduced = None if d_reduced is None else d_reduced.to(torch.float32)
-    d_rows = None if d_rows is None else d_rows.to(torch.float32).contiguous()
+    d_reduced = None if d_reduced is None else _typed(d_reduced, torch.float32)
+    d_rows = None if d_rows is None else _typed(d_rows, torch.float32).contiguous()
     _native.backward(
         plan,
         call.given,
@@ -209,7 +235,7 @@ def _backward(
         (d_c if main_grad is None else main_grad).data_ptr() if parsed.gradient_c else None,
         [(name, t.data_ptr()) for name, t in zip(parsed.gradient_inputs, d_tensors, strict=True)],
     )
-    return d_e.to(e.dtype), d_c.to(c.dtype), d_tensors
+    return _typed(d_e, e.dtype), _typed(d_c, c.dtype), d_tensors
 
 
 def _of(spec: Spec, tensors: list[Tensor]) -> list[Tensor]:
@@ -287,10 +313,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    return _gradients(ctx, d_reduced, d_rows, None)
+    return _gradients(ctx, d_reduced, d_rows)
 
 
-def _gradients(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, main_grad: Tensor | None) -> tuple[Any, ...]:
+def _gradients(
+    ctx: Any,
+    d_reduced: Tensor | None,
+    d_rows: Tensor | None,
+    main_grad: Tensor | None = None,
+    plan: _native.Plan | None = None,
+) -> tuple[Any, ...]:
     e, c, targets, held, drawn, seed, *tensors = ctx.saved_tensors
     spec = parse(ctx.spec)
     # In autograd's eyes a list of numbers is one argument, and an empty list is a list of tensors.
@@ -306,7 +338,7 @@ def _gradients(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, main_g
             raise RuntimeError("`main_grad` is for plain backward passes, without `create_graph`")
         d_e, d_c, d_tensors = torch.ops.cce_torch.backward.default(*arguments)
     else:
-        d_e, d_c, d_tensors = _backward(*arguments, main_grad)
+        d_e, d_c, d_tensors = _backward(*arguments, main_grad, plan)
     by_name = dict(zip(spec.gradient_inputs, d_tensors, strict=True))
     return (
         d_e if spec.gradient_e else None,
@@ -369,17 +401,18 @@ class _Direct(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The results; what a backward needs is kept in ``ctx``."""
-        reduced, rows, held, drawn = _forward(e, c, targets, list(tensors), numbers, seed, spec)
+        (reduced, rows, held, drawn), plan = _run_forward(e, c, targets, list(tensors), numbers, seed, spec)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
         ctx.numbers, ctx.spec, ctx.main_grad = numbers, spec, main_grad
-        ctx.was = _kind(e, c, targets)
+        # Kept with what it left: no other plan ever reads that.
+        ctx.was, ctx.plan = _kind(e, c, targets), plan
         return reduced, rows
 
     @staticmethod
     def backward(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None) -> Any:
         """The gradients of forward's arguments."""
-        d_e, d_c, _, d_tensors, *_ = _gradients(ctx, d_reduced, d_rows, ctx.main_grad)
+        d_e, d_c, _, d_tensors, *_ = _gradients(ctx, d_reduced, d_rows, ctx.main_grad, ctx.plan)
         return None, None, None, d_e, d_c, None, None, *d_tensors
 
     @staticmethod

@@ -1,4 +1,8 @@
-"""From tensors to plans."""
+"""From tensors to plans, of which those used last are kept.
+
+Every number of tokens makes a plan. :data:`kept` holds as many as ``CCE_TORCH_PLANS`` says; a call whose backward is
+still to come holds its own. A plan that was dropped is made again, the same, when a call needs it; see the native side.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,77 @@ import ctypes
 import importlib.util
 import logging
 import os
+from collections import OrderedDict
+from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import torch
 
 from . import _log, _matrices, _native
 from ._spec import Spec, describe
+
+#: How many plans are kept where CCE_TORCH_PLANS says nothing.
+CAPACITY = 256
+
+
+class Kept:
+    """The plans used last, at most ``capacity``."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._plans: OrderedDict[Hashable, _native.Plan] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable) -> _native.Plan | None:
+        """The plan of this key, used just now."""
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is not None:
+                self._plans.move_to_end(key)
+            return plan
+
+    def put(self, key: Hashable, plan: _native.Plan) -> None:
+        """Keeps a plan, and drops those that were not used for longest."""
+        with self._lock:
+            self._plans[key] = plan
+            self._plans.move_to_end(key)
+            # They go when nothing is locked: what their memory's release runs may be anything.
+            dropped = [self._plans.popitem(last=False) for _ in range(len(self._plans) - self.capacity)]
+        del dropped
+
+    def clear(self) -> None:
+        """Keeps none."""
+        with self._lock:
+            dropped, self._plans = self._plans, OrderedDict()
+        del dropped
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+
+def _capacity() -> int:
+    text = os.environ.get("CCE_TORCH_PLANS", "")
+    if not text:
+        return CAPACITY
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"CCE_TORCH_PLANS is {text!r}, expected how many plans are kept, a whole number of at least 1")
+    return int(text)
+
+
+kept = Kept(_capacity())
+
+#: Names what plans choose their schedules from. A part of every call's spec: after another tuning plans are others.
+tuning: str = _native.tuning_state()
+
+
+def refresh_tuning() -> None:
+    """Plans of later calls choose among what is stored now. A compiled graph is compiled again when it is next called;
+    a backward whose forward is past runs that forward's plan."""
+    global tuning
+    tuning = _native.tuning_state()
+    kept.clear()
 
 
 def plan_for(
@@ -25,8 +93,9 @@ def plan_for(
 ) -> _native.Plan:
     """The plan of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it."""
     index = torch.int32 if targets is None else targets.dtype
-    key = (e.shape[0], e.shape[1], c.shape[0], index, given, layouts, e.device.type, e.device.index)
-    found = spec.plans.get(key)
+    # A spec's identity is its own: each is made once, and lives as long as the process.
+    key = (id(spec), e.shape[0], e.shape[1], c.shape[0], index, given, layouts, e.device.type, _ordinal(e.device))
+    found = kept.get(key)
     if found is not None:
         return found
     if e.device.type == "cuda":
@@ -41,6 +110,7 @@ def plan_for(
         d_c = (spec.main_grad, True)
     plan = _native.plan(
         spec.program,
+        spec.tuning,
         (int(e.shape[0]), int(e.shape[1]), int(c.shape[0])),
         spec.compute,
         _matrices.INDICES[index],
@@ -52,7 +122,7 @@ def plan_for(
         _ordinal(e.device),
     )
     _say(spec, plan)
-    spec.plans[key] = plan
+    kept.put(key, plan)
     return plan
 
 
@@ -70,7 +140,9 @@ def _say(spec: Spec, plan: _native.Plan) -> None:
     # On a GPU a tuned schedule makes a difference.
     if plan.grade != "exact" and plan.device != "cpu":
         _log.once(
-            logging.INFO, f"{name} on {plan.device}: the schedule's grade is {plan.grade}; cce-tune finds a better one"
+            logging.INFO,
+            f"{name} on {plan.device}: the schedule's grade is {plan.grade}, for it was not tuned for this problem; "
+            "`cce_torch.tune` with the call's arguments finds the best one",
         )
 
 

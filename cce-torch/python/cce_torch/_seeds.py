@@ -21,4 +21,5 @@ def draw(device: torch.device) -> torch.Tensor:
     generators in the same state: each takes its own of as many as there are ranks.
     """
     world, rank = _ranks()
-    return torch.randint(2**63 - 1, (world,), dtype=torch.int64, device=device)[rank : rank + 1]
+    drawn = torch.randint(2**63 - 1, (world,), dtype=torch.int64, device=device)
+    return drawn if world == 1 else drawn[rank : rank + 1]

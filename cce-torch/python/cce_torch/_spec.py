@@ -7,9 +7,8 @@ means the same in another.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any
 
 from . import _native
 
@@ -45,10 +44,12 @@ class Spec:
     reduced: bool
     #: The type of the buffer that C's gradient is added to, where it is not returned.
     main_grad: str | None = None
+    #: Whether targets out of range are refused, for which a GPU is waited for.
+    check_targets: bool = False
+    #: The state of the tuning database that plans are chosen from.
+    tuning: str = "none"
     #: The version of the operators' arguments: a graph that torch cached under other ones is not taken for this one.
-    signature: int = 2
-    #: Plans by shape, types, layouts and device: found again without asking the native side.
-    plans: dict[Any, _native.Plan] = field(default_factory=dict, compare=False, repr=False)
+    signature: int = 3
 
     def text(self) -> str:
         """As JSON."""
@@ -65,7 +66,7 @@ class Spec:
 
 @cache
 def _text(spec: Spec) -> str:
-    return json.dumps({part.name: getattr(spec, part.name) for part in fields(spec) if part.compare})
+    return json.dumps({part.name: getattr(spec, part.name) for part in fields(spec)})
 
 
 @cache

@@ -7,11 +7,14 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from . import _linear
+from . import _linear, _options
 from ._call import FilterName, Reduction, Scalar, run
 
+#: What the options are called that are inputs of the program under another name.
+NAMES = {"scale": "logit_scale", "cap": "softcap", "smoothing": "label_smoothing", "zw": "z_loss"}
 
-def _options(
+
+def options(
     bias: Tensor | None,
     weight: Tensor | None,
     logit_scale: Scalar | None,
@@ -20,12 +23,13 @@ def _options(
     z_loss: Scalar,
 ) -> dict[str, Scalar]:
     """The options that are there, by the names of the program's inputs."""
+    _options.vector("bias", bias)
+    _options.vector("weight", weight)
+    _options.positive("logit_scale", logit_scale)
+    _options.positive("softcap", softcap)
     given: dict[str, Scalar | None] = {"bias": bias, "weight": weight, "scale": logit_scale, "cap": softcap}
     for name, value in (("smoothing", label_smoothing), ("zw", z_loss)):
-        given[name] = value if isinstance(value, Tensor) or value != 0.0 else None
-    for name, bound in (("logit_scale", logit_scale), ("softcap", softcap)):
-        if bound is not None and not isinstance(bound, Tensor) and not bound > 0.0:
-            raise ValueError(f"`{name}` is {bound}, expected None or a number above 0")
+        given[name] = value if isinstance(value, Tensor) or _options.scalar(NAMES[name], value) != 0.0 else None
     if not isinstance(label_smoothing, Tensor) and not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"`label_smoothing` is {label_smoothing}, expected a number from 0 to 1")
     return {name: value for name, value in given.items() if value is not None}
@@ -51,6 +55,7 @@ def linear_cross_entropy(
     z_loss: Scalar = 0.0,
     weight: Tensor | None = None,
     main_grad: Tensor | None = None,
+    check_targets: bool = False,
 ) -> Tensor: ...
 
 
@@ -75,6 +80,7 @@ def linear_cross_entropy(
     z_loss: Scalar = 0.0,
     weight: Tensor | None = None,
     main_grad: Tensor | None = None,
+    check_targets: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -97,6 +103,7 @@ def linear_cross_entropy(
     z_loss: Scalar = 0.0,
     weight: Tensor | None = None,
     main_grad: Tensor | None = None,
+    check_targets: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Cross entropy of the logits ``e @ c.T`` without ever writing them to memory.
 
@@ -135,6 +142,9 @@ def linear_cross_entropy(
         main_grad: [V, D], float32 or c's type, contiguous: c's gradient is added to it in the backward, in fp32, and
             ``c.grad`` stays as it is. For accumulation over micro-batches; in eager mode. DDP's reducer does
             not see this gradient: reduce the buffer over the ranks yourself.
+        check_targets: refuses a target out of range with an IndexError that says where it is, before anything is
+            computed. On a GPU this waits for all work on the current stream, once a call, and cannot be captured in a
+            CUDA graph: for finding mistakes, not for training.
 
     Returns:
         The loss, float32: a scalar, or under ``none`` the shape of ``targets[..., shift:]``. With ``return_lse`` a pair
@@ -142,16 +152,17 @@ def linear_cross_entropy(
 
     Raises:
         TypeError, ValueError: shapes, types, devices or options that do not fit, with what was expected.
+        IndexError: a target out of range, under ``check_targets``.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"`reduction` is {reduction!r}, expected 'mean', 'sum' or 'none'")
+    _options.reduction(reduction)
+    _options.flag("return_lse", return_lse)
+    given = options(bias, weight, logit_scale, softcap, label_smoothing, z_loss)
     if reduction == "mean" and weight is not None and weight.requires_grad and torch.is_grad_enabled():
         # The divisor would have a gradient, too.
         raise ValueError(
             "`weight` requires a gradient and `reduction` is 'mean', which divides by a sum of weights: expected 'sum' "
             "or 'none', or `weight.detach()`"
         )
-    given = _options(bias, weight, logit_scale, softcap, label_smoothing, z_loss)
     program = _linear.cross_entropy(tuple(given), return_lse)
     rows = (["loss"] if reduction == "none" else []) + (["lse"] if return_lse else [])
     outputs = run(
@@ -168,9 +179,50 @@ def linear_cross_entropy(
         filter_eps=filter_eps,
         max_entries=max_entries,
         seed=seed,
+        check_targets=check_targets,
         main_grad=main_grad,
+        names=NAMES,
     )
     return (outputs["loss"], outputs["lse"]) if return_lse else outputs["loss"]
+
+
+@overload
+def token_logprobs(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: Scalar | None = None,
+    shift: int | bool = 0,
+    entropy: Literal[True] = True,
+    filter: FilterName | None = None,
+    filter_eps: float | None = None,
+    max_entries: int | None = None,
+    seed: int | Tensor | None = None,
+    logit_scale: Scalar | None = None,
+    check_targets: bool = False,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def token_logprobs(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: Scalar | None = None,
+    shift: int | bool = 0,
+    *,
+    entropy: Literal[False],
+    filter: FilterName | None = None,
+    filter_eps: float | None = None,
+    max_entries: int | None = None,
+    seed: int | Tensor | None = None,
+    logit_scale: Scalar | None = None,
+    check_targets: bool = False,
+) -> Tensor: ...
 
 
 def token_logprobs(
@@ -187,6 +239,7 @@ def token_logprobs(
     max_entries: int | None = None,
     seed: int | Tensor | None = None,
     logit_scale: Scalar | None = None,
+    check_targets: bool = False,
 ) -> tuple[Tensor, Tensor] | Tensor:
     """The log-probability of each target and the entropy of its distribution: what GRPO, PPO and DPO are made of.
 
@@ -202,7 +255,8 @@ def token_logprobs(
         Log-probabilities and entropies in nats, float32, of the shape of ``targets[..., shift:]``, 0 at tokens that are
         ignored; the log-probabilities alone without ``entropy``.
     """
-    given = _options(bias, None, logit_scale, softcap, 0.0, 0.0)
+    _options.flag("entropy", entropy)
+    given = options(bias, None, logit_scale, softcap, 0.0, 0.0)
     outputs = run(
         _linear.token_logprobs(tuple(given), entropy),
         e,
@@ -217,5 +271,7 @@ def token_logprobs(
         filter_eps=filter_eps,
         max_entries=max_entries,
         seed=seed,
+        check_targets=check_targets,
+        names=NAMES,
     )
     return (outputs["logprob"], outputs["entropy"]) if entropy else outputs["logprob"]

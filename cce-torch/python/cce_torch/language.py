@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import keyword
 import linecache
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import FrameType
 from typing import Any, NoReturn, Union
 
@@ -48,6 +50,11 @@ _KINDS: dict[Any, str] = {kind: kind.__name__ for kind in (Logit, Target, Row, C
 _THIS_FILE = __file__
 
 
+def _is_ours(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return frame.f_code.co_filename == _THIS_FILE or module == "torch" or module.startswith("torch.")
+
+
 class _Sites:
     """Places in the user's source, by number."""
 
@@ -59,9 +66,9 @@ class _Sites:
         return len(self.places) - 1
 
     def here(self) -> tuple[int, FrameType]:
-        """The place of the innermost frame outside of this module."""
+        """The place of the innermost frame outside of this module, and of torch, whose functions come back to it."""
         frame = sys._getframe(1)
-        while frame.f_code.co_filename == _THIS_FILE and frame.f_back is not None:
+        while _is_ours(frame) and frame.f_back is not None:
             frame = frame.f_back
         start = end = None
         if sys.version_info >= (3, 11):
@@ -251,6 +258,26 @@ class Value:
     def __bool__(self) -> NoReturn:
         self._refuse("a value of a loss has no truth", "compare it, and choose with `cce.where(a > 0.0, x, y)`")
 
+    def __getattr__(self, name: str) -> NoReturn:
+        # Protocols of Python and NumPy are asked for by such names, and are not there.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._refuse(
+            f"a value of a loss has no `{name}`",
+            hint(name) or "use the functions of the language: `cce.exp(a)`, not `a.exp()`",
+        )
+
+    def __len__(self) -> NoReturn:
+        self._refuse("a value of a loss has no parts", "reduce it over the vocabulary: `lse`, `at`, `mean`, `expect`")
+
+    def _no_operator(self, *_: Any) -> NoReturn:
+        self._refuse(
+            "this operator is not in the language", "the operators are `+ - * / **`, and comparisons in `cce.where`"
+        )
+
+    __matmul__ = __rmatmul__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __divmod__ = _no_operator
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __invert__ = __round__ = _no_operator
+
     def __float__(self) -> NoReturn:
         self._refuse(
             "a value of a loss is not a number yet",
@@ -272,8 +299,14 @@ class Value:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Value:
         # `torch.tanh(z)` is the language's tanh; what the language lacks says what to write instead.
+        name = getattr(function, "__name__", str(function))
         values = [*arguments, *(keywords or {}).values()]
-        return _call(getattr(function, "__name__", str(function)), *values)
+        if name == "where" and len(values) == 3:
+            return where(*values)
+        if hint(name) is not None:
+            # What the language lacks is not asked how it was called.
+            values = [value for value in values if isinstance(value, Value)]
+        return _call(name, *values)
 
 
 class Comparison:
@@ -283,6 +316,11 @@ class Comparison:
 
     def __init__(self, cmp: str, left: Any, right: Any) -> None:
         self.cmp, self.left, self.right = cmp, left, right
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Value:
+        # `torch.where(a < b, x, y)` asks its condition.
+        return Value.__torch_function__(function, types, arguments, keywords)
 
     def __bool__(self) -> NoReturn:
         value = next(side for side in (self.left, self.right) if isinstance(side, Value))
@@ -396,8 +434,39 @@ def argmax(z: Value) -> Value:
     return _call("argmax", z)
 
 
-def _kinds(function: Callable[..., Any]) -> list[tuple[str, str]]:
-    """Name and kind of every parameter."""
+#: Functions of the language, by name.
+FUNCTIONS = {name for name, _, _ in _native.functions()}
+
+
+def hint(name: str) -> str | None:
+    """What to write instead of a function that the language does not have; None of one that it has."""
+    if name in FUNCTIONS or name == "where":
+        return None
+    builder = _native.Builder(0, "loss", "")
+    builder.call(0, name, [builder.input(0, "z", "Logit")])
+    _, mistakes = builder.finish()
+    helps = (help for _, _, message, help in mistakes if f"`{name}`" in message)
+    help = next(helps, None)
+    return None if help is None else re.sub(rf"\b({'|'.join(FUNCTIONS)})\(", r"cce.\1(", help)
+
+
+def _default(function: Callable[..., Any], parameter: inspect.Parameter, kind: str) -> float | None:
+    """The default of a parameter."""
+    value = parameter.default
+    if value is parameter.empty:
+        return None
+    if kind != "Scalar":
+        raise LossError(
+            f"`{parameter}` of `{function.__name__}`: expected no default, which only a Scalar may have, and this is a "
+            f"{kind}"
+        )
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LossError(f"`{parameter}` of `{function.__name__}`: expected a number as the default of a Scalar")
+    return float(value)
+
+
+def _kinds(function: Callable[..., Any]) -> list[tuple[str, str, float | None]]:
+    """Name, kind and default of every parameter."""
     kinds = []
     for at, parameter in enumerate(inspect.signature(function).parameters.values()):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -416,21 +485,40 @@ def _kinds(function: Callable[..., Any]) -> list[tuple[str, str]]:
                 f"`{parameter.name}: {stated}` of `{function.__name__}`: expected one of the kinds "
                 "Logit, Target, Row, Col, Scalar"
             )
-        kinds.append((parameter.name, kind))
+        kinds.append((parameter.name, kind, _default(function, parameter, kind)))
     return kinds
 
 
-def trace(function: Callable[..., Any]) -> str:
-    """Calls a function with symbolic values and gives the program that it computes, as text.
+def _output_name(name: Any) -> str | None:
+    """Why a name is none for an output."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        return "expected a name that a field of a named tuple may have"
+    return None
+
+
+def trace(function: Callable[..., Any], reserved: Collection[str] = ()) -> tuple[str, dict[str, float]]:
+    """Calls a function with symbolic values and gives the program that it computes, as text, and the defaults of its
+    Scalars. Names in ``reserved`` are not for its inputs.
 
     Raises:
         LossError: with every mistake of the function.
     """
+    if not inspect.isfunction(function):
+        raise TypeError(f"expected a function for `cce.loss`, found {type(function).__name__}")
     code = function.__code__
     name = "loss" if function.__name__ == "<lambda>" else function.__name__
     tracing = Trace(name, inspect.getdoc(function) or "", code.co_filename, code.co_firstlineno)
-    inputs = [tracing.input(tracing.whole, name, kind) for name, kind in _kinds(function)]
-    result = function(*inputs)
+    kinds = _kinds(function)
+    inputs = {name: tracing.input(tracing.whole, name, kind) for name, kind, _ in kinds}
+    for name, kind, _ in kinds:
+        if kind in ("Row", "Col", "Scalar") and name in reserved:
+            message = f"the input `{name}` has the name of an option of the call"
+            tracing.builder.error(tracing.whole, message, f"name it otherwise, `{name}_` say")
+    by_name = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    result = function(
+        *(value for name, value in inputs.items() if name not in by_name),
+        **{name: value for name, value in inputs.items() if name in by_name},
+    )
     if isinstance(result, Mapping):
         outputs = dict(result)
     elif hasattr(result, "_asdict"):
@@ -438,10 +526,13 @@ def trace(function: Callable[..., Any]) -> str:
     else:
         outputs = {"loss": result}
     for name, value in outputs.items():
+        unfit = _output_name(name)
+        if unfit is not None:
+            tracing.builder.error(tracing.whole, f"the output {name!r} cannot have this name", unfit)
         if value is None:
             message = f"`{name}` is None: the function returns no value"
             handle = tracing.builder.error(tracing.whole, message, "return the loss of one token")
         else:
             handle = tracing.operand(tracing.whole, value)
         tracing.builder.output(tracing.whole, str(name), handle)
-    return tracing.finish()
+    return tracing.finish(), {name: default for name, _, default in kinds if default is not None}

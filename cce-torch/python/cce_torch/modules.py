@@ -28,6 +28,7 @@ class LinearCrossEntropy(nn.Module):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         weight: Tensor | None = None,
+        check_targets: bool = False,
     ) -> None:
         super().__init__()
         self.ignore_index = ignore_index
@@ -41,6 +42,7 @@ class LinearCrossEntropy(nn.Module):
         self.logit_scale = logit_scale
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
+        self.check_targets = check_targets
         self.weight: Tensor | None
         self.register_buffer("weight", weight)
 
@@ -66,15 +68,16 @@ class LinearCrossEntropy(nn.Module):
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
             weight=self.weight,
+            check_targets=self.check_targets,
         )
 
     def extra_repr(self) -> str:
         """The options that are not the default."""
         default = {"ignore_index": -100, "reduction": "mean", "shift": 0, "return_lse": False}
-        default |= {"label_smoothing": 0.0, "z_loss": 0.0}
+        default |= {"label_smoothing": 0.0, "z_loss": 0.0, "check_targets": False}
         names = [
             "ignore_index", "softcap", "reduction", "shift", "return_lse", "filter", "filter_eps", "max_entries",
-            "logit_scale", "label_smoothing", "z_loss",
+            "logit_scale", "label_smoothing", "z_loss", "check_targets",
         ]  # fmt: skip
         given = {name: getattr(self, name) for name in names}
         return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != default.get(name))

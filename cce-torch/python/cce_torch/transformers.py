@@ -81,8 +81,8 @@ def patch(
         )
     if type(head).forward is not nn.Linear.forward:
         raise ValueError(
-            f"the `lm_head` is a {type(head).__name__} with a forward of its own, expected that of torch.nn.Linear: its "
-            "weight alone does not say what its logits are"
+            f"the `lm_head` is a {type(head).__name__} with a forward of its own, expected that of torch.nn.Linear: "
+            "its weight alone does not say what its logits are"
         )
     if hasattr(model, "_cce_torch"):
         raise ValueError("the model is patched already: call `unpatch` first to change its options")

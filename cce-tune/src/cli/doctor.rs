@@ -9,6 +9,7 @@ use cce_runtime::nvrtc::Nvrtc;
 use cce_runtime::selection;
 use cce_tuning_db::{Database, Indexing, Profile, Winners};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The state of one thing.
@@ -37,8 +38,18 @@ fn finding(what: &str, state: State, found: impl Into<String>, advice: impl Into
     Finding { what: what.to_owned(), state, found: found.into(), advice: advice.into() }
 }
 
+/// What was found: driver, NVRTC, GPUs, folders, database, variables. As `cce-tune doctor` prints it, and as JSON.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    schema: u32,
+    version: &'static str,
+    findings: Vec<Finding>,
+    environment: BTreeMap<&'static str, String>,
+}
+
 /// Every variable that is read, in the order of the table in docs/tuning.md.
-const VARIABLES: [&str; 17] = [
+const VARIABLES: [&str; 18] = [
     "CCE_TUNING_DIR",
     "CCE_PROFILE",
     "CCE_CACHE_DIR",
@@ -56,29 +67,54 @@ const VARIABLES: [&str; 17] = [
     "HOME",
     "RAYON_NUM_THREADS",
     "HOSTNAME",
+    "CCE_TORCH_PLANS",
 ];
 
 pub(super) fn run(output: &Output) -> Result<u8, Error> {
-    let mut findings = vec![cpu()];
-    let devices = driver(&mut findings);
-    findings.push(nvrtc(&devices));
-    findings.push(cubins());
-    database(&mut findings);
-    profiles(&mut findings);
-    let variables: Vec<(&str, String)> = VARIABLES
-        .iter()
-        .filter_map(|name| Some((*name, std::env::var_os(name)?.to_string_lossy().into_owned())))
-        .collect();
-    let broken = findings.iter().any(|finding| finding.state == State::Broken);
-    let value = serde_json::json!({
-        "schema": 1,
-        "version": env!("CARGO_PKG_VERSION"),
-        "findings": findings,
-        "environment": variables.iter().map(|(name, value)| (*name, value.clone()))
-            .collect::<std::collections::BTreeMap<_, _>>(),
-    });
-    output.either(|| text(&findings, &variables), &value)?;
-    Ok(if broken { EXIT_FAILED } else { EXIT_OK })
+    let diagnosis = Diagnosis::now();
+    output.either(|| diagnosis.text(), &diagnosis.value()?)?;
+    Ok(if diagnosis.is_broken() { EXIT_FAILED } else { EXIT_OK })
+}
+
+impl Diagnosis {
+    /// Looks at everything. Makes nothing, and repairs what the database repairs when it is opened.
+    pub fn now() -> Diagnosis {
+        let mut findings = vec![cpu()];
+        let devices = driver(&mut findings);
+        findings.push(nvrtc(&devices));
+        findings.push(cubins());
+        database(&mut findings);
+        profiles(&mut findings);
+        let set = |name: &&'static str| Some((*name, std::env::var_os(name)?.to_string_lossy().into_owned()));
+        let environment = VARIABLES.iter().filter_map(set).collect();
+        Diagnosis { schema: 1, version: env!("CARGO_PKG_VERSION"), findings, environment }
+    }
+
+    /// Adds what a caller looked at: whether it is there, what was found, and what to do, empty if nothing.
+    pub fn add(&mut self, what: &str, is_there: bool, found: &str, advice: &str) {
+        let state = if is_there { State::Ok } else { State::Missing };
+        self.findings.push(finding(what, state, found, advice));
+    }
+
+    /// Whether something that is there does not work.
+    pub fn is_broken(&self) -> bool {
+        self.findings.iter().any(|finding| finding.state == State::Broken)
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let given = |name: &&'static str| Some((*name, self.environment.get(name)?.clone()));
+        let variables: Vec<(&str, String)> = VARIABLES.iter().filter_map(given).collect();
+        text(&self.findings, &variables)
+    }
+
+    /// As JSON.
+    ///
+    /// # Errors
+    /// Those of serialisation, which plain strings do not meet.
+    pub fn value(&self) -> Result<serde_json::Value, Error> {
+        serde_json::to_value(self).map_err(|error| Error::Json(error.to_string()))
+    }
 }
 
 fn text(findings: &[Finding], variables: &[(&str, String)]) -> String {
@@ -293,6 +329,27 @@ fn profiles(findings: &mut Vec<Finding>) {
             Err(error) => finding(what, State::Broken, error.to_string(), "correct CCE_PROFILE or unset it"),
         });
     }
+    findings.extend(selection::SHIPPED.iter().map(|(file, text)| shipped(file, text)));
+}
+
+/// A profile of older kernels is no fault: its winners are still used.
+fn shipped(file: &str, text: &str) -> Finding {
+    const WHAT: &str = "shipped profile";
+    let profile = match Profile::parse(text) {
+        Ok((profile, _)) => profile,
+        Err(error) => return finding(WHAT, State::Broken, format!("{file}: {error}"), "please report this"),
+    };
+    let stale = |entry: &&cce_tuning_db::KeyWinners| {
+        let generation = selection::generation(&entry.key.device);
+        entry.winners.iter().all(|winner| winner.generation != generation)
+    };
+    let stale = profile.entries.iter().filter(stale).count();
+    let mut found = format!("{}, {}", profile.name, counted(profile.entries.len() as u64, "problem"));
+    if stale > 0 {
+        found +=
+            &format!(", {stale} of them stale: measured with another version of the kernels, still used");
+    }
+    finding(WHAT, State::Ok, found, "")
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use super::{EXIT_OK, EmitArgs};
 use crate::Error;
 use crate::task::Task;
 use cce_codegen::ir::{Level, Program};
-use cce_codegen::plan::{GpuPlan, refuses};
-use cce_codegen::problem::{DType, Filter, Ignored, Problem};
+use cce_codegen::plan::GpuPlan;
+use cce_codegen::problem::{DType, Problem};
 use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
+use cce_runtime::DeviceKind;
 use cce_runtime::nvrtc::{Arch, Nvrtc, Options, Source};
-use cce_runtime::{Device, DeviceKind};
 
 /// The parser of `--dump`.
 pub(super) fn level(text: &str) -> Result<Level, String> {
@@ -92,28 +92,12 @@ fn from_plan(args: &EmitArgs, program: &Program, level: Level) -> Result<String,
 /// The problem as a GPU's plan would have it, with the GPU's defaults.
 fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
     let flags = &args.problem;
-    // A plan of the CPU device checks names and types in the same way.
     let task = Task {
         tokens: flags.tokens.unwrap_or(8192),
         width: flags.hidden.unwrap_or(2304),
         vocab: flags.vocab.unwrap_or(256_000),
         dtype: flags.dtype.unwrap_or(DType::Bf16),
-        filter: Some(flags.filter.unwrap_or(Filter::Exact)),
         ..super::inputs::task(flags, program.clone(), DeviceKind::Cpu, None)
     };
-    let mut problem = task.exact().builder().build(&Device::cpu())?.problem().clone();
-    let aligned = Problem::new(task.tokens, task.width, task.vocab, task.dtype);
-    problem.hidden_layout = aligned.hidden_layout;
-    problem.classifier_layout = aligned.classifier_layout;
-    problem.workspace_limit = task.memory_limit;
-    if !program.has_target() {
-        problem.ignored = Ignored::None;
-    }
-    problem.filter = flags.filter.unwrap_or(Filter::SAMPLED);
-    // As a plan on that GPU, which samples by default where it can.
-    let large = problem.hidden_gradient.is_some() || problem.classifier_gradient.is_some();
-    if flags.filter.is_none() && (!large || refuses(program, &problem).is_some()) {
-        problem.filter = Filter::Exact;
-    }
-    Ok(problem)
+    task.gpu_problem()
 }

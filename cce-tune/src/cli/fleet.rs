@@ -64,8 +64,9 @@ pub(super) struct WorkArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
-    /// The plan's folder.
-    plan: PathBuf,
+    /// A plan's folder; or exports and folders of other databases, as for `import`.
+    #[arg(required = true)]
+    from: Vec<PathBuf>,
 }
 
 /// What a shard's worker has to know.
@@ -234,16 +235,20 @@ fn take_in(run_off: &Path, folder: &Path, console: &Console) -> Result<(), Error
 }
 
 pub(super) fn merge(args: &MergeArgs, output: &Output) -> Result<u8, Error> {
-    let folder = database_folder()?;
-    let mut folders = shards(&args.plan)?;
-    if folders.is_empty() {
-        let reason = format!(
-            "{} is no plan: expected folders shard-0, shard-1, ..., as `cce-tune plan` writes them",
-            args.plan.display()
-        );
-        return Err(Error::Nothing { reason });
+    let is_plan = |path: &Path| path.join(RUN_OFF).join("shard.json").exists();
+    match args.from.as_slice() {
+        [plan] if is_plan(plan) => merge_plan(plan, output),
+        several if several.iter().any(|path| is_plan(path)) => Err(Error::Usage {
+            reason: format!("one of {} paths is a plan, expected a plan alone", several.len()),
+        }),
+        others => super::transfer::import(&super::ImportArgs { from: others.to_vec() }, output),
     }
-    folders.push(args.plan.join(RUN_OFF));
+}
+
+fn merge_plan(plan: &Path, output: &Output) -> Result<u8, Error> {
+    let folder = database_folder()?;
+    let mut folders = shards(plan)?;
+    folders.push(plan.join(RUN_OFF));
     let mut database = Database::open(&folder)?;
     let (mut lines, mut values) = (String::new(), Vec::new());
     let mut kinds: Vec<String> = Vec::new();

@@ -2,18 +2,26 @@
 
 mod check;
 mod devices;
+mod diff;
 mod doctor;
 mod emit;
 mod fleet;
 mod inputs;
 mod output;
+mod profile;
 mod programs;
+mod regret;
+mod replay;
+mod report;
+mod selected;
 mod show;
 mod transfer;
 mod tune;
 pub mod values;
+mod verify;
 
 pub use check::{Check, Checked};
+pub use doctor::Diagnosis;
 
 use crate::Error;
 use crate::stop::Stop;
@@ -21,6 +29,7 @@ use cce_codegen::ir::Program;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use output::Output;
 use programs::Programs;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// It worked.
@@ -33,6 +42,8 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_NO_WINNER: u8 = 3;
 /// The results differ from the data file's references by more than rounding.
 pub const EXIT_REFERENCES: u8 = 4;
+/// A stored winner no longer holds: it does not run, is wrong, or its time has moved.
+pub const EXIT_MOVED: u8 = 5;
 /// Stopped by Ctrl-C; what was done is kept.
 pub const EXIT_STOPPED: u8 = 130;
 
@@ -48,8 +59,8 @@ pub const EXIT_STOPPED: u8 = 130;
     args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 it worked; 1 something failed; 2 the command line was not understood; \
                   3 nothing won (no candidate could run, or none was right); 4 the results differ from the \
-                  data file's references by more than rounding; 130 stopped by Ctrl-C, what was done is \
-                  kept.\n\n\
+                  data file's references by more than rounding; 5 a stored winner no longer holds (verify); 130 stopped by \
+                  Ctrl-C, what was done is kept.\n\n\
                   The database's folder: CCE_TUNING_DIR, else XDG_DATA_HOME/cce, else ~/.local/share/cce.\n\
                   Compiled kernels: CCE_CACHE_DIR, else XDG_CACHE_HOME/cce, else ~/.cache/cce."
 )]
@@ -71,18 +82,34 @@ enum Command {
     Show(ShowArgs),
     /// Write all trials as JSON, or with --profile the winners as a profile that other machines can use.
     Export(ExportArgs),
-    /// Add the trials of exports, or of other databases' folders.
+    /// Add the trials of exports, or of other databases' folders; where several machines measured the same, the
+    /// better record wins, and each keeps its provenance.
     Import(ImportArgs),
     /// Divide a tuning among machines: write shards, which `work` does in any order, anywhere.
     Plan(fleet::PlanArgs),
     /// Do one shard of a plan, or its run-off, on a device of this machine. Done again, it goes on, or does
     /// nothing.
     Work(fleet::WorkArgs),
-    /// Take the results of a plan's shards into the database.
+    /// Take the results of a plan's shards into the database; or the trials of exports and other databases, as
+    /// `import` does.
     Merge(fleet::MergeArgs),
     /// Serve a tuner on the standard input and output.
     #[command(hide = true)]
     Worker,
+    /// Compare the winners of two databases, exports or profiles: which differ, by how much, and which only one has.
+    Diff(DiffArgs),
+    /// Write a page for people of each problem: ranked configurations, what each knob does, the roofline, why
+    /// candidates were dropped, how the search went.
+    Report(ReportArgs),
+    /// Tune many problems of one device, one after the other, and write their winners as one profile.
+    Profile(ProfileArgs),
+    /// Measure stored winners again, those of a profile or all that plans here would find, and say what moved.
+    Verify(VerifyArgs),
+    /// Run search strategies on recorded trials and say how many trials each takes to come near the best.
+    Replay(ReplayArgs),
+    /// Hold out one recording at a time and say how much slower it is with the schedule that is selected for it from
+    /// the others.
+    Regret(RegretArgs),
     /// Print a loss: as a program, its gradient, its plan, its CUDA, its PTX. Needs no GPU.
     Emit(EmitArgs),
 }
@@ -95,9 +122,21 @@ struct TuneArgs {
     gpu: values::Gpu,
     #[command(flatten)]
     input: InputArgs,
-    /// Try only the first candidates, at most so many.
+    /// Try at most so many candidates [default: as many as the strategy thinks worth it].
     #[arg(long, value_name = "COUNT", value_parser = values::count)]
     candidates: Option<usize>,
+    /// Who chooses the candidates: see docs/tuning.md.
+    #[arg(long, default_value_t, value_name = "STRATEGY")]
+    strategy: crate::strategy::Kind,
+    /// Try every candidate: the same as --strategy exhaustive.
+    #[arg(long, conflicts_with = "strategy")]
+    exhaustive: bool,
+    /// The candidates that there are to choose from, at most.
+    #[arg(long, default_value_t = crate::space::SEARCHED, value_name = "COUNT")]
+    space: u64,
+    /// Write the problem's trials as a recording, for `cce-tune replay`; takes one device.
+    #[arg(long, value_name = "FILE")]
+    record: Option<std::path::PathBuf>,
     /// How long tuning one kind of device may take, inputs and reference included: 90s, 5m, or none to try
     /// every candidate.
     #[arg(long, default_value = "60s", value_name = "TIME|none", value_parser = values::budget)]
@@ -114,6 +153,11 @@ struct TuneArgs {
     /// Print every candidate, not only the best.
     #[arg(long)]
     all: bool,
+    /// Write a page for people when it is done: see `cce-tune report`.
+    #[arg(long, value_name = "FILE.html", conflicts_with = "dry_run")]
+    report: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    peak: PeakArgs,
 }
 
 /// What is tuned, on which inputs.
@@ -191,13 +235,31 @@ struct ShowArgs {
     loss: Option<String>,
 }
 
+/// Which of the stored problems.
+#[derive(Debug, Args)]
+struct SelectedArgs {
+    /// Only those of this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    loss: Option<String>,
+    /// Only problems whose description, as `cce-tune show` prints it, contains this; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 struct ExportArgs {
-    /// Where to; standard output if left out.
+    /// Where to; standard output if left out. With a format of another tool, which holds one problem a file, a
+    /// folder where there are several.
     file: Option<std::path::PathBuf>,
     /// Write a profile of this name: the winners alone, for CCE_PROFILE on other machines.
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// The format: cce (all trials, what import reads), kernel-tuner (a cache file for Kernel Tuner's dashboard and
+    /// simulation mode), or t4 (the results format that several tuners share).
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", conflicts_with = "profile")]
+    format: transfer::Format,
+    #[command(flatten)]
+    selected: SelectedArgs,
 }
 
 #[derive(Debug, Args)]
@@ -205,6 +267,148 @@ struct ImportArgs {
     /// Exports, or folders of other databases.
     #[arg(required = true)]
     from: Vec<std::path::PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DiffArgs {
+    /// A database's folder, an export of trials, or a profile.
+    a: std::path::PathBuf,
+    /// What it is compared with: a folder, an export or a profile.
+    b: std::path::PathBuf,
+    /// Print problems too whose winners are the same.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    selected: SelectedArgs,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// The page. Where there are several problems, an index, with a page of each beside it.
+    #[arg(long, value_name = "FILE.html", default_value = "cce-tune-report.html")]
+    out: std::path::PathBuf,
+    #[command(flatten)]
+    selected: SelectedArgs,
+    #[command(flatten)]
+    peak: PeakArgs,
+}
+
+/// What the device can do at most, where no data sheet is known or another limit holds.
+#[derive(Clone, Copy, Debug, Args)]
+struct PeakArgs {
+    /// The device's peak in 10^12 operations a second in the problem's type, for the roofline of a report [default: of
+    /// the data sheet, where one is known].
+    #[arg(long, value_name = "TFLOPS", value_parser = values::positive, requires = "bandwidth")]
+    peak: Option<f64>,
+    /// The device's memory bandwidth in 10^9 bytes a second.
+    #[arg(long, value_name = "GB/S", value_parser = values::positive, requires = "peak")]
+    bandwidth: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+struct ProfileArgs {
+    /// The device: auto (the first GPU, else the CPU device), cpu, or the index of a GPU.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX")]
+    gpu: values::Gpu,
+    /// Heads: all of the models below, some of them by name, or any as HIDDENxVOCAB, separated by commas. The models:
+    /// gpt-2, smollm2-135m, llama-3-8b, qwen-2.5-7b, gemma-2-2b, gemma-3-27b.
+    #[arg(long, default_value = "all", value_name = "HEADS", value_delimiter = ',', value_parser = profile::heads)]
+    heads: Vec<Vec<profile::HeadShape>>,
+    /// Numbers of tokens, separated by commas; a plan finds the nearest power of two.
+    #[arg(long, default_value = "2048,8192,32768", value_name = "N,...", value_delimiter = ',',
+          value_parser = values::count)]
+    tokens: Vec<usize>,
+    /// What is minimised, separated by commas: the time of the loss alone (loss), or with gradients (gradients,
+    /// hidden, classifier).
+    #[arg(long, default_value = "gradients,loss", value_name = "OBJECTIVE,...", value_delimiter = ',',
+          value_parser = values::objective)]
+    objective: Vec<cce_runtime::Gradients>,
+    /// A shipped loss by its name, or a file saved with Program::save.
+    #[arg(long, default_value = "cross_entropy", value_name = "NAME|FILE")]
+    loss: String,
+    /// Type of hidden states and classifier: f32, f16, bf16 [default: bf16 on a GPU, f32 on the CPU device].
+    #[arg(long, value_name = "TYPE", value_parser = values::dtype)]
+    dtype: Option<cce_codegen::problem::DType>,
+    /// The filter, as for tuning [default: that of a plan].
+    #[arg(long, value_name = "FILTER", value_parser = values::filter)]
+    filter: Option<cce_codegen::problem::Filter>,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::scalar)]
+    scalar: Vec<(String, f32)>,
+    /// The seed of the generated heads.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    seed: u64,
+    /// Try only the first candidates of each problem, at most so many.
+    #[arg(long, value_name = "COUNT", value_parser = values::count)]
+    candidates: Option<usize>,
+    /// Measure again what the file or the database holds already.
+    #[arg(long)]
+    again: bool,
+    /// Winners kept a problem: the next is taken where the best does not fit a call.
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = values::count)]
+    keep: usize,
+    /// The profile's name [default: the file's].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The profile. What it holds already for other problems stays.
+    #[arg(long, value_name = "FILE")]
+    out: std::path::PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// A profile; without it, the database, the profiles of CCE_PROFILE, and those that ship.
+    profile: Option<std::path::PathBuf>,
+    /// The device: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
+    gpu: values::Gpu,
+    /// Only winners for this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    loss: Option<String>,
+    /// Only check constraints, for every device that there are winners of. Runs nothing, needs no GPU.
+    #[arg(long)]
+    dry_run: bool,
+    /// Winners measured a problem, the best first; the default schedule is measured besides.
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = values::count)]
+    best: usize,
+    /// Timed runs of each.
+    #[arg(long, default_value_t = 11, value_name = "COUNT", value_parser = values::count)]
+    rounds: usize,
+    /// By how many percent a time may differ before it has moved.
+    #[arg(long, default_value_t = 10.0, value_name = "PERCENT", value_parser = values::percent)]
+    tolerance: f64,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::scalar)]
+    scalar: Vec<(String, f32)>,
+    /// The seed of the generated heads.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// Recordings (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    trials: Vec<std::path::PathBuf>,
+    /// Only this strategy; may be given several times.
+    #[arg(long, value_name = "STRATEGY")]
+    strategy: Vec<crate::strategy::Kind>,
+    /// Runs of each, with another seed.
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = values::count)]
+    seeds: usize,
+    /// Schedules that are chosen at a time.
+    #[arg(long, default_value_t = crate::strategy::replay::BATCH, value_name = "COUNT", value_parser = values::count)]
+    batch: usize,
+    /// Let each recording's search learn from the others of its loss, as a database's trials do.
+    #[arg(long)]
+    learn: bool,
+}
+
+#[derive(Debug, Args)]
+struct RegretArgs {
+    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    trials: Vec<std::path::PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -223,6 +427,14 @@ struct EmitArgs {
     /// Print only this module, such as logits_forward.
     #[arg(long, value_name = "NAME")]
     module: Option<String>,
+}
+
+/// Saves a loss that does not ship beside its trials in the database's folder, so that its trials can be named later.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn remember(folder: &Path, program: &Program) -> Result<(), Error> {
+    Programs::remember(folder, program)
 }
 
 /// Runs the command line of this process, with these losses besides the shipped ones; the first of them is
@@ -245,7 +457,7 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         None => tune::run(&line.tune, &programs, &output, &stop),
         Some(Command::Doctor) => doctor::run(&output),
         Some(Command::Show(args)) => show::run(&args, &programs, &output),
-        Some(Command::Export(args)) => transfer::export(&args, &output),
+        Some(Command::Export(args)) => transfer::export(&args, &programs, &output),
         Some(Command::Import(args)) => transfer::import(&args, &output),
         Some(Command::Plan(args)) => fleet::plan(&args, &programs, &output),
         Some(Command::Work(args)) => fleet::work(&args, &output, &stop),
@@ -253,6 +465,12 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Worker) => {
             crate::worker::serve(&crate::worker::Plans, std::io::stdin(), std::io::stdout()).map(|()| EXIT_OK)
         }
+        Some(Command::Diff(args)) => diff::run(&args, &programs, &output),
+        Some(Command::Report(args)) => report::run(&args, &programs, &output),
+        Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
+        Some(Command::Verify(args)) => verify::run(&args, &programs, &output, &stop),
+        Some(Command::Replay(args)) => replay::run(&args, &output),
+        Some(Command::Regret(args)) => regret::run(&args, &output),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };
     ExitCode::from(match done {
@@ -275,7 +493,8 @@ fn command(programs: &Programs) -> clap::Command {
     if let Some(first) = programs.default_name() {
         let first: &'static str = first.to_owned().leak();
         let own = |command: clap::Command| command.mut_arg("loss", |arg| arg.default_value(first));
-        command = own(command).mut_subcommand("emit", own).mut_subcommand("plan", own);
+        command = own(command).mut_subcommand("emit", own).mut_subcommand("profile", own);
+        command = command.mut_subcommand("plan", own);
     }
     command
 }

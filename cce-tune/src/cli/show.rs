@@ -6,8 +6,8 @@ use super::tune::database_folder;
 use super::{EXIT_OK, ShowArgs};
 use crate::Error;
 use crate::search::{Effort, describe};
+use crate::stored;
 use cce_codegen::ir::InputKind;
-use cce_codegen::problem::Filter;
 use cce_runtime::selection;
 use cce_tuning_db::{Config, Database, Key, MemoryClass, Objective, ProgramHash, Record, Trial, Winner};
 use serde_json::{Value, json};
@@ -30,8 +30,8 @@ pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Resu
 /// Reads only: works beside a running tuner and in a read-only folder.
 fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -> Result<(), Error> {
     let folder = database_folder()?;
-    let mut names = Names { programs, folder: &folder, known: HashMap::new() };
-    let winners = selection::open(&folder, &selection::profiles());
+    let mut names = Names::new(programs, &folder);
+    let winners = selection::open(Some(&folder), &selection::profiles());
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     for (source, stored) in winners.all().into_iter().filter(|(_, stored)| wanted(&stored.key)) {
         let generation = selection::generation(&stored.key.device);
@@ -75,7 +75,7 @@ fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -
     }
     let mut records: Vec<Record> = Database::open(&folder)?.records()?;
     records.retain(|record| wanted(&record.key));
-    let mut names = Names { programs, folder: &folder, known: HashMap::new() };
+    let mut names = Names::new(programs, &folder);
     let time = |record: &Record| record.trial.time().unwrap_or(f64::INFINITY);
     let place = |record: &Record| record.key.encode().unwrap_or_default();
     records.sort_by(|a, b| place(a).cmp(&place(b)).then(time(a).total_cmp(&time(b))));
@@ -135,13 +135,17 @@ struct Named {
 }
 
 /// The losses of keys.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     programs: &'a Programs,
     folder: &'a Path,
     known: HashMap<ProgramHash, Named>,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    pub(super) fn new(programs: &'a Programs, folder: &'a Path) -> Names<'a> {
+        Names { programs, folder, known: HashMap::new() }
+    }
+
     fn of(&mut self, key: &Key) -> Named {
         let named = self.known.entry(key.program).or_insert_with(|| {
             match self.programs.with_hash(self.folder, &key.program) {
@@ -175,7 +179,7 @@ impl Names<'_> {
     }
 
     /// Loss, device and problem of a key.
-    fn described(&mut self, key: &Key) -> Vec<String> {
+    pub(super) fn described(&mut self, key: &Key) -> Vec<String> {
         let problem = &key.problem;
         let mut text =
             format!("{} x {} x {} {:?}", problem.tokens_bucket, problem.hidden, problem.vocab, key.dtype)
@@ -191,14 +195,10 @@ impl Names<'_> {
         if !inputs.is_empty() {
             text += &format!(" (of {} too)", inputs.join(", "));
         }
-        let filter = match key.filter {
-            cce_tuning_db::Filter::Sampled { eps, max_entries } => {
-                Filter::Sampled { eps: eps.value() as f32, max_entries }
-            }
-            cce_tuning_db::Filter::Blocks { eps } => Filter::Blocks { eps: eps.value() as f32 },
-            _ => Filter::Exact,
+        text += &match stored::filter(key.filter) {
+            Ok(filter) => format!(", {filter}"),
+            Err(_) => ", a filter of another version".to_owned(),
         };
-        text += &format!(", {filter}");
         if let MemoryClass::AtMost { log2_bytes } = key.memory {
             text += &format!(", at most 2^{log2_bytes} bytes");
         }

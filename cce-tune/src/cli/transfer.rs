@@ -1,16 +1,33 @@
-//! `cce-tune export` and `import`: trials from machine to machine.
+//! `cce-tune export` and `import`: trials from machine to machine, and to other tools.
 
+use super::diff::{Difference, Side};
 use super::output::{Output, counted};
+use super::programs::Programs;
+use super::selected::{Selected, Selector, paths};
 use super::tune::database_folder;
 use super::{EXIT_OK, ExportArgs, ImportArgs};
 use crate::Error;
+use crate::exchange;
 use crate::tuning::host_name;
 use cce_tuning_db::{Database, Merged, Profile, Provenance};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// How trials are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// All trials, what import reads.
+    #[default]
+    Cce,
+    /// A cache file of Kernel Tuner's, one problem a file.
+    KernelTuner,
+    /// T4 results, one problem a file.
+    T4,
+}
+
 /// Written beside and renamed: an export that fails half-way leaves an earlier one alone.
-fn whole(path: &Path, write: impl FnOnce(&mut File) -> Result<u64, Error>) -> Result<u64, Error> {
+pub(super) fn whole(path: &Path, write: impl FnOnce(&mut File) -> Result<u64, Error>) -> Result<u64, Error> {
     let failed = |source| Error::Write { path: path.into(), source };
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}.aside", std::process::id()));
@@ -28,7 +45,16 @@ fn whole(path: &Path, write: impl FnOnce(&mut File) -> Result<u64, Error>) -> Re
     written
 }
 
-fn existing() -> Result<(PathBuf, Database), Error> {
+/// The same for a text.
+pub(super) fn whole_text(path: &Path, text: &str) -> Result<(), Error> {
+    let write = |file: &mut File| {
+        let written = file.write_all(text.as_bytes());
+        written.map(|()| 0).map_err(|source| Error::Write { path: path.into(), source })
+    };
+    whole(path, write).map(drop)
+}
+
+pub(super) fn existing() -> Result<(PathBuf, Database), Error> {
     let folder = database_folder()?;
     if !folder.exists() {
         let reason = format!("there is no database in {} yet; run cce-tune first", folder.display());
@@ -38,8 +64,20 @@ fn existing() -> Result<(PathBuf, Database), Error> {
     Ok((folder, database))
 }
 
-pub(super) fn export(args: &ExportArgs, output: &Output) -> Result<u8, Error> {
-    let (_, mut database) = existing()?;
+pub(super) fn export(args: &ExportArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+    let (folder, mut database) = existing()?;
+    if args.format != Format::Cce {
+        let mut selector = Selector::new(&args.selected, programs, &folder)?;
+        let selected = selector.problems(database.records()?)?;
+        return for_other_tools(args, &selected, output);
+    }
+    if args.selected.loss.is_some() || !args.selected.only.is_empty() {
+        let reason =
+            "--loss and --only choose among problems of the formats kernel-tuner and t4; an export of \
+                      format cce, and a profile, hold all"
+                .to_owned();
+        return Err(Error::Usage { reason });
+    }
     let Some(path) = &args.file else {
         match &args.profile {
             Some(name) => {
@@ -72,11 +110,56 @@ pub(super) fn export(args: &ExportArgs, output: &Output) -> Result<u8, Error> {
     Ok(EXIT_OK)
 }
 
+/// One problem a file: the file that is named, or files in the folder that is.
+fn for_other_tools(args: &ExportArgs, selected: &[Selected], output: &Output) -> Result<u8, Error> {
+    let text = |one: &Selected| match args.format {
+        Format::KernelTuner => Ok(exchange::kernel_tuner(&one.of, &one.loss)),
+        _ => serde_json::to_string_pretty(&exchange::t4(&one.of)).map_err(|e| Error::Json(e.to_string())),
+    };
+    let named = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
+    let files: Vec<PathBuf> = match (&args.file, selected) {
+        (None, [one]) => {
+            output.text(&text(one)?)?;
+            return Ok(EXIT_OK);
+        }
+        (Some(path), [_]) if named(path) && !path.is_dir() => vec![path.clone()],
+        (Some(path), _) if !named(path) && !path.is_file() => {
+            std::fs::create_dir_all(path).map_err(|source| Error::Write { path: path.clone(), source })?;
+            paths(path, selected, "json")
+        }
+        (_, several) => {
+            let problems: Vec<String> =
+                several.iter().map(|one| format!("{}, {}, {}", one.loss, one.device, one.problem)).collect();
+            let reason = format!(
+                "this format holds one problem a file, and there {}; name a folder, or choose with --loss and --only:\n{}",
+                if several.len() == 1 { "is one".to_owned() } else { format!("are {}", several.len()) },
+                problems.join("\n")
+            );
+            return Err(Error::Usage { reason });
+        }
+    };
+    let (mut lines, mut values) = (String::new(), Vec::new());
+    for (one, path) in selected.iter().zip(&files) {
+        whole_text(path, &text(one)?)?;
+        let count = one.of.trials.len() as u64;
+        lines += &format!("{} written to {}\n", counted(count, "trial"), path.display());
+        values.push(serde_json::json!({
+            "written": count, "file": path, "loss": one.loss, "device": one.device, "problem": one.problem,
+        }));
+    }
+    output.either(|| lines, &serde_json::json!({"schema": 1, "files": values}))?;
+    Ok(EXIT_OK)
+}
+
 /// The error of an import, with the file's name. A profile is the likeliest mistake.
 fn not_imported(path: &Path, text: &str, error: cce_tuning_db::Error) -> Error {
     let reason = match error {
         cce_tuning_db::Error::Decode { .. } if Profile::parse(text).is_ok() => {
             "it is a profile, which holds winners and no trials; set CCE_PROFILE to it".to_owned()
+        }
+        cce_tuning_db::Error::Decode { .. } if is_for_other_tools(text) => {
+            "it was written for another tool, which knows nothing of keys and provenance; export without --format"
+                .to_owned()
         }
         cce_tuning_db::Error::Decode { reason, .. } => {
             format!("it is no export of trials: {reason}; `cce-tune export FILE` makes one")
@@ -86,9 +169,19 @@ fn not_imported(path: &Path, text: &str, error: cce_tuning_db::Error) -> Error {
     Error::Import { path: path.into(), reason }
 }
 
+/// A cache file of Kernel Tuner's, or T4 results.
+fn is_for_other_tools(text: &str) -> bool {
+    let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    ["tune_params_keys", "results"]
+        .iter()
+        .any(|field| value.get(field).is_some_and(serde_json::Value::is_array))
+}
+
 pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<u8, Error> {
     let folder = database_folder()?;
     let mut database = Database::open(&folder)?;
+    database.index()?;
+    let before = Side::of_database(&folder);
     let (mut lines, mut values) = (String::new(), Vec::new());
     for path in &args.from {
         let merged: Merged = match path.is_dir() {
@@ -113,6 +206,11 @@ pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<u8, Error> {
             "from": path, "added": merged.added, "known": merged.known, "unreadable": merged.unreadable,
         }));
     }
-    output.either(|| lines, &serde_json::json!({"schema": 1, "imported": values}))?;
+    let after = Side::of_database(&folder);
+    let changed = Difference::between(&before, &after);
+    let (new, better) = (changed.only_b.len(), changed.differing.len());
+    lines += &format!("new winners: of {}, and of {new} that had none\n", counted(better as u64, "problem"));
+    let value = serde_json::json!({"schema": 1, "imported": values, "changed": better, "new": new});
+    output.either(|| lines, &value)?;
     Ok(EXIT_OK)
 }

@@ -5,18 +5,22 @@ use super::devices::{devices, kinds};
 use super::inputs::{File, Stated};
 use super::output::{Output, bytes, counted, table};
 use super::programs::Programs;
+use super::transfer::whole;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, TuneArgs};
 use crate::Error;
 use crate::arguments::Arguments;
 use crate::progress::{Console, Progress};
 use crate::search::{Ended, Ranked};
+use crate::space::Space;
 use crate::stop::Stop;
+use crate::strategy::Kind;
 use crate::task::Task;
-use crate::tuning::{Report, Tuner};
+use crate::tuning::{Report, Scope, Tuner};
 use crate::worker::WorkerCommand;
 use cce_runtime::{Device, selection};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Candidates that the table shows without `--all`.
@@ -26,13 +30,23 @@ const QUICK: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
     let stated = Stated::of(&args.input, programs)?;
-    let kinds = kinds(devices(args.gpu)?)?;
+    let devices = devices(args.gpu)?;
+    if let (Some(_), 2..) = (&args.record, devices.len()) {
+        let reason = format!("--record takes one device, and there are {}; give --gpu INDEX", devices.len());
+        return Err(Error::Usage { reason });
+    }
+    let kinds = kinds(devices)?;
     let console = Console::new();
     let folder = database_folder()?;
     let budget = if args.quick { Some(QUICK) } else { args.budget.0 };
     let tuner = || Tuner {
         budget,
-        candidates: args.candidates,
+        scope: Scope {
+            strategy: if args.exhaustive { Kind::Exhaustive } else { args.strategy },
+            seed: 0,
+            searched: args.space,
+            budget: args.candidates,
+        },
         again: args.again,
         scalars: args.input.scalar.clone(),
         ..Tuner::new(&folder, &console, stop)
@@ -58,7 +72,7 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
                 .collect()
         }),
     };
-    let (mut code, mut failed) = (EXIT_OK, None);
+    let (mut code, mut failed, mut keys) = (EXIT_OK, None, Vec::new());
     for tuned in tuned {
         match tuned {
             Ok(tuned) => {
@@ -67,6 +81,7 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
                 }
                 code = code.max(tuned.code());
                 values.push(value(&tuned));
+                keys.push(tuned.report.key);
             }
             // What the others came to is printed all the same.
             Err(error) if failed.is_none() => failed = Some(error),
@@ -75,6 +90,10 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
     }
     if let Some(error) = failed {
         return Err(error);
+    }
+    if let Some(out) = &args.report {
+        let files = super::report::after_tuning(out, &keys, args.peak, programs, &folder)?;
+        console.note(&format!("a page of it was written to {}", files.first().unwrap_or(out).display()));
     }
     if output.is_json() {
         let value = json!({"schema": 1, "database": folder, "devices": values});
@@ -128,6 +147,9 @@ fn one(args: &TuneArgs, tuner: &Tuner<'_>, stated: &Stated, devices: &[Device]) 
     let report =
         tuner.tune_in_workers(&task, devices, (&stated.source, stated.counted(&task)), &worker()?)?;
     Programs::remember(tuner.folder, &task.program)?;
+    if let Some(path) = &args.record {
+        record(path, &report, tuner)?;
+    }
     let scalars = Arguments::new(&task.program, 0, 0, &args.input.scalar)?.scalars;
     for note in &report.notes {
         tuner.progress.note(note);
@@ -145,6 +167,20 @@ fn one(args: &TuneArgs, tuner: &Tuner<'_>, stated: &Stated, devices: &[Device]) 
     };
     let seconds = started.elapsed().as_secs_f64();
     Ok(Tuned { task, report, devices: devices.len(), scalars, checked, seconds })
+}
+
+/// Writes the trials of a search.
+fn record(path: &Path, report: &Report, tuner: &Tuner<'_>) -> Result<(), Error> {
+    let Some(recording) = &report.recording else {
+        let reason = "nothing was tried, so there is nothing to record".to_owned();
+        return Err(Error::Nothing { reason });
+    };
+    let text = recording.to_json()?;
+    let failed = |source| Error::Write { path: path.into(), source };
+    whole(path, |file| file.write_all(text.as_bytes()).map_err(failed).map(|()| 0))?;
+    let (tried, all) = (recording.trials.len(), report.searched);
+    tuner.progress.note(&format!("{tried} of {all} candidates recorded in {}", path.display()));
+    Ok(())
 }
 
 fn headline(task: &Task, report: &Report) -> String {
@@ -322,24 +358,22 @@ fn dry_run(
     output: &Output,
 ) -> Result<Value, Error> {
     let (problem, space) = tuner.space(task, device)?;
-    let candidates = &space.candidates;
-    let fit = candidates.iter().filter(|candidate| candidate.constraint.is_none()).count();
-    if !output.is_json() {
-        let shown = if all { candidates.len() } else { candidates.len().min(4 * SHOWN) };
-        let rows: Vec<Vec<String>> = candidates
-            .iter()
-            .take(shown)
-            .map(|c| {
-                let why = c.constraint.clone().unwrap_or_default();
-                vec![crate::search::describe(&c.schedule), why]
-            })
+    let candidates = || space.candidates.iter().chain(&space.broken);
+    let mut schedules = vec![];
+    if all {
+        schedules = candidates()
+            .map(|c| vec![crate::search::describe(&c.schedule), c.constraint.clone().unwrap_or_default()])
             .collect();
-        let mut text = table(&["schedule", "constraint that it breaks"], &rows, &[]);
-        if shown < candidates.len() {
-            text += &format!("... and {} more (--all)\n", candidates.len() - shown);
+    }
+    if !output.is_json() {
+        let mut text = knobs_text(&space);
+        if !schedules.is_empty() {
+            text += &format!("\n{}", table(&["schedule", "constraint that it breaks"], &schedules, &[]));
         }
-        let all = counted(candidates.len() as u64, "candidate");
-        text += &format!("\n{all}, {fit} of them would be tried\n");
+        let searched = counted(space.candidates.len() as u64, "candidate");
+        let whole = counted(space.size, "schedule");
+        text += &format!("\n{searched} to choose from, of {whole} (--space COUNT: of more or fewer");
+        text += if all { ")\n" } else { "; --all lists them)\n" };
         if let Some(limit) = problem.workspace_limit {
             text += &format!("workspace limit {}\n", bytes(limit));
         }
@@ -348,10 +382,34 @@ fn dry_run(
     Ok(json!({
         "loss": task.program.name(),
         "problem": problem,
-        "candidates": candidates.iter().map(|c| json!({
+        "knobs": space.knobs,
+        "size": space.size,
+        "candidates": candidates().map(|c| json!({
             "schedule": c.schedule,
             "description": crate::search::describe(&c.schedule),
             "constraint": c.constraint,
         })).collect::<Vec<_>>(),
     }))
+}
+
+/// The knobs of a space: their values, and which are off and why.
+fn knobs_text(space: &Space) -> String {
+    let mut rows = Vec::new();
+    for knob in &space.knobs {
+        let (tried, more) = knob.values.split_at(knob.searched);
+        rows.push(match &knob.off {
+            Some(why) => vec![knob.name.clone(), "off".to_owned(), knob.values.join(" "), why.clone()],
+            None => {
+                let rest = match more {
+                    [] => String::new(),
+                    more => format!("with a larger --space: {}", more.join(" ")),
+                };
+                vec![knob.name.clone(), tried.len().to_string(), tried.join(" "), rest]
+            }
+        });
+        for (value, why) in &knob.left_out {
+            rows.push(vec![String::new(), "left out".to_owned(), value.clone(), why.clone()]);
+        }
+    }
+    table(&["knob", "values", "", ""], &rows, &[])
 }

@@ -92,6 +92,18 @@ pub fn budget(text: &str) -> Result<Budget, String> {
     }
 }
 
+/// A share in percent, above 0.
+pub fn percent(text: &str) -> Result<f64, String> {
+    positive(text.trim_end_matches('%').trim())
+        .map_err(|_| format!("expected a number of percent above 0, such as 10, found {text}"))
+}
+
+/// A finite number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| format!("expected a number above 0, found {text}"))
+}
+
 /// Which device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gpu {
@@ -173,5 +185,7 @@ mod tests {
         assert_eq!(objective("loss"), Ok(Gradients::none()));
         assert!(objective("speed").is_err());
         assert!(count("0").is_err() && count("7").is_ok());
+        assert_eq!((percent("10"), percent("2.5%")), (Ok(10.0), Ok(2.5)));
+        assert!(percent("0").is_err() && percent("nan").is_err() && percent("ten").is_err());
     }
 }

@@ -15,10 +15,12 @@ mod file;
 mod file_tests;
 mod generated;
 mod ignored;
-mod random;
+mod models;
+pub(crate) mod random;
 mod source;
 
 pub use elements::{Elements, Targets};
+pub use models::{MODELS, Model};
 pub use source::HeadSource;
 
 use cce_codegen::problem::DType;

@@ -1,5 +1,5 @@
-//! The random numbers of generated heads: a stream a row, so that any thread may make any row and the bits
-//! stay the same.
+//! The random numbers of generated heads, and of what a search leaves to chance: a stream a row, so that any
+//! thread may make any row and the bits stay the same.
 //!
 //! Integer arithmetic only (SplitMix64 over a counter), so that the draws themselves do not depend on the
 //! platform either.
@@ -17,7 +17,7 @@ const fn mix(mut z: u64) -> u64 {
 
 /// What a stream is for: streams of different purposes are independent of each other.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     VocabularyOrder = 1,
     Classifier = 2,
     Hidden = 3,
@@ -25,31 +25,32 @@ pub(super) enum Purpose {
     Target = 5,
     Ignored = 6,
     IgnoredRuns = 7,
+    Search = 8,
 }
 
 /// The random numbers of one row.
 #[derive(Clone, Debug)]
-pub(super) struct Stream(u64);
+pub(crate) struct Stream(u64);
 
 impl Stream {
-    pub(super) const fn new(seed: u64, purpose: Purpose, row: u64) -> Stream {
+    pub(crate) const fn new(seed: u64, purpose: Purpose, row: u64) -> Stream {
         Stream(mix(mix(mix(seed ^ GOLDEN) ^ purpose as u64) ^ row.wrapping_mul(GOLDEN)))
     }
 
-    pub(super) const fn bits(&mut self) -> u64 {
+    pub(crate) const fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)
     }
 
     /// Uniform in [0, 1), 53 bits.
-    pub(super) const fn uniform(&mut self) -> f64 {
+    pub(crate) const fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
     /// Mean 0, variance 1: the sum of eight 16-bit uniforms. Its excess kurtosis is -0.15 and its support 4.9
     /// standard deviations; what is made of it here are dot products of many, in which no difference from a
     /// normal one is left. It costs 3 ns, without a logarithm whose last bit depends on the platform.
-    pub(super) const fn normal(&mut self) -> f32 {
+    pub(crate) const fn normal(&mut self) -> f32 {
         let mut sum = 0i32;
         let mut half = 0;
         while half < 2 {

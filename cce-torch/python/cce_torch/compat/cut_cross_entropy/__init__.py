@@ -14,19 +14,20 @@ filter samples, which is not. What its settings mean here:
 ``"cce_kahan_full_c_full_e"``, ``"torch_compile"``
 ``filter_eps=None``, ``filter_e_grad=False``, ``filter_c_grad=False``   exact: both gradients are thinned, or neither
 ``accum_e_fp32``, ``accum_c_fp32``, ``use_kahan``                       nothing: sums are fp32, rounded once
-``vocab_parallel_options``                                              refused
+``vocab_parallel_options``, ``VocabParallelOptions``                    refused: the head has to be whole
+``cut_cross_entropy.transformers.cce_patch(model)``                     :func:`cce_torch.transformers.patch`
 ======================================================================  ==========================================
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from .. import functional
-from .._call import FilterName, Reduction
+from ... import _options, functional
+from ..._call import FilterName, Reduction
 
 IGNORE_INDEX = -100
 
@@ -43,6 +44,25 @@ class LinearCrossEntropyImpl(enum.IntEnum):
     CCE_EXACT = enum.auto()
 
 
+_WHOLE = (
+    "a head that is sharded over the vocabulary is not supported, because each rank would need the normalisers of all "
+    "others between the passes: gather the head's weight on each rank, and give each its own tokens; expected "
+    "`vocab_parallel_options=None`"
+)
+
+
+class VocabParallelOptions:
+    """There under that package's name, to say that it is not supported."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise NotImplementedError(_WHOLE)
+
+    @classmethod
+    def from_vocab(cls, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        raise NotImplementedError(_WHOLE)
+
+
 _FILTERED = ("cce", "cce_kahan")
 _HIGH = 2.0**-13
 
@@ -51,10 +71,12 @@ def _filter(
     impl: str | LinearCrossEntropyImpl, filter_eps: float | str | None, filter_e_grad: bool, filter_c_grad: bool
 ) -> tuple[FilterName | None, float | None]:
     name = impl.name.lower() if isinstance(impl, LinearCrossEntropyImpl) else impl
+    for option, value in (("filter_e_grad", filter_e_grad), ("filter_c_grad", filter_c_grad)):
+        _options.flag(option, value)
     known = [member.name.lower() for member in LinearCrossEntropyImpl]
     if name not in known:
         raise ValueError(f"`impl` is {name!r}, expected one of {', '.join(known)}")
-    if isinstance(filter_eps, str) and filter_eps not in ("auto", "high"):
+    if filter_eps not in ("auto", "high", None) and not _options.is_number(filter_eps):
         raise ValueError(f"`filter_eps` is {filter_eps!r}, expected a number, None, 'auto' or 'high'")
     if name not in _FILTERED or filter_eps is None or not filter_e_grad or not filter_c_grad:
         return "exact", None
@@ -84,9 +106,7 @@ def linear_cross_entropy(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`cce_torch.linear_cross_entropy` under that package's names; see the table above."""
     if vocab_parallel_options is not None:
-        raise NotImplementedError(
-            "a head that is sharded over the vocabulary is not supported: expected `vocab_parallel_options=None`"
-        )
+        raise NotImplementedError(_WHOLE)
     filter, eps = _filter(impl, filter_eps, filter_e_grad, filter_c_grad)
     return functional.linear_cross_entropy(  # type: ignore[call-overload, misc, no-any-return]
         e, c, targets, bias, ignore_index, softcap, reduction, shift, return_lse, filter=filter, filter_eps=eps

@@ -1,0 +1,129 @@
+"""Options of calls: what each may be, and what is said of one that is something else.
+
+Numbers are those of Python or NumPy. A float where a whole number belongs is refused, not cut; so is a bool where it
+would count as 0 or 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+FILTERS = ("exact", "sampled")
+#: The smallest step of the sampled filter.
+SMALLEST_EPS = 2.0**-64
+
+
+def found(value: Any) -> str:
+    """A value and its type, for messages."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return f"{value!r} ({type(value).__name__})" if value is not None else "None"
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, (bool, Tensor)):
+        return False
+    return isinstance(value, (int, torch.SymInt)) or hasattr(type(value), "__index__")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, no bool and no tensor."""
+    if isinstance(value, (bool, Tensor, str, bytes)):
+        return False
+    return isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) or hasattr(type(value), "__float__")
+
+
+def whole(name: str, value: Any, least: int, most: int, besides: str = "") -> int:
+    """A whole number in a range."""
+    if not _is_whole(value):
+        raise TypeError(f"`{name}` is {found(value)}, expected a whole number{besides}")
+    if not least <= value <= most:
+        raise ValueError(f"`{name}` is {value}, expected a whole number from {least} to {most}{besides}")
+    return value if isinstance(value, torch.SymInt) else int(value)  # type: ignore[return-value]
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` is {found(value)}, expected True or False")
+    return value
+
+
+def shift(value: Any) -> int:
+    """How far targets are shifted; True is 1. Its upper bound, the sequence's length, is checked with the shapes."""
+    if isinstance(value, bool):
+        return int(value)
+    return whole("shift", value, 0, 2**31 - 1, " (True is 1)")
+
+
+def reduction(value: Any) -> str:
+    """One of the reductions."""
+    if not isinstance(value, str) or value not in REDUCTIONS:
+        kind = TypeError if not isinstance(value, str) else ValueError
+        raise kind(f"`reduction` is {value!r}, expected 'mean', 'sum' or 'none'")
+    return value
+
+
+def filter_text(name: Any, eps: Any, max_entries: Any) -> str | None:
+    """The filter as the native side reads it; None is its default."""
+    if name is not None and (not isinstance(name, str) or name not in FILTERS):
+        kind = ValueError if isinstance(name, str) else TypeError
+        raise kind(f"`filter` is {name!r}, expected None, 'exact' or 'sampled'")
+    if eps is None and max_entries is None:
+        return name
+    if name == "exact":
+        raise ValueError(
+            "`filter_eps` and `max_entries` are the sampled filter's, and `filter` is 'exact': leave them out"
+        )
+    if eps is None:
+        eps = 2.0**-10
+    elif not is_number(eps):
+        raise TypeError(f"`filter_eps` is {found(eps)}, expected None or a number")
+    if not SMALLEST_EPS <= float(eps) <= 1.0:
+        raise ValueError(f"`filter_eps` is {eps}, expected a number from 2**-64 to 1, such as 2**-10")
+    entries = 384 if max_entries is None else whole("max_entries", max_entries, 2, 2**32 - 1)
+    return f"sampled:{float(eps)!r},{entries}"
+
+
+def scalar(name: str, value: Any, besides: str = "") -> float:
+    """A Scalar input that is no tensor."""
+    if not is_number(value):
+        raise TypeError(f"`{name}` is {found(value)}, expected {besides}a number or a tensor of one element")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> None:
+    """Nothing, a number above 0, or a tensor of one element."""
+    if value is None or isinstance(value, Tensor):
+        return
+    number = scalar(name, value, "None, ")
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"`{name}` is {value}, expected None or a finite number above 0")
+
+
+def vector(name: str, value: Any) -> None:
+    """Nothing, or a tensor of one number a vocabulary entry."""
+    if value is not None and not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` is {found(value)}, expected None or a tensor [V]")
+
+
+def seed(value: Any, device: torch.device) -> Tensor | None:
+    """The seed on the device; None where one is to be drawn. A number counts modulo 2^64."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        if value.dtype != torch.int64 or value.numel() != 1 or value.device != device:
+            raise ValueError(
+                f"`seed` is {value.dtype} {list(value.shape)} on {value.device}, expected an int, or one torch.int64 "
+                f"on {device}"
+            )
+        return value.reshape(1)
+    if not _is_whole(value):
+        raise TypeError(f"`seed` is {found(value)}, expected None, an int, or one torch.int64 on {device}")
+    # A fill, not a copy from the host: nothing waits.
+    return torch.full((1,), (int(value) + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)

@@ -1,0 +1,113 @@
+//! `cce-tune report`, and `--report` after tuning: pages for people.
+
+use super::output::Output;
+use super::programs::Programs;
+use super::selected::{Selected, Selector, paths};
+use super::transfer::{existing, whole_text};
+use super::{EXIT_OK, PeakArgs, ReportArgs, SelectedArgs};
+use crate::Error;
+use crate::report::{Entry, Page, Peak, index};
+use crate::search::describe;
+use crate::stored;
+use cce_codegen::schedule::{GpuSchedule, Schedule};
+use cce_runtime::selection;
+use cce_tuning_db::{Config, ConfigHash, Database, Key, Record};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+pub(super) fn run(args: &ReportArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+    let (folder, mut database) = existing()?;
+    let mut selector = Selector::new(&args.selected, programs, &folder)?;
+    let records = database.records()?;
+    let selected = selector.problems(records.clone())?;
+    let files = write(&args.out, &selected, &records, args.peak, programs, &folder)?;
+    said(output, &files)
+}
+
+/// The pages of the problems that were tuned just now.
+pub(super) fn after_tuning(
+    out: &Path,
+    keys: &[Key],
+    peak: PeakArgs,
+    programs: &Programs,
+    folder: &Path,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut records = Database::open(folder)?.records()?;
+    records.retain(|record| keys.contains(&record.key));
+    let all = SelectedArgs { loss: None, only: Vec::new() };
+    let selected = Selector::new(&all, programs, folder)?.problems(records.clone())?;
+    write(out, &selected, &records, peak, programs, folder)
+}
+
+fn said(output: &Output, files: &[PathBuf]) -> Result<u8, Error> {
+    let lines = || files.iter().map(|file| format!("written to {}\n", file.display())).collect();
+    output.either(lines, &json!({"schema": 1, "files": files}))?;
+    Ok(EXIT_OK)
+}
+
+/// One page, or an index and one page a problem. Returns what was written, what is to be opened first.
+fn write(
+    out: &Path,
+    selected: &[Selected],
+    records: &[Record],
+    peak: PeakArgs,
+    programs: &Programs,
+    folder: &Path,
+) -> Result<Vec<PathBuf>, Error> {
+    let page = |one: &Selected| {
+        let trials =
+            records.iter().filter(|record| record.key == one.of.key).map(|record| record.trial.clone());
+        let mut page =
+            Page::new(one.loss.clone(), one.problem.clone(), &one.of, trials.collect(), schedule_text);
+        page.default = default(one, programs, folder);
+        if let (Some(tera_operations), Some(giga_bytes)) = (peak.peak, peak.bandwidth) {
+            page.peak = Some(Peak { tera_operations, giga_bytes });
+        }
+        page.html()
+    };
+    if let [one] = selected {
+        whole_text(out, &page(one))?;
+        return Ok(vec![out.into()]);
+    }
+    let beside = out.parent().unwrap_or(Path::new(""));
+    let stem = out.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    let mut files = vec![out.to_path_buf()];
+    let mut entries = Vec::new();
+    for (one, path) in selected.iter().zip(paths(beside, selected, "html")) {
+        let name =
+            path.file_name().map_or_else(String::new, |name| format!("{stem}-{}", name.to_string_lossy()));
+        let file = beside.join(&name);
+        whole_text(&file, &page(one))?;
+        let times = one.of.trials.iter().filter_map(cce_tuning_db::Trial::time);
+        entries.push(Entry {
+            loss: one.loss.clone(),
+            problem: one.problem.clone(),
+            device: one.device.clone(),
+            best: times.min_by(f64::total_cmp),
+            configurations: one.of.trials.len(),
+            file: name,
+        });
+        files.push(file);
+    }
+    whole_text(out, &index(&entries))?;
+    Ok(files)
+}
+
+fn schedule_text(config: &Config) -> String {
+    selection::schedule(config).map_or_else(|_| config.text().to_owned(), |schedule| describe(&schedule))
+}
+
+/// The schedule that this version uses for a problem where nothing is tuned.
+fn default(one: &Selected, programs: &Programs, folder: &Path) -> Option<ConfigHash> {
+    let key = &one.of.key;
+    let program = programs.with_hash(folder, &key.program)?;
+    let task = stored::task(&program, key, one.of.trials.first()?.shape).ok()?;
+    let schedule = match stored::gpu(&key.device) {
+        Some(gpu) => Schedule::Gpu(GpuSchedule::default_for(&program, &task.gpu_problem().ok()?, &gpu)),
+        None => {
+            let plan = task.builder().build(&cce_runtime::Device::cpu()).ok()?;
+            Schedule::Cpu(*selection::cpu_space(plan.problem()).first()?)
+        }
+    };
+    Some(selection::config(&schedule).ok()?.hash())
+}

@@ -1,0 +1,282 @@
+//! `cce-tune verify`: stored winners, measured again on this machine.
+
+use super::devices::devices;
+use super::output::{Output, counted, table};
+use super::programs::Programs;
+use super::show::Names;
+use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED, VerifyArgs};
+use crate::Error;
+use crate::arguments::Arguments;
+use crate::bench::DeviceBench;
+use crate::data::Head;
+use crate::progress::{Console, Progress};
+use crate::stop::Stop;
+use crate::task::Task;
+use crate::tuning::{gpu_of, tuning_device};
+use crate::verify::{Line, Measuring, Verified, foremost, measure};
+use crate::{search, stored};
+use cce_codegen::ir::Program;
+use cce_codegen::schedule::{GpuSchedule, Schedule};
+use cce_runtime::{Device, DeviceKind, selection};
+use cce_tuning_db::{KeyWinners, Profile, ProgramHash, Source, Winner, Winners};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// What is to be verified.
+struct Stored {
+    folder: Option<PathBuf>,
+    all: Vec<(Source, KeyWinners)>,
+}
+
+impl Stored {
+    fn read(args: &VerifyArgs, programs: &Programs) -> Result<Stored, Error> {
+        let folder = selection::folder();
+        let winners = match &args.profile {
+            Some(path) => {
+                let (profile, skipped) = Profile::read(path)?;
+                for reason in skipped {
+                    eprintln!("{}: left out: {reason}", path.display());
+                }
+                Winners::empty().with_profile(profile)
+            }
+            None => selection::open(folder.as_deref(), &selection::profiles()),
+        };
+        let mut all = winners.all();
+        for warning in winners.take_warnings() {
+            eprintln!("{warning}");
+        }
+        if let Some(name) = &args.loss {
+            let only = ProgramHash::from_bytes(programs.find(name)?.hash());
+            all.retain(|(_, entry)| entry.key.program == only);
+        }
+        if all.is_empty() {
+            let reason = match &args.profile {
+                Some(path) => format!("{} holds no winners to verify", path.display()),
+                None => "no winners are stored, in no profile either; run cce-tune first".to_owned(),
+            };
+            return Err(Error::Nothing { reason });
+        }
+        Ok(Stored { folder, all })
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.as_deref().unwrap_or(Path::new("."))
+    }
+}
+
+/// What was found of all problems.
+#[derive(Default)]
+struct Findings {
+    lines: String,
+    values: Vec<Value>,
+    holding: usize,
+    moved: usize,
+}
+
+impl Findings {
+    fn add(&mut self, heading: &str, source: &Source, entry: &KeyWinners, found: &Verified) {
+        let state = if found.moved.is_empty() { "holds" } else { "MOVED" };
+        self.lines += &format!("{state}  {heading}, {source}\n");
+        let rows: Vec<Vec<String>> = found.lines.iter().enumerate().map(|(at, line)| row(at, line)).collect();
+        if !rows.is_empty() {
+            let table = table(&["", "stored ms", "ms now", "spread", "schedule"], &rows, &[1, 2, 3]);
+            self.lines.extend(table.lines().map(|line| format!("       {line}\n")));
+        }
+        self.lines.extend(found.moved.iter().map(|sentence| format!("       {sentence}\n")));
+        match found.moved.is_empty() {
+            true => self.holding += 1,
+            false => self.moved += 1,
+        }
+        self.values.push(json!({
+            "source": source.to_string(), "key": entry.key, "problem": heading, "holds": found.moved.is_empty(),
+            "moved": found.moved, "schedules": found.lines,
+        }));
+    }
+
+    fn finish(self, output: &Output, left_out: &[String], stopped: bool) -> Result<u8, Error> {
+        let mut text = self.lines;
+        text.extend(left_out.iter().map(|line| format!("{line}\n")));
+        let verified = counted((self.holding + self.moved) as u64, "problem");
+        text += &format!(
+            "{verified} verified, of {} the winner holds, of {} something moved\n",
+            self.holding, self.moved
+        );
+        if stopped {
+            text += "stopped before the end\n";
+        } else if self.moved > 0 {
+            text += "tune what moved again: cce-tune, or cce-tune profile --again for a whole profile\n";
+        }
+        let value = json!({
+            "schema": 1, "holding": self.holding, "moved": self.moved, "stopped": stopped, "left_out": left_out,
+            "problems": self.values,
+        });
+        output.either(|| text, &value)?;
+        Ok(match (stopped, self.moved) {
+            (true, _) => EXIT_STOPPED,
+            (false, 0) => EXIT_OK,
+            (false, _) => EXIT_MOVED,
+        })
+    }
+}
+
+fn row(at: usize, line: &Line) -> Vec<String> {
+    let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.3}"));
+    let spread = line
+        .spread_ms
+        .zip(line.ms)
+        .map_or(String::new(), |(spread, ms)| format!("{:.1} %", 100.0 * spread / ms));
+    let name = if line.stored_ms.is_some() { (at + 1).to_string() } else { "default".to_owned() };
+    let schedule = match &line.failure {
+        Some(failure) => format!("{}: {failure}", line.schedule),
+        None => line.schedule.clone(),
+    };
+    vec![name, ms(line.stored_ms), ms(line.ms), spread, schedule]
+}
+
+pub(super) fn run(args: &VerifyArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
+    let stored = Stored::read(args, programs)?;
+    match args.dry_run {
+        true => constraints(args, programs, output, &stored),
+        false => measured(args, programs, output, stop, &stored),
+    }
+}
+
+/// Checks every winner's constraints, on whatever device it is for.
+fn constraints(
+    args: &VerifyArgs,
+    programs: &Programs,
+    output: &Output,
+    stored: &Stored,
+) -> Result<u8, Error> {
+    let mut names = Names::new(programs, stored.folder());
+    let (mut findings, mut left_out) = (Findings::default(), Vec::new());
+    for (source, entry) in &stored.all {
+        let heading = names.described(&entry.key).join(", ");
+        let Some(program) = programs.with_hash(stored.folder(), &entry.key.program) else {
+            left_out.push(format!("left out: {heading}: its loss is not known here"));
+            continue;
+        };
+        let winners = foremost(entry, &selection::generation(&entry.key.device), args.best);
+        let broken = |winner: &&Winner| {
+            let why = stored::check(&program, &entry.key, winner).err()?;
+            let schedule = selection::schedule(&winner.config);
+            Some(format!(
+                "{}: {why}",
+                schedule.map_or(winner.config.text().to_owned(), |s| search::describe(&s))
+            ))
+        };
+        let moved = winners.iter().filter_map(broken).collect();
+        findings.add(&heading, source, entry, &Verified { lines: Vec::new(), moved });
+    }
+    findings.finish(output, &left_out, false)
+}
+
+/// Measures the winners of the devices that are here.
+fn measured(
+    args: &VerifyArgs,
+    programs: &Programs,
+    output: &Output,
+    stop: &Stop,
+    stored: &Stored,
+) -> Result<u8, Error> {
+    let console = Console::new();
+    let mut names = Names::new(programs, stored.folder());
+    let (mut findings, mut left_out) = (Findings::default(), Vec::new());
+    let mut here = Vec::new();
+    for device in devices(args.gpu)? {
+        here.push((tuning_device(&device)?, device));
+    }
+    let mut elsewhere: Vec<&str> = Vec::new();
+    let mut stopped = false;
+    'all: for (source, entry) in &stored.all {
+        let Some((_, device)) = here.iter().find(|(keyed, _)| *keyed == entry.key.device) else {
+            elsewhere.push(entry.key.device.name());
+            continue;
+        };
+        let heading = names.described(&entry.key).join(", ");
+        let Some(program) = programs.with_hash(stored.folder(), &entry.key.program) else {
+            left_out.push(format!("left out: {heading}: its loss is not known here"));
+            continue;
+        };
+        console.note(&format!("measuring {heading}"));
+        match problem(args, &program, entry, device, stop)? {
+            Some(found) => findings.add(&heading, source, entry, &found),
+            None => {
+                stopped = true;
+                break 'all;
+            }
+        }
+    }
+    if !elsewhere.is_empty() {
+        let count = elsewhere.len() as u64;
+        elsewhere.sort_unstable();
+        elsewhere.dedup();
+        let line =
+            format!("{} of other devices left out: {}", counted(count, "problem"), elsewhere.join(", "));
+        if findings.values.is_empty() && !stopped {
+            let names: Vec<&str> = here.iter().map(|(keyed, _)| keyed.name()).collect();
+            let reason = format!(
+                "nothing is stored for {}, only for {}; --dry-run checks the constraints of all",
+                names.join(", "),
+                elsewhere.join(", ")
+            );
+            return Err(Error::Nothing { reason });
+        }
+        left_out.push(line);
+    }
+    findings.finish(output, &left_out, stopped)
+}
+
+/// One problem, its inputs generated. `None`: asked to stop.
+fn problem(
+    args: &VerifyArgs,
+    program: &Program,
+    entry: &KeyWinners,
+    device: &Device,
+    stop: &Stop,
+) -> Result<Option<Verified>, Error> {
+    let mut moved = Vec::new();
+    let mut fitting: Vec<(&Winner, Schedule)> = Vec::new();
+    for winner in foremost(entry, &selection::generation(&entry.key.device), args.best) {
+        match stored::check(program, &entry.key, winner) {
+            Ok(schedule) => fitting.push((winner, schedule)),
+            Err(why) => moved.push(format!("a winner no longer fits: {why}")),
+        }
+    }
+    // The winners of a key may be of several shapes of its bucket; times compare at one.
+    let Some(shape) = fitting.first().map(|(winner, _)| winner.shape) else {
+        return Ok(Some(Verified { lines: Vec::new(), moved }));
+    };
+    fitting.retain(|(winner, _)| winner.shape == shape);
+    let task = match stored::task(program, &entry.key, shape) {
+        Ok(task) => task,
+        Err(why) => return Ok(Some(Verified { lines: Vec::new(), moved: vec![why] })),
+    };
+    let measuring = Measuring { rounds: args.rounds, tolerance: args.tolerance / 100.0 };
+    let found = again(args, &task, &fitting, device, &measuring, stop)?;
+    Ok(found.map(|found| Verified { moved: [moved, found.moved].concat(), ..found }))
+}
+
+fn again(
+    args: &VerifyArgs,
+    task: &Task,
+    winners: &[(&Winner, Schedule)],
+    device: &Device,
+    measuring: &Measuring,
+    stop: &Stop,
+) -> Result<Option<Verified>, Error> {
+    let head = Head::generated(task.tokens, task.width, task.vocab, args.seed, task.dtype);
+    let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &args.scalar)?;
+    let problem = match winners.first() {
+        Some((_, first)) => task.plan(device, *first)?.problem().clone(),
+        None => return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() })),
+    };
+    let default = match device.kind() {
+        DeviceKind::Cpu => selection::cpu_space(&problem).first().copied().map(Schedule::Cpu),
+        DeviceKind::Cuda => {
+            Some(Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu_of(device)?)))
+        }
+    };
+    let mut bench = DeviceBench::prepare(device, task, &head, &arguments, &problem)?;
+    measure(winners, default, &mut bench, measuring, stop)
+}

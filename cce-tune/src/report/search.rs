@@ -1,0 +1,121 @@
+//! How the search went: the best time so far, by trial and by the clock.
+
+use super::charts::{Dot, Plane};
+use super::html::Html;
+use super::ranked::key;
+use super::{Facts, heading, ms_text};
+use cce_tuning_db::Trial;
+
+/// A pause longer than this, in ms, is no search: somebody stopped it and went on later.
+const PAUSE: u64 = 600_000;
+
+/// One measurement in its order.
+struct Step<'a> {
+    trial: &'a Trial,
+    /// From 1.
+    number: usize,
+    /// Minutes since the first, pauses left out.
+    minutes: f64,
+    /// The best of this and all before, in ms.
+    best: Option<f64>,
+}
+
+fn steps<'a>(trials: &'a [Trial]) -> (Vec<Step<'a>>, usize) {
+    let mut in_order: Vec<&Trial> = trials.iter().collect();
+    in_order.sort_by_key(|trial| trial.provenance.unix_ms);
+    let (mut best, mut spent, mut pauses): (Option<f64>, u64, usize) = (None, 0, 0);
+    let mut before = in_order.first().map_or(0, |trial| trial.provenance.unix_ms);
+    let mut steps: Vec<Step<'a>> = Vec::new();
+    for (at, trial) in in_order.into_iter().enumerate() {
+        let now = trial.provenance.unix_ms;
+        match now - before {
+            pause if pause > PAUSE => pauses += 1,
+            gap => spent += gap,
+        }
+        before = now;
+        best = match (best, trial.time()) {
+            (Some(best), Some(ms)) => Some(best.min(ms)),
+            (best, ms) => best.or(ms),
+        };
+        steps.push(Step { trial, number: at + 1, minutes: spent as f64 / 60_000.0, best });
+    }
+    (steps, pauses)
+}
+
+pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
+    let (steps, pauses) = steps(&facts.page.trials);
+    let Some(last) = steps.last().filter(|last| last.best.is_some()) else { return };
+    let mut about = "The best time so far, over everything that was measured: screenings and, as later measurements of \
+                     the same configurations, finals. Finals take more runs, so that the last word may be above the \
+                     best single screening."
+        .to_owned();
+    if pauses > 0 {
+        about += &format!(" Pauses between runs are left out of the clock: {pauses}.");
+    }
+    heading(html, "How the search went", &about);
+    let seconds = last.minutes < 3.0;
+    let clock = |step: &Step<'_>| if seconds { 60.0 * step.minutes } else { step.minutes };
+    let plane = |x: &'static str, title: &str, at: &dyn Fn(&Step<'_>) -> f64| Plane {
+        title: title.to_owned(),
+        describes: "Dots are trials, the line is the best so far; the numbers are in the table below"
+            .to_owned(),
+        x,
+        y: "ms",
+        width: (at(last) * 1.02).max(1e-3),
+        dots: steps
+            .iter()
+            .filter_map(|step| {
+                let ms = step.trial.time()?;
+                let says =
+                    format!("trial {}: {} ms, {}", step.number, ms_text(ms), facts.describe(step.trial));
+                Some(Dot { x: at(step), y: ms, class: "faint", says })
+            })
+            .collect(),
+        steps: steps.iter().filter_map(|step| Some((at(step), step.best?))).collect(),
+        levels: Vec::new(),
+    };
+    let by_number = plane("trial", "Best so far by trial", &|step| step.number as f64);
+    let by_clock = plane(if seconds { "seconds" } else { "minutes" }, "Best so far by the clock", &clock);
+    html.element("div", &[("class", &"pair")], |html| {
+        for chart in [by_number, by_clock] {
+            html.element("div", &[("class", &"panel")], |html| {
+                html.leaf("h3", &[], &chart.title);
+                chart.draw(html);
+                html.element("ul", &[("class", &"key")], |html| {
+                    key(html, "line steps", "best so far");
+                    key(html, "faint", "trials");
+                });
+            });
+        }
+    });
+    html.element("details", &[], |html| {
+        html.leaf("summary", &[], "When the best time improved");
+        html.element("div", &[("class", &"panel scroll")], |html| improvements(html, facts, &steps));
+    });
+}
+
+fn improvements(html: &mut Html, facts: &Facts<'_>, steps: &[Step<'_>]) {
+    html.element("table", &[], |html| {
+        html.element("thead", &[], |html| {
+            html.element("tr", &[], |html| {
+                for name in ["trial", "seconds", "best ms"] {
+                    html.leaf("th", &[("scope", &"col"), ("class", &"n")], name);
+                }
+                html.leaf("th", &[("scope", &"col")], "schedule");
+            });
+        });
+        html.element("tbody", &[], |html| {
+            let mut best = f64::INFINITY;
+            for step in steps {
+                let Some(now) = step.best.filter(|now| *now < best) else { continue };
+                best = now;
+                html.element("tr", &[], |html| {
+                    html.leaf("td", &[("class", &"n")], step.number);
+                    html.leaf("td", &[("class", &"n")], format!("{:.1}", 60.0 * step.minutes));
+                    html.leaf("td", &[("class", &"n")], ms_text(now));
+                    html.leaf("td", &[("class", &"mono")], facts.describe(step.trial));
+                });
+            }
+        });
+    });
+}

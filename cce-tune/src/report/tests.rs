@@ -1,0 +1,188 @@
+//! The page of a fixed set of trials.
+
+use super::*;
+use crate::exchange::problems;
+use cce_tuning_db::{
+    Config, Device, Gradients, Objective, Problem as Described, ProgramHash, Provenance, Record, Resources,
+    Status,
+};
+use serde_json::json;
+
+const HOSTILE: &str = "</script><script>alert('x')</script> & \"quoted\" \u{0}";
+
+fn key() -> Key {
+    let described =
+        Described::new(Shape::new(8192, 2304, 256_000)).with_gradients(Gradients::new(true, true));
+    let device = Device::gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 232_448, 50 << 20);
+    Key::new(ProgramHash::of(b"loss"), described, device).with_objective(Objective::LossAndGradients)
+}
+
+fn config(n: u32, stages: u32, chunk: u32) -> Config {
+    Config::new(json!({"gpu": {"family": "wgmma", "logits": {"n": n, "stages": stages}, "chunk": chunk}}))
+}
+
+fn provenance(at: u64) -> Provenance {
+    Provenance::new(HOSTILE, 1_700_000_000_000 + at)
+}
+
+fn trials() -> Vec<Trial> {
+    let (shape, generation) = (Shape::new(8192, 2304, 256_000), Generation::new("1", "s"));
+    let mut trials = Vec::new();
+    let mut at = 0;
+    for n in [64, 128, 256] {
+        for stages in [2, 4] {
+            for chunk in [4096, 8192] {
+                at += 1500;
+                let ms = 20.0
+                    + f64::from(256 - n) / 20.0
+                    + if stages == 4 { 0.0 } else { 3.0 }
+                    + if (n == 256) == (chunk == 8192) { 0.0 } else { 2.0 };
+                let samples = vec![ms, 1.01 * ms, 1.02 * ms];
+                let trial = Trial::measured(
+                    config(n, stages, chunk),
+                    shape,
+                    samples,
+                    generation.clone(),
+                    provenance(at),
+                );
+                trials.push(
+                    trial.unwrap().with_gradient_error(9e-3).with_resources(Resources::new(168, 0, 180_000)),
+                );
+            }
+        }
+    }
+    let ends = [
+        Status::Constraint(HOSTILE.to_owned()),
+        Status::Constraint("the ring is larger than the shared memory".to_owned()),
+        Status::Resources("kernel spilled 64 bytes".to_owned()),
+        Status::Wrong("dE differs".to_owned()),
+    ];
+    for (number, status) in ends.into_iter().enumerate() {
+        at += 700_000;
+        let config = config(512, 4 + number as u32, 4096);
+        trials.push(Trial::dropped(config, shape, status, generation.clone(), provenance(at)));
+    }
+    trials
+}
+
+fn page(trials: Vec<Trial>) -> Page {
+    let records = trials.iter().map(|trial| Record::new(key(), trial.clone())).collect();
+    let problem = problems(records, |_| Generation::new("1", "s")).remove(0);
+    let mut page = Page::new(
+        HOSTILE.to_owned(),
+        "8192 x 2304 x 256000 bf16, gradients, exact".to_owned(),
+        &problem,
+        trials,
+        |config| config.text().to_owned(),
+    );
+    page.default = Some(config(128, 4, 8192).hash());
+    page
+}
+
+fn parsed(html: &str) -> roxmltree::Document<'_> {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    roxmltree::Document::parse_with_options(html, options).unwrap()
+}
+
+#[test]
+fn the_page_is_well_formed_whatever_the_trials_say() {
+    let html = page(trials()).html();
+    let document = parsed(&html);
+    let scripts: Vec<_> = document.descendants().filter(|node| node.has_tag_name("script")).collect();
+    assert_eq!(scripts.len(), 1, "a trial brought a script of its own");
+    assert!(scripts[0].text().unwrap().contains("addEventListener"));
+    let heading = document.descendants().find(|node| node.has_tag_name("h1")).unwrap();
+    assert!(
+        heading.text().unwrap().starts_with("</script><script>alert('x')</script> & \"quoted\" \u{fffd}")
+    );
+    let handlers =
+        document.descendants().flat_map(|node| node.attributes()).filter(|a| a.name().starts_with("on"));
+    assert_eq!(handlers.count(), 0);
+}
+
+#[test]
+fn the_page_loads_nothing() {
+    let html = page(trials()).html();
+    for node in parsed(&html).descendants() {
+        for name in ["src", "href", "srcset", "data", "poster", "action"] {
+            assert_eq!(node.attribute(name), None, "{node:?}");
+        }
+    }
+    assert!(!html.contains("url(") && !html.contains("@import"));
+    assert!(html.contains("default-src &#39;none&#39;"));
+}
+
+/// All text of the sections below a heading of this title.
+fn section(html: &str, title: &str) -> String {
+    let document = parsed(html);
+    let mut text = String::new();
+    let mut within = false;
+    let main = document.descendants().find(|node| node.has_tag_name("main")).unwrap();
+    for child in main.children() {
+        if child.has_tag_name("h2") {
+            within = child.text() == Some(title);
+        }
+        if within {
+            child.descendants().filter_map(|node| node.text().filter(|_| node.is_text())).for_each(|t| {
+                text += t;
+                text += " ";
+            });
+        }
+    }
+    text
+}
+
+#[test]
+fn every_section_says_what_the_trials_say() {
+    let html = page(trials()).html();
+    let ranked = section(&html, "Configurations, fastest first");
+    assert!(
+        ranked.contains("20.200") && ranked.contains("(the default)") && ranked.contains("roofline, 39."),
+        "{ranked}"
+    );
+    let knobs = section(&html, "What each knob does");
+    for knob in ["logits.n", "logits.stages", "chunk"] {
+        assert!(knobs.contains(knob), "{knobs}");
+    }
+    assert!(!knobs.contains("family"), "a knob that never moves");
+    let pairs = section(&html, "Which knobs depend on each other");
+    assert!(pairs.contains("logits.n by chunk"), "{pairs}");
+    let dropped = section(&html, "Why candidates were dropped");
+    assert!(dropped.contains("constraint") && dropped.contains("kernel spilled 64 bytes"), "{dropped}");
+    let search = section(&html, "How the search went");
+    assert!(search.contains("Pauses between runs are left out of the clock: 4."), "{search}");
+    let document = parsed(&html);
+    let charts = document.descendants().filter(|node| node.has_tag_name("svg"));
+    for chart in charts {
+        assert!(chart.children().any(|child| child.has_tag_name("title")), "a chart without a title");
+        assert!(chart.attribute("aria-label").is_some_and(|label| !label.is_empty()));
+    }
+}
+
+#[test]
+fn a_page_of_failures_alone_or_of_one_trial_is_a_page() {
+    let all = trials();
+    let failures: Vec<Trial> = all.iter().filter(|trial| trial.time().is_none()).cloned().collect();
+    let html = page(failures).html();
+    parsed(&html);
+    assert!(html.contains("no candidate could run and was right"));
+    let one = page(all[..1].to_vec()).html();
+    parsed(&one);
+    assert!(one.contains("None was dropped."));
+}
+
+#[test]
+fn an_index_leads_to_files_beside_it_only() {
+    let entry = Entry {
+        loss: HOSTILE.to_owned(),
+        problem: HOSTILE.to_owned(),
+        device: "d".to_owned(),
+        best: None,
+        configurations: 3,
+        file: "javascript:alert(1)//../x.html".to_owned(),
+    };
+    let html = index(&[entry]);
+    let document = parsed(&html);
+    let link = document.descendants().find(|node| node.has_tag_name("a")).unwrap();
+    assert_eq!(link.attribute("href"), Some("./javascriptalert1..x.html"));
+}

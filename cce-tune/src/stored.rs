@@ -1,0 +1,198 @@
+//! Stored keys and winners, back in the words of tasks, GPUs and schedules.
+//!
+//! The reverse of `cce_runtime::selection::key`: what was measured can be measured again, and checked against the
+//! constraints of this version, from a key alone.
+
+use crate::task::Task;
+use cce_codegen::ir::{InputKind, Program};
+use cce_codegen::plan::GpuPlan;
+use cce_codegen::problem::{DType, Filter, IndexType};
+use cce_codegen::schedule::{Gpu, Schedule};
+use cce_runtime::{Device, Gradients, selection};
+use cce_tuning_db::{self as db, Dtype, Key, MemoryClass, Shape, Winner};
+
+/// The task that a key describes, at the shape of a measurement.
+///
+/// # Errors
+/// In words, what of the key no task of this version has.
+pub fn task(program: &Program, key: &Key, shape: Shape) -> Result<Task, String> {
+    let gradients = key.problem.gradients;
+    if key.problem.accumulate {
+        return Err("it is for gradients that are accumulated, which the tuner does not measure".to_owned());
+    }
+    let size =
+        |value: u64| usize::try_from(value).map_err(|_| format!("a size of {value} is too large here"));
+    let is_value = |kind| matches!(kind, InputKind::Row | InputKind::Col | InputKind::Scalar);
+    let values: Vec<&str> = program
+        .inputs()
+        .iter()
+        .filter(|input| is_value(input.kind))
+        .map(|input| input.name.as_ref())
+        .collect();
+    let named = |place: usize| match values.get(place) {
+        Some(name) => Ok((*name).to_owned()),
+        None => Err(format!("it asks for the gradient of input {place}, and the loss has {}", values.len())),
+    };
+    let input_gradients = (0..64)
+        .filter(|place| gradients.inputs >> place & 1 != 0)
+        .map(named)
+        .collect::<Result<Vec<String>, String>>()?;
+    Ok(Task {
+        program: program.clone(),
+        tokens: size(shape.tokens)?,
+        width: size(shape.hidden)?,
+        vocab: size(shape.vocab)?,
+        dtype: dtype(key.dtype)?,
+        filter: Some(filter(key.filter)?),
+        gradients: Gradients { hidden: gradients.hidden, classifier: gradients.classifier },
+        input_gradients,
+        index: IndexType::I32,
+        ignored: key.problem.ignored,
+        memory_limit: match key.memory {
+            MemoryClass::AtMost { log2_bytes } => Some(1u64 << log2_bytes.min(63)),
+            _ => None,
+        },
+    })
+}
+
+/// The element type of a key.
+///
+/// # Errors
+/// For one that this version does not know.
+pub fn dtype(stored: Dtype) -> Result<DType, String> {
+    Ok(match stored {
+        Dtype::Bf16 => DType::Bf16,
+        Dtype::F16 => DType::F16,
+        Dtype::F32 => DType::F32,
+        other => return Err(format!("this version does not know the type {other:?}")),
+    })
+}
+
+/// The filter of a key.
+///
+/// # Errors
+/// For one that this version does not know.
+pub fn filter(stored: db::Filter) -> Result<Filter, String> {
+    Ok(match stored {
+        db::Filter::Exact => Filter::Exact,
+        db::Filter::Sampled { eps, max_entries } => Filter::Sampled { eps: eps.value() as f32, max_entries },
+        db::Filter::Blocks { eps } => Filter::Blocks { eps: eps.value() as f32 },
+        other => return Err(format!("this version does not know the filter {other:?}")),
+    })
+}
+
+/// A stored GPU as schedules know it; `None` for the CPU device.
+pub fn gpu(device: &db::Device) -> Option<Gpu> {
+    match device {
+        db::Device::Gpu(gpu) => Some(Gpu {
+            name: gpu.name.clone(),
+            capability: (gpu.compute_capability.0.into(), gpu.compute_capability.1.into()),
+            multiprocessors: gpu.sms,
+            shared_per_block: u32::try_from(gpu.shared_memory_bytes).unwrap_or(u32::MAX),
+            l2_bytes: gpu.l2_bytes,
+        }),
+        _ => None,
+    }
+}
+
+/// Whether a winner can run on the device it is stored for, as far as constraints say; needs no GPU.
+///
+/// # Errors
+/// The first constraint of this version that it breaks, in words.
+pub fn check(program: &Program, key: &Key, winner: &Winner) -> Result<Schedule, String> {
+    let schedule = selection::schedule(&winner.config)?;
+    let task = task(program, key, winner.shape)?;
+    let described = |error: crate::Error| error.to_string();
+    let (problem, built) = match (schedule, gpu(&key.device)) {
+        (Schedule::Gpu(on_gpu), Some(gpu)) => {
+            let problem = task.gpu_problem().map_err(described)?;
+            let built = GpuPlan::build(program, &problem, &on_gpu, &gpu).map(drop);
+            (problem, built.map_err(|error| error.to_string()))
+        }
+        (Schedule::Cpu(_), None) => {
+            let plan = task.plan(&Device::cpu(), schedule).map_err(described)?;
+            (plan.problem().clone(), Ok(()))
+        }
+        (Schedule::Gpu(_), None) => {
+            return Err("it is a GPU's schedule under a key of the CPU device".to_owned());
+        }
+        (Schedule::Cpu(_), Some(_)) => {
+            return Err("it is the CPU device's schedule under a key of a GPU".to_owned());
+        }
+    };
+    built?;
+    match selection::key(program, &problem, key.device.clone()) {
+        Ok(asked) if asked == *key => Ok(schedule),
+        Ok(_) => Err("a plan of this version asks under another key, and does not find it".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cce_codegen::schedule::{CpuSchedule, GpuSchedule};
+    use cce_tuning_db::{Config, Generation, Provenance, Trial};
+
+    fn h100() -> db::Device {
+        db::Device::gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 232_448, 50 << 20)
+    }
+
+    fn winner(shape: Shape, schedule: &Schedule) -> Winner {
+        let config = selection::config(schedule).unwrap();
+        let (generation, provenance) = (Generation::new("1", "s"), Provenance::new("here", 1));
+        Winner::of(&Trial::measured(config, shape, vec![1.0], generation, provenance).unwrap()).unwrap()
+    }
+
+    fn tasks() -> Vec<Task> {
+        let plain = Task::new(cce::losses::cross_entropy::program(), 1000, 576, 49152, DType::Bf16);
+        let gemma = cce::losses::named("gemma2").unwrap();
+        vec![
+            plain.clone(),
+            Task { gradients: Gradients::none(), ignored: false, ..plain.clone() },
+            Task { gradients: Gradients::hidden(), filter: Some(Filter::Exact), ..plain.clone() },
+            Task { filter: Some(Filter::BLOCKS), memory_limit: Some(1 << 30), ..plain.clone() },
+            Task {
+                program: gemma,
+                input_gradients: vec!["bias".to_owned()],
+                filter: Some(Filter::Exact),
+                ..plain.clone()
+            },
+            Task { dtype: DType::F32, ..plain },
+        ]
+    }
+
+    #[test]
+    fn what_a_key_says_is_the_task_that_made_it() {
+        for task in tasks() {
+            let problem = task.gpu_problem().unwrap();
+            let key = selection::key(&task.program, &problem, h100()).unwrap();
+            let read = super::task(&task.program, &key, selection::shape(&problem)).unwrap();
+            assert_eq!(read.gpu_problem().unwrap(), problem, "{task:?}");
+            let schedule =
+                Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu(&h100()).unwrap()));
+            let stored = winner(selection::shape(&problem), &schedule);
+            assert_eq!(check(&task.program, &key, &stored), Ok(schedule));
+        }
+    }
+
+    #[test]
+    fn a_winner_that_breaks_a_constraint_of_this_version_is_refused_in_words() {
+        let task = &tasks()[0];
+        let problem = task.gpu_problem().unwrap();
+        let key = selection::key(&task.program, &problem, h100()).unwrap();
+        let shape = selection::shape(&problem);
+        let mut large = GpuSchedule::default_for(&task.program, &problem, &gpu(&h100()).unwrap());
+        large.logits.stages = 64;
+        let refused = |schedule| check(&task.program, &key, &winner(shape, &schedule)).unwrap_err();
+        assert!(refused(Schedule::Gpu(large)).contains("64 stages"), "{}", refused(Schedule::Gpu(large)));
+        let cpu = Schedule::Cpu(CpuSchedule { token_block: 16, strip: 512 });
+        assert!(refused(cpu).contains("under a key of a GPU"));
+        let fits = GpuSchedule::default_for(&task.program, &problem, &gpu(&h100()).unwrap());
+        let other = winner(Shape::new(1000, shape.hidden + 8, shape.vocab), &Schedule::Gpu(fits));
+        assert!(check(&task.program, &key, &other).unwrap_err().contains("under another key"));
+        let mut foreign = winner(shape, &cpu);
+        foreign.config = Config::new(serde_json::json!({"tpu": 1}));
+        assert!(check(&task.program, &key, &foreign).unwrap_err().contains("not a schedule of this version"));
+    }
+}
