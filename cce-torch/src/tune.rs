@@ -13,7 +13,7 @@ use cce_tune::Diagnosis;
 use cce_tune::arguments::Arguments;
 use cce_tune::data::Head;
 use cce_tune::progress::{Console, Progress};
-use cce_tune::search::{Effort, Ended, Ranked};
+use cce_tune::search::{Ended, Ranked};
 use cce_tune::stop::Stop;
 use cce_tune::task::Task;
 use cce_tune::tuning::{Report, Scope, Tuner};
@@ -131,13 +131,10 @@ struct Search {
 impl Search {
     fn run(&self, progress: &dyn Progress) -> Result<Tuned, cce_tune::Error> {
         let tuner = Tuner {
-            folder: &self.folder,
-            effort: Effort::default(),
             scope: Scope { budget: self.candidates, ..Scope::default() },
             again: self.again,
             scalars: self.scalars.clone(),
-            progress,
-            stop: &self.stop,
+            ..Tuner::new(&self.folder, progress, &self.stop)
         };
         let task = &self.task;
         let head = || {

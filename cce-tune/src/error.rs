@@ -109,6 +109,12 @@ pub enum Error {
         /// What the device said.
         reason: String,
     },
+    /// The process that runs the candidates could not do so, for no candidate's fault.
+    #[error("{reason}; what is done is kept, run the same command again to go on")]
+    Worker {
+        /// What happened.
+        reason: String,
+    },
     /// Building or running a plan failed.
     #[error(transparent)]
     Runtime(#[from] cce_runtime::Error),

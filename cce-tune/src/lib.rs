@@ -14,6 +14,7 @@
 //! - [`strategy`]: which of the schedules are tried next; [`recording`]: trials to judge strategies
 //!   by, and [`regret`] what is selected for shapes that were not tuned.
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
+//! - [`worker`]: the same in processes of their own, which may hang or crash.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
 //! - [`tuning`]: all of it for one task on one device.
 //! - [`exchange`]: trials in the formats of other tools.
@@ -28,18 +29,11 @@
 //! ```no_run
 //! # fn main() -> Result<(), cce_tune::Error> {
 //! use cce_codegen::problem::DType;
-//! use cce_tune::{data::Head, progress::Silent, search::Effort, stop::Stop, task::Task, tuning::{Scope, Tuner}};
+//! use cce_tune::{data::Head, progress::Silent, stop::Stop, task::Task, tuning::Tuner};
 //!
-//! let folder = std::path::Path::new("tuning");
-//! let tuner = Tuner {
-//!     folder,
-//!     effort: Effort::default(),
-//!     scope: Scope::default(),
-//!     again: false,
-//!     scalars: vec![("cap".to_owned(), 50.0)],
-//!     progress: &Silent,
-//!     stop: &Stop::new(),
-//! };
+//! let stop = Stop::new();
+//! let mut tuner = Tuner::new(std::path::Path::new("tuning"), &Silent, &stop);
+//! tuner.scalars = vec![("cap".to_owned(), 50.0)];
 //! let task = Task::new(cce::losses::softcapped::program(), 1024, 576, 49152, DType::F32);
 //! let head = || Ok(Head::generated(1024, 576, 49152, 0, DType::F32));
 //! let report = tuner.tune(&task, &cce_runtime::Device::cpu(), head)?;
@@ -67,6 +61,7 @@ pub mod strategy;
 pub mod task;
 pub mod tuning;
 pub mod verify;
+pub mod worker;
 
 pub use cli::{Diagnosis, run};
 pub use error::Error;

@@ -42,6 +42,15 @@ pub struct Knob {
 }
 
 impl Space {
+    /// Keeps every `of`-th candidate, beginning with number `index`: one share of a fleet's work.
+    pub fn share(&mut self, index: usize, of: usize) {
+        let mut at = 0;
+        self.candidates.retain(|_| {
+            at += 1;
+            (at - 1) % of.max(1) == index
+        });
+    }
+
     /// The space of the CPU device.
     ///
     /// # Errors

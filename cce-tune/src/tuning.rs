@@ -2,21 +2,23 @@
 
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::bench::{CudaMemory, HostMemory, Memory, PlanBench, check_against_f64};
-use crate::data::Head;
+use crate::bench::{DeviceBench, Floor, Peak};
+use crate::data::{Head, HeadSource};
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
-use crate::search::{Effort, Ended, Ranking, Store, search};
+use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on};
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
 use crate::strategy::{Experience, Kind, Outcome, Pool};
 use crate::task::Task;
+use crate::worker::{Job, RemoteBench, WorkerCommand};
 use cce_codegen::problem::Problem;
-use cce_codegen::schedule::{Gpu, GpuSchedule, Schedule};
+use cce_codegen::schedule::Gpu;
 use cce_runtime::selection;
 use cce_runtime::{Device, DeviceKind};
 use cce_tuning_db::{Database, Grade, Key, Provenance};
 use std::path::Path;
+use std::time::Duration;
 
 /// How to tune.
 pub struct Tuner<'a> {
@@ -24,8 +26,14 @@ pub struct Tuner<'a> {
     pub folder: &'a Path,
     /// How much is measured.
     pub effort: Effort,
+    /// How long it may take; `None`: until every candidate has been tried.
+    pub budget: Option<Duration>,
     /// Which schedules are tried.
     pub scope: Scope,
+    /// Only every second number's candidates are tried, beginning with the first number; `None`: all.
+    pub share: Option<(usize, usize)>,
+    /// Whether trials of other hosts count as this one's: in the database of a fleet that shares the work.
+    pub all_hosts: bool,
     /// Whether candidates that have a trial are measured again.
     pub again: bool,
     /// Values for the loss's scalars; the others are usual ones.
@@ -74,13 +82,31 @@ pub struct Report {
     pub ended: Ended,
     /// Every candidate that was tried, or breaks a constraint.
     pub ranking: Ranking,
+    /// What no schedule can be faster than, where the device's peak is known.
+    pub floor: Option<Floor>,
     /// How a plan for this task, without a schedule of its own, now comes by its schedule.
     pub grade: Grade,
     /// What is worth knowing besides.
     pub notes: Vec<String>,
 }
 
-impl Tuner<'_> {
+impl<'a> Tuner<'a> {
+    /// With the usual effort, no budget, and every candidate.
+    pub fn new(folder: &'a Path, progress: &'a dyn Progress, stop: &'a Stop) -> Tuner<'a> {
+        Tuner {
+            folder,
+            effort: Effort::default(),
+            budget: None,
+            scope: Scope::default(),
+            share: None,
+            all_hosts: false,
+            again: false,
+            scalars: Vec::new(),
+            progress,
+            stop,
+        }
+    }
+
     /// What is searched for a task, without running anything, and the problem as a plan understands it.
     ///
     /// # Errors
@@ -88,15 +114,18 @@ impl Tuner<'_> {
     pub fn space(&self, task: &Task, device: &Device) -> Result<(Problem, Space), Error> {
         let plan = task.builder().build(device)?;
         let problem = plan.problem().clone();
-        let space = match device.kind() {
+        let mut space = match device.kind() {
             DeviceKind::Cpu => Space::cpu(&problem)?,
             DeviceKind::Cuda => Space::gpu(&task.program, &problem, &gpu_of(device)?, self.scope.searched)?,
         };
+        if let Some((index, of)) = self.share {
+            space.share(index, of);
+        }
         Ok((problem, space))
     }
 
-    /// Tunes a task. `head` is asked for the inputs, in the task's shape and type, only if something has to
-    /// be run.
+    /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
+    /// task's shape and type, only if something has to be run.
     ///
     /// # Errors
     /// When the task is not possible, the reference is wrong or not finite, the database cannot be used, or the device
@@ -107,89 +136,119 @@ impl Tuner<'_> {
         device: &Device,
         head: impl FnOnce() -> Result<Head, Error>,
     ) -> Result<Report, Error> {
-        let (problem, space) = self.space(task, device)?;
-        match device.kind() {
-            DeviceKind::Cpu => {
-                let reference = space.candidates.first().map(|first| first.schedule);
-                self.tune_in(HostMemory, device, task, (problem, space), reference, head)
-            }
-            DeviceKind::Cuda => {
-                let simt = Schedule::Gpu(GpuSchedule::simt(&task.program, &problem, &gpu_of(device)?));
-                let memory = CudaMemory::new(device)?;
-                self.tune_in(memory, device, task, (problem, space), Some(simt), head)
-            }
-        }
+        let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
+        self.tune_on(task, (device, 1), task.tokens, |task, problem| {
+            let head = head()?;
+            self.progress.note("computing the reference");
+            Ok(vec![DeviceBench::prepare(device, task, &head, &arguments, problem)?])
+        })
     }
 
-    fn tune_in<M: Memory + Clone>(
+    /// Tunes a task in worker processes, one a device: what a candidate breaks is its worker's. The devices
+    /// are of one kind, and share the candidates. `counted` of the tokens are not ignored.
+    ///
+    /// # Errors
+    /// As [`Tuner::tune`].
+    pub fn tune_in_workers(
         &self,
-        memory: M,
-        device: &Device,
         task: &Task,
-        (problem, space): (Problem, Space),
-        reference: Option<Schedule>,
-        head: impl FnOnce() -> Result<Head, Error>,
+        devices: &[Device],
+        (source, counted): (&HeadSource, usize),
+        worker: &WorkerCommand,
     ) -> Result<Report, Error> {
-        let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
+        // Wrong scalars are this caller's mistake, not the worker's.
+        Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
+        let first = devices.first().ok_or(Error::NoCandidate)?;
+        self.tune_on(task, (first, devices.len()), counted, |task, problem| {
+            self.progress.note("computing the reference");
+            let job = Job::new(task, &self.scalars, source.clone());
+            let start = |device: &Device| RemoteBench::start(worker.clone(), job.on(device, problem));
+            Ok(devices.iter().map(start).collect())
+        })
+    }
+
+    fn tune_on<B: Bench + Send>(
+        &self,
+        task: &Task,
+        (device, devices): (&Device, usize),
+        counted: usize,
+        benches: impl FnOnce(&Task, &Problem) -> Result<Vec<B>, Error>,
+    ) -> Result<Report, Error> {
+        let effort = self.effort.within(self.budget);
+        let (problem, space) = self.space(task, device)?;
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
+        let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
         let mut database = Database::open(self.folder)?;
         let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
         let mut others = Recording::of_records("the database", database.records()?)?;
         others.retain(|other| (&other.key, other.shape, &other.generation) != (&key, shape, &generation));
         let experience = Experience::of(&key, &others);
-        let mut store = Store::open(database, key.clone(), shape, generation, provenance(device))?;
+        let mut store = open(database, key.clone(), shape, generation, provenance(device))?;
         if self.again {
             store.measure_again();
         }
+        let peak = device.properties().cuda.and_then(|info| Peak::of(&info, problem.dtype));
+        let floor = peak.map(|peak| Floor::of(&problem, counted, peak));
+        let effort = Effort { floor_ms: floor.map(|floor| floor.ms), ..effort };
         // Candidates run under the filter that the plan decided on, whatever the schedule.
-        let task = Task { filter: Some(problem.filter), ..task.clone() };
+        let decided = Task { filter: Some(problem.filter), ..task.clone() };
         let pool = Pool::new(space.candidates.iter().map(|candidate| candidate.schedule));
         let strategy = self.scope.strategy.with(self.scope.seed, experience);
-        let budget = self.scope.budget.unwrap_or(usize::MAX).min(strategy.budget(&pool));
+        let most = self.scope.budget.unwrap_or(usize::MAX).min(strategy.budget(&pool));
         let outcomes = |store: &Store| -> Vec<Option<Outcome>> {
-            let outcome = |trial: &cce_tuning_db::Trial| trial.time().map_or(Outcome::Failed, Outcome::Time);
+            let outcome =
+                |trial: &cce_tuning_db::Trial| trial.deciding_time().map_or(Outcome::Failed, Outcome::Time);
             space.candidates.iter().map(|candidate| store.known(&candidate.config).map(outcome)).collect()
         };
         let mut tried = space.broken.clone();
         let known = space.candidates.iter().filter(|candidate| store.known(&candidate.config).is_some());
         tried.extend(known.cloned());
-        let (mut bench, mut head) = (None, Some(head));
+        // So many batches at a time that one compiles while another is measured, on every device.
+        let at_once = effort.batch * (devices + 1);
+        let (mut made, mut benches) = (Vec::new(), Some(benches));
+        let mut screened = Ended::Complete;
         let choose = |store: &Store| {
             let outcomes = outcomes(store);
-            let left = budget.saturating_sub(outcomes.iter().flatten().count());
-            match left.min(self.effort.batch) {
+            let left = most.saturating_sub(outcomes.iter().flatten().count());
+            match left.min(at_once) {
                 0 => Vec::new(),
-                most => strategy.next(&pool, &outcomes, most),
+                batch => strategy.next(&pool, &outcomes, batch),
             }
         };
         // One count of steps over all batches; a strategy may end sooner.
-        let ahead = budget.saturating_sub(outcomes(&store).iter().flatten().count());
-        let progress = Whole::begin(self.progress, ahead * (2 + self.effort.screening));
+        let ahead = most.saturating_sub(outcomes(&store).iter().flatten().count());
+        let progress = Whole::begin(self.progress, ahead * (2 + effort.screening));
         let ended = loop {
-            let next = choose(&store);
+            let next = if screened == Ended::Complete { choose(&store) } else { Vec::new() };
             tried.extend(next.iter().map(|&at| space.candidates[at].clone()));
-            // Finals are for the best of all: once nothing is left to try.
+            // The run-off is for the best of all: once nothing is left to try.
             let effort = match next.is_empty() {
-                true => self.effort,
-                false => Effort { finalists: 0, ..self.effort },
+                true => effort,
+                false => Effort { finalists: 0, ..effort },
             };
-            let (slot, head) = (&mut bench, &mut head);
-            let (memory, task, arguments, problem) = (&memory, &task, &arguments, &problem);
+            // What the time left untried stays so.
+            let run_off = screened != Ended::Complete;
+            let has_trial = |candidate: &Candidate| store.known(&candidate.config).is_some();
+            let listed: Vec<Candidate> =
+                tried.iter().filter(|candidate| !run_off || has_trial(candidate)).cloned().collect();
+            let (made, benches) = (&mut made, &mut benches);
+            let (decided, problem) = (&decided, &problem);
             let ready = move || {
-                let (slot, head) = (slot, head);
-                if let (None, Some(head), Some(reference)) = (&slot, head.take(), reference) {
-                    let head = head()?;
-                    self.progress.note("computing the reference");
-                    *slot =
-                        Some(prepare(memory.clone(), device, task, &head, arguments, problem, reference)?);
+                let (made, benches) = (made, benches);
+                if let Some(benches) = benches.take() {
+                    *made = benches(decided, problem)?;
                 }
-                slot.as_mut().ok_or(Error::NoCandidate)
+                Ok(made.iter_mut().collect())
             };
-            let ended = search(&tried, &mut store, &effort, &progress, self.stop, ready)?;
-            // The finals' times may show the strategy something that is worth a trial after all.
-            if ended == Ended::Stopped || (next.is_empty() && choose(&store).is_empty()) {
-                break ended;
+            let ended = search_on(&listed, &mut store, &effort, &progress, self.stop, ready)?;
+            match (ended, next.is_empty()) {
+                (Ended::Stopped, _) => break ended,
+                (_, true) if screened != Ended::Complete => break screened,
+                // The run-off's times may show the strategy something that is worth a trial after all.
+                (Ended::Complete, true) if !choose(&store).is_empty() => {}
+                (_, true) => break ended,
+                (_, false) => screened = ended,
             }
         };
         drop(progress);
@@ -211,9 +270,10 @@ impl Tuner<'_> {
             key,
             reused: store.reused(),
             searched: space.candidates.len(),
-            recording: recording(&task, &store, &space),
+            recording: recording(task, &store, &space),
             ended,
             ranking: Ranking::new(&tried, &store),
+            floor,
             grade,
             notes,
         })
@@ -226,25 +286,6 @@ fn recording(task: &Task, store: &Store, space: &Space) -> Option<Recording> {
         space.candidates.iter().filter_map(|candidate| store.known(&candidate.config)).collect();
     let first = trials.first()?;
     Recording::of(task.program.name(), store.key(), first.shape, &first.generation.clone(), trials)
-}
-
-/// Inputs on the device, and the reference, checked.
-pub(crate) fn prepare<M: Memory + Clone>(
-    memory: M,
-    device: &Device,
-    task: &Task,
-    head: &Head,
-    arguments: &Arguments,
-    problem: &Problem,
-    reference: Schedule,
-) -> Result<PlanBench<M>, Error> {
-    check_against_f64(memory.clone(), device, task, head, arguments, reference)?;
-    let mut bench = PlanBench::new(memory, device.clone(), task.clone(), head, arguments, Some(problem))?;
-    let plan = task.exact().plan(device, reference)?;
-    let results = bench.run(&plan)?;
-    results.check_finite(&task.program, arguments)?;
-    bench.set_reference(results)?;
-    Ok(bench)
 }
 
 /// The device as the database knows it.

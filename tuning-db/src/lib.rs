@@ -80,7 +80,7 @@ pub use profile::{PROFILE_SCHEMA, Profile};
 pub use provenance::{Generation, Provenance};
 pub use select::{CONSULTED, Candidate, Choice, Grade, Rejection, Request, SNAP_LIMIT, Selection};
 pub use session::Repair;
-pub use trial::{Clocks, RECORD_SCHEMA, Record, Resources, Status, Trial};
+pub use trial::{Clocks, RECORD_SCHEMA, Record, Resources, Settled, Status, Trial};
 pub use warning::{Source, Warning};
 pub use winner::{GENERATIONS_KEPT, KeyWinners, WINNERS_KEPT, Winner, newest};
 pub use winners::Winners;

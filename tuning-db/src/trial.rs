@@ -59,6 +59,9 @@ pub struct Trial {
     /// of them. May be infinite or NaN for a wrong result.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "any_float")]
     pub gradient_error: Option<f64>,
+    /// What counts when trials are put in order, where it is not the median.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Settled>,
     /// Clocks right before the samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clocks_before: Option<Clocks>,
@@ -126,6 +129,7 @@ impl Trial {
             spread: None,
             resources: None,
             gradient_error: None,
+            settled: None,
             clocks_before: None,
             clocks_after: None,
             generation,
@@ -155,6 +159,20 @@ impl Trial {
         self
     }
 
+    /// Adds what counts when trials are put in order.
+    #[must_use]
+    pub fn with_settled(mut self, settled: Settled) -> Self {
+        self.settled = Some(settled);
+        self
+    }
+
+    /// The time that counts of a trial that ended well: the settled one, else the median. `None` for every
+    /// other.
+    #[must_use]
+    pub fn deciding_time(&self) -> Option<f64> {
+        self.time().map(|median| self.settled.map_or(median, |settled| settled.ms))
+    }
+
     /// The median of a trial that ended well; `None` for every other.
     #[must_use]
     pub fn time(&self) -> Option<f64> {
@@ -163,7 +181,8 @@ impl Trial {
 
     /// JSON has no NaN: a time that is none must not reach the log, where it would be read back as nothing.
     pub(crate) fn check(&self) -> Result<()> {
-        let times = self.samples.iter().chain(&self.median);
+        let settled = self.settled.map(|settled| settled.ms);
+        let times = self.samples.iter().chain(&self.median).chain(&settled);
         if let Some(bad) = times.copied().find(|ms| !ms.is_finite() || *ms <= 0.0) {
             return Err(Error::Invalid {
                 what: "time of a trial",
@@ -199,6 +218,9 @@ pub enum Status {
     Timeout(String),
     /// It ran and its result was wrong.
     Wrong(String),
+    /// The process that ran it ended, or answered with something that is no answer. Versions that do not
+    /// know this status leave such a record out.
+    Crashed(String),
     /// It ran, was right, and was timed.
     Ok,
 }
@@ -213,7 +235,8 @@ impl Status {
             | Self::Resources(why)
             | Self::Launch(why)
             | Self::Timeout(why)
-            | Self::Wrong(why) => why,
+            | Self::Wrong(why)
+            | Self::Crashed(why) => why,
             Self::Ok => "",
         }
     }
@@ -228,8 +251,35 @@ impl Status {
             Self::Launch(_) => "launch",
             Self::Timeout(_) => "timeout",
             Self::Wrong(_) => "wrong",
+            Self::Crashed(_) => "crashed",
             Self::Ok => "ok",
         }
+    }
+}
+
+/// What counts when trials are put in order: measured against others, and not by the clock alone.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Settled {
+    /// The time that counts, in ms: corrected for the drift of the clocks by pairs of runs, the one of this
+    /// configuration, the other of a yardstick. Configurations that tie in a run-off have the winner's.
+    pub ms: f64,
+    /// The place in the run-off, 0 for the winner; `None` for what was not in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u32>,
+}
+
+impl Settled {
+    /// By pairs with a yardstick, outside a run-off.
+    #[must_use]
+    pub fn paired(ms: f64) -> Self {
+        Self { ms, place: None }
+    }
+
+    /// In a run-off.
+    #[must_use]
+    pub fn placed(ms: f64, place: u32) -> Self {
+        Self { ms, place: Some(place) }
     }
 }
 
@@ -355,7 +405,7 @@ mod tests {
             r#"{"is":"wrong","reason":"dE off by 3e-1"}"#
         );
         assert_eq!(text(&Status::Ok), r#"{"is":"ok"}"#);
-        for status in [Status::Timeout("2 s".into()), Status::Ok] {
+        for status in [Status::Timeout("2 s".into()), Status::Crashed("signal 9".into()), Status::Ok] {
             assert_eq!(serde_json::from_str::<Status>(&text(&status)).unwrap(), status);
         }
     }

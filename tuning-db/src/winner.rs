@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::hash::ConfigHash;
 use crate::key::{Key, Shape};
 use crate::provenance::{Generation, Provenance};
-use crate::trial::{Resources, Status, Trial};
+use crate::trial::{Resources, Settled, Status, Trial};
 
 /// How many configurations are kept a key and generation. A caller validates the first against the actual
 /// call and takes the next when it does not fit; after eight, the default schedule is as good a guess.
@@ -30,6 +30,9 @@ pub struct Winner {
     /// Interquartile range, in ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread: Option<f64>,
+    /// What counts when winners are put in order, where it is not the median.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Settled>,
     /// What its kernels use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -51,6 +54,7 @@ impl Winner {
             shape: trial.shape,
             median: trial.time()?,
             spread: trial.spread,
+            settled: trial.settled,
             resources: trial.resources,
             gradient_error: trial.gradient_error.filter(|e| e.is_finite()),
             generation: trial.generation.clone(),
@@ -58,12 +62,18 @@ impl Winner {
         })
     }
 
-    /// Faster first; between equals the steadier, then the configuration's hash, so that every machine
-    /// orders the same records the same way.
+    /// What was in a run-off first: what was not had lost to it before. Then the faster by the time that
+    /// counts, the better placed, the steadier, and the configuration's hash, so that every machine orders
+    /// the same records the same way.
     fn rank(&self, other: &Self) -> std::cmp::Ordering {
         let spread = |w: &Self| w.spread.unwrap_or(f64::INFINITY);
-        self.median
-            .total_cmp(&other.median)
+        let time = |w: &Self| w.settled.map_or(w.median, |settled| settled.ms);
+        let place = |w: &Self| w.settled.and_then(|settled| settled.place).unwrap_or(u32::MAX);
+        let outside = |w: &Self| place(w) == u32::MAX;
+        outside(self)
+            .cmp(&outside(other))
+            .then(time(self).total_cmp(&time(other)))
+            .then(place(self).cmp(&place(other)))
             .then(spread(self).total_cmp(&spread(other)))
             .then(self.config.hash().cmp(&other.config.hash()))
     }
@@ -169,6 +179,19 @@ mod tests {
         let trials: Vec<_> = (0..20).rev().map(|i| sample::trial(i, 1.0 + f64::from(i))).collect();
         let chosen = KeyWinners::choose(sample::key(), &trials);
         assert_eq!(medians(&chosen.winners), (0..8).map(|i| 1.0 + f64::from(i)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_settled_in_a_run_off_comes_first_and_a_tie_goes_to_the_better_placed() {
+        let screened = sample::trial(1, 1.0);
+        let settled = |config, median, place| {
+            sample::trial(config, median).with_settled(crate::trial::Settled::placed(1.5, place))
+        };
+        let (second, first) = (settled(2, 1.4, 1), settled(3, 1.6, 0));
+        let chosen = KeyWinners::choose(sample::key(), [&screened, &second, &first]);
+        assert_eq!(medians(&chosen.winners), [1.6, 1.4, 1.0]);
+        let text = serde_json::to_string(&chosen.winners[0]).unwrap();
+        assert_eq!(serde_json::from_str::<Winner>(&text).unwrap(), chosen.winners[0]);
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub struct DeviceInfo {
     pub memory_bytes: u64,
     /// Peak clock of the multiprocessors in kHz.
     pub clock_khz: u32,
+    /// Peak clock of the memory in kHz; 0 where the driver does not tell.
+    pub memory_clock_khz: u32,
+    /// Width of the bus to the memory in bits; 0 where the driver does not tell.
+    pub memory_bus_bits: u32,
     /// The CUDA version of the driver.
     pub driver: CudaVersion,
     /// The device's identity.
@@ -116,6 +120,8 @@ impl DeviceInfo {
             l2_bytes: get(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
             memory_bytes: memory as u64,
             clock_khz: get(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            memory_clock_khz: get(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            memory_bus_bits: get(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
             driver: driver.version(),
             uuid: Uuid(uuid.bytes.map(|byte| byte as u8)),
         })

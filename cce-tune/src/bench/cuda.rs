@@ -5,6 +5,7 @@ use super::difference::Difference;
 use super::{Comparison, HostData, Memory};
 use crate::Error;
 use cce_runtime::driver::{Buffer, Context, Event, Stream};
+use cce_runtime::nvml::Sensors;
 use cce_runtime::{Device, Element, View, ViewMut};
 use cce_tuning_db::Clocks;
 use half::{bf16, f16};
@@ -26,6 +27,8 @@ struct Shared {
     end: Event,
     /// Made when it is first needed.
     difference: OnceLock<Difference>,
+    /// `None`: NVML is not there, or does not know the GPU.
+    sensors: Option<Sensors>,
 }
 
 /// Elements of one type in a GPU's memory.
@@ -46,9 +49,10 @@ impl CudaMemory {
         let context = Context::new(info.index)?;
         let stream = context.default_stream();
         let (start, end) = (context.new_event()?, context.new_event()?);
-        Ok(CudaMemory {
-            shared: Arc::new(Shared { context, stream, start, end, difference: OnceLock::new() }),
-        })
+        // Without NVML, times are taken all the same, and nothing is known of the clocks.
+        let sensors = Sensors::of(info.uuid).ok();
+        let shared = Shared { context, stream, start, end, difference: OnceLock::new(), sensors };
+        Ok(CudaMemory { shared: Arc::new(shared) })
     }
 
     fn difference(&self) -> Result<&Difference, Error> {
@@ -166,6 +170,9 @@ impl Memory for CudaMemory {
     }
 
     fn clocks(&self) -> Option<Clocks> {
-        None
+        let reading = self.shared.sensors?.read().ok()?;
+        let milliwatts = reading.watts.map(|watts| (watts * 1e3) as u32);
+        let limits = reading.limits.map(|limits| limits.0);
+        Some(Clocks::new(reading.sm_mhz, None).with_state(milliwatts, None, limits))
     }
 }

@@ -73,8 +73,7 @@ impl Difference {
         args.push(result.ptr()).push(reference.ptr()).push(len as u64).push(self.sums.ptr());
         // SAFETY: the arguments are the kernels' parameters; the caller's buffers have `len` elements, and there is
         // room for three sums of each block. The download below waits for the kernel.
-        unsafe { function.launch(stream, &LaunchConfig::linear(blocks, THREADS), &args) }
-            .map_err(cce_runtime::Error::from)?;
+        unsafe { function.launch(stream, &LaunchConfig::linear(blocks, THREADS), &args) }?;
         let mut sums = vec![0f64; blocks as usize * 3];
         stream.download(&self.sums, 0, &mut sums)?;
         let mut all = Sums::default();

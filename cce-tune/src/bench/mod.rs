@@ -4,11 +4,15 @@
 //!   itself compared with the f64 oracle on a part of the problem ([`check_against_f64`]).
 //! - Outputs are filled with NaN before every run that is compared: what was not written cannot look right.
 //! - Timed runs rotate through several copies of the inputs, each with its tokens in another order, so that
-//!   no cache holds what the next run reads.
+//!   no cache holds what the next run reads: the level-2 cache holds what the run before left there, which is
+//!   of another copy.
 
 mod compare;
+mod compile;
 mod cuda;
+mod device;
 mod difference;
+mod floor;
 mod host;
 mod plans;
 mod reference;
@@ -16,7 +20,10 @@ mod reference;
 mod tests;
 
 pub use compare::{Comparison, Tolerance};
+pub use compile::DeviceCompiler;
 pub use cuda::CudaMemory;
+pub use device::DeviceBench;
+pub use floor::{Floor, Peak};
 pub use host::HostMemory;
 pub use plans::{Built, PlanBench, Results, failure};
 pub use reference::check_against_f64;
@@ -25,7 +32,7 @@ use crate::Error;
 use cce_runtime::{Element, View, ViewMut};
 
 /// The memory of a device, and its clock.
-pub trait Memory: Sync {
+pub trait Memory: Send + Sync {
     /// Memory of elements of one type.
     type Buffer: Send + Sync;
 

@@ -1,23 +1,20 @@
 //! Plans, run on copies of one head.
 
-use super::{Comparison, HostData, Memory, Tolerance};
+use super::compile::compiled;
+use super::{Comparison, DeviceCompiler, HostData, Memory, Tolerance};
 use crate::Error;
 use crate::arguments::Arguments;
 use crate::data::{Head, Targets};
-use crate::search::{Bench, Failure};
+use crate::search::{Bench, Compile, Failure};
 use crate::task::Task;
-use crate::tuning::gpu_of;
 use cce_codegen::ir::{InputKind, Program};
-use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::Problem;
-use cce_codegen::schedule::{GpuSchedule, Schedule};
-use cce_runtime::cubin_cache::CubinCache;
-use cce_runtime::cuda::jit;
-use cce_runtime::nvrtc::Nvrtc;
+use cce_codegen::schedule::Schedule;
 use cce_runtime::{
     Call, Device, DeviceKind, Element, GradientViews, Inputs, Outputs, Plan, Upstream, Workspace,
 };
 use cce_tuning_db::{Clocks, Resources, Status};
+use std::sync::Arc;
 
 /// Copies of the inputs that timed runs rotate through, at most.
 const MOST_COPIES: usize = 4;
@@ -335,7 +332,9 @@ impl<M: Memory> Bench for PlanBench<M> {
         // Compiled before it is loaded: what spills is dropped without a look at the device.
         let resources = match (schedule, &self.problem) {
             (Schedule::Gpu(gpu), Some(problem)) if self.device.kind() == DeviceKind::Cuda => {
-                Some(compiled(&self.device, &self.task.program, problem, gpu)?)
+                let info = self.device.properties().cuda.ok_or(Error::NoCandidate);
+                let info = info.map_err(|error| failure(&error))?;
+                Some(compiled(&info, &self.task.program, problem, gpu)?)
             }
             _ => None,
         };
@@ -364,38 +363,11 @@ impl<M: Memory> Bench for PlanBench<M> {
     fn clocks(&self) -> Option<Clocks> {
         self.memory.clocks()
     }
-}
 
-/// Compiles a candidate's kernels (into the cache, from which its plan takes them) and returns what they use.
-fn compiled(
-    device: &Device,
-    program: &Program,
-    problem: &Problem,
-    schedule: &GpuSchedule,
-) -> Result<Resources, Failure> {
-    let of = |error: Error| failure(&error);
-    let info = device.properties().cuda.ok_or(Error::NoCandidate).map_err(of)?;
-    let gpu = gpu_of(device).map_err(of)?;
-    let plan = GpuPlan::build(program, problem, schedule, &gpu)
-        .map_err(|error| Failure::new(Status::Constraint(error.to_string())))?;
-    let nvrtc = Nvrtc::find(Some(info.driver), Some(info.arch())).map_err(|error| of(error.into()))?;
-    let modules = jit::compile(&plan, &nvrtc, info.arch(), &CubinCache::from_env())
-        .map_err(|error| of(error.into()))?;
-    let kernels = || modules.iter().flat_map(|module| module.resources());
-    let spilled = |k: &&cce_runtime::nvrtc::Resources| k.spill_store_bytes + k.spill_load_bytes;
-    let worst = kernels().filter(|kernel| kernel.spills()).max_by_key(spilled);
-    let shared = plan.forward.iter().chain(&plan.backward).map(|launch| u64::from(launch.shared_bytes)).max();
-    let resources = Resources::new(
-        kernels().map(|kernel| kernel.registers).max().unwrap_or(0),
-        worst.as_ref().map_or(0, spilled),
-        shared.unwrap_or(0),
-    );
-    match worst {
-        None => Ok(resources),
-        Some(worst) => {
-            let reason = format!("kernel {} spilled {} bytes", worst.kernel, spilled(&worst));
-            Err(Failure { resources: Some(resources), ..Failure::new(Status::Resources(reason)) })
-        }
+    fn compiler(&self) -> Option<Arc<dyn Compile>> {
+        let info = self.device.properties().cuda?;
+        let problem = self.problem.clone()?;
+        Some(Arc::new(DeviceCompiler::new(info, self.task.program.clone(), problem)))
     }
 }
 

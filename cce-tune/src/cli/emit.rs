@@ -9,7 +9,7 @@ use cce_codegen::ir::{Level, Program};
 use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::{DType, Problem};
 use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
-use cce_runtime::Device;
+use cce_runtime::DeviceKind;
 use cce_runtime::nvrtc::{Arch, Nvrtc, Options, Source};
 
 /// The parser of `--dump`.
@@ -97,7 +97,7 @@ fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
         width: flags.hidden.unwrap_or(2304),
         vocab: flags.vocab.unwrap_or(256_000),
         dtype: flags.dtype.unwrap_or(DType::Bf16),
-        ..super::tune::task(flags, program.clone(), &Device::cpu(), None)
+        ..super::inputs::task(flags, program.clone(), DeviceKind::Cpu, None)
     };
     task.gpu_problem()
 }

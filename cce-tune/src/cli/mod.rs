@@ -1,9 +1,12 @@
 //! The command line: `cce-tune`, and the same for a user's own losses through [`run`].
 
 mod check;
+mod devices;
 mod diff;
 mod doctor;
 mod emit;
+mod fleet;
+mod inputs;
 mod output;
 mod profile;
 mod programs;
@@ -81,8 +84,18 @@ enum Command {
     Export(ExportArgs),
     /// Add the trials of exports, or of other databases' folders; where several machines measured the same, the
     /// better record wins, and each keeps its provenance.
-    #[command(visible_alias = "merge")]
     Import(ImportArgs),
+    /// Divide a tuning among machines: write shards, which `work` does in any order, anywhere.
+    Plan(fleet::PlanArgs),
+    /// Do one shard of a plan, or its run-off, on a device of this machine. Done again, it goes on, or does
+    /// nothing.
+    Work(fleet::WorkArgs),
+    /// Take the results of a plan's shards into the database; or the trials of exports and other databases, as
+    /// `import` does.
+    Merge(fleet::MergeArgs),
+    /// Serve a tuner on the standard input and output.
+    #[command(hide = true)]
+    Worker,
     /// Compare the winners of two databases, exports or profiles: which differ, by how much, and which only one has.
     Diff(DiffArgs),
     /// Write a page for people of each problem: ranked configurations, what each knob does, the roofline, why
@@ -108,20 +121,7 @@ struct TuneArgs {
     #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
     gpu: values::Gpu,
     #[command(flatten)]
-    problem: ProblemArgs,
-    /// Hidden states, classifier and targets of your own: a safetensors file with e [N, D], c [V, D] and
-    /// targets [N]. References in it (lse, loss, de_rows, dc_rows) are checked.
-    #[arg(long, value_name = "FILE")]
-    data: Option<std::path::PathBuf>,
-    /// A value for a Scalar input of the loss; may be given several times.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::scalar)]
-    scalar: Vec<(String, f32)>,
-    /// Generate a head before its training (uniform softmax) instead of one shaped like a trained model's.
-    #[arg(long, conflicts_with = "data")]
-    untrained: bool,
-    /// The seed of the generated head.
-    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
-    seed: u64,
+    input: InputArgs,
     /// Try at most so many candidates [default: as many as the strategy thinks worth it].
     #[arg(long, value_name = "COUNT", value_parser = values::count)]
     candidates: Option<usize>,
@@ -137,6 +137,13 @@ struct TuneArgs {
     /// Write the problem's trials as a recording, for `cce-tune replay`; takes one device.
     #[arg(long, value_name = "FILE")]
     record: Option<std::path::PathBuf>,
+    /// How long tuning one kind of device may take, inputs and reference included: 90s, 5m, or none to try
+    /// every candidate.
+    #[arg(long, default_value = "60s", value_name = "TIME|none", value_parser = values::budget)]
+    budget: values::Budget,
+    /// The same as --budget 10s.
+    #[arg(long, conflicts_with = "budget")]
+    quick: bool,
     /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
     #[arg(long)]
     again: bool,
@@ -153,7 +160,27 @@ struct TuneArgs {
     peak: PeakArgs,
 }
 
-impl TuneArgs {
+/// What is tuned, on which inputs.
+#[derive(Debug, Args)]
+struct InputArgs {
+    #[command(flatten)]
+    problem: ProblemArgs,
+    /// Hidden states, classifier and targets of your own: a safetensors file with e [N, D], c [V, D] and
+    /// targets [N]. References in it (lse, loss, de_rows, dc_rows) are checked.
+    #[arg(long, value_name = "FILE")]
+    data: Option<std::path::PathBuf>,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::scalar)]
+    scalar: Vec<(String, f32)>,
+    /// Generate a head before its training (uniform softmax) instead of one shaped like a trained model's.
+    #[arg(long, conflicts_with = "data")]
+    untrained: bool,
+    /// The seed of the generated head.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    seed: u64,
+}
+
+impl InputArgs {
     /// Whether a flag says something of the inputs that are measured on: what no key has a place for.
     fn states_inputs(&self) -> bool {
         self.data.is_some() || self.untrained || self.seed != 0 || !self.scalar.is_empty()
@@ -435,6 +462,12 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Show(args)) => show::run(&args, &programs, &output),
         Some(Command::Export(args)) => transfer::export(&args, &programs, &output),
         Some(Command::Import(args)) => transfer::import(&args, &output),
+        Some(Command::Plan(args)) => fleet::plan(&args, &programs, &output),
+        Some(Command::Work(args)) => fleet::work(&args, &output, &stop),
+        Some(Command::Merge(args)) => fleet::merge(&args, &output),
+        Some(Command::Worker) => {
+            crate::worker::serve(&crate::worker::Plans, std::io::stdin(), std::io::stdout()).map(|()| EXIT_OK)
+        }
         Some(Command::Diff(args)) => diff::run(&args, &programs, &output),
         Some(Command::Report(args)) => report::run(&args, &programs, &output),
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
@@ -464,6 +497,7 @@ fn command(programs: &Programs) -> clap::Command {
         let first: &'static str = first.to_owned().leak();
         let own = |command: clap::Command| command.mut_arg("loss", |arg| arg.default_value(first));
         command = own(command).mut_subcommand("emit", own).mut_subcommand("profile", own);
+        command = command.mut_subcommand("plan", own);
     }
     command
 }
@@ -521,7 +555,7 @@ mod tests {
             Some(Command::Emit(args)) => args.problem.loss,
             _ => panic!("no emit"),
         };
-        assert_eq!(parsed(&own(), &["tuner"]).tune.problem.loss, "focal");
+        assert_eq!(parsed(&own(), &["tuner"]).tune.input.problem.loss, "focal");
         assert_eq!(emitted(parsed(&own(), &["tuner", "emit"])), "focal");
         let none = Programs::new([]);
         assert_eq!(emitted(parsed(&none, &["tuner", "emit"])), "cross_entropy");

@@ -4,14 +4,15 @@
 //! the file, and the same command goes on behind it. Problems that the file holds winners of already, made by this
 //! version of the kernels on this device, are left alone.
 
+use super::devices::devices;
 use super::output::{Output, counted};
 use super::programs::Programs;
-use super::tune::{database_folder, devices};
+use super::tune::database_folder;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, ProfileArgs};
 use crate::Error;
 use crate::data::{Head, MODELS};
 use crate::progress::{Console, Progress};
-use crate::search::{Effort, Ended};
+use crate::search::Ended;
 use crate::stop::Stop;
 use crate::task::Task;
 use crate::tuning::{Report, Scope, Tuner, host_name, tuning_device};
@@ -95,13 +96,10 @@ pub(super) fn run(
     let console = Console::new();
     let folder = database_folder()?;
     let tuner = Tuner {
-        folder: &folder,
-        effort: Effort::default(),
         scope: Scope { budget: args.candidates, ..Scope::default() },
         again: args.again,
         scalars: args.scalar.clone(),
-        progress: &console,
-        stop,
+        ..Tuner::new(&folder, &console, stop)
     };
     let keyed = tuning_device(device)?;
     let generation = selection::generation(&keyed);

@@ -1,62 +1,46 @@
 //! `cce-tune`: tune one problem on one or several devices, print the ranking.
 
 use super::check::{Check, Checked};
+use super::devices::{devices, kinds};
+use super::inputs::{File, Stated};
 use super::output::{Output, bytes, counted, table};
 use super::programs::Programs;
 use super::transfer::whole;
-use super::values::Gpu;
-use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, ProblemArgs, TuneArgs};
+use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, TuneArgs};
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::data::{Head, IGNORED, Targets};
 use crate::progress::{Console, Progress};
-use crate::search::{Effort, Ended, Ranked};
+use crate::search::{Ended, Ranked};
 use crate::space::Space;
 use crate::stop::Stop;
 use crate::strategy::Kind;
 use crate::task::Task;
 use crate::tuning::{Report, Scope, Tuner};
-use cce_codegen::ir::Program;
-use cce_codegen::problem::{DType, IndexType};
-use cce_runtime::driver::Devices;
-use cce_runtime::{Device, DeviceKind, selection};
-use cce_tuning_db::Key;
+use crate::worker::WorkerCommand;
+use cce_runtime::{Device, selection};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Candidates that the table shows without `--all`.
 const SHOWN: usize = 12;
+/// The budget of `--quick`.
+const QUICK: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
-    let program = programs.find(&args.problem.loss)?;
+    let stated = Stated::of(&args.input, programs)?;
     let devices = devices(args.gpu)?;
     if let (Some(_), 2..) = (&args.record, devices.len()) {
         let reason = format!("--record takes one device, and there are {}; give --gpu INDEX", devices.len());
         return Err(Error::Usage { reason });
     }
-    let file = match &args.data {
-        Some(path) => {
-            for (given, flag) in [(args.problem.hidden, "--hidden"), (args.problem.vocab, "--vocab")] {
-                if given.is_some() {
-                    let reason = format!("{flag} comes from the file with --data; leave it out");
-                    return Err(Error::Usage { reason });
-                }
-            }
-            let file = File::of(Head::load(path)?, args.problem.tokens)?;
-            if args.problem.no_ignored {
-                file.has_none_ignored()?;
-            }
-            Some(file)
-        }
-        None => None,
-    };
+    let kinds = kinds(devices)?;
     let console = Console::new();
     let folder = database_folder()?;
-    let tuner = Tuner {
-        folder: &folder,
-        effort: Effort::default(),
+    let budget = if args.quick { Some(QUICK) } else { args.budget.0 };
+    let tuner = || Tuner {
+        budget,
         scope: Scope {
             strategy: if args.exhaustive { Kind::Exhaustive } else { args.strategy },
             seed: 0,
@@ -64,25 +48,48 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
             budget: args.candidates,
         },
         again: args.again,
-        scalars: args.scalar.clone(),
-        progress: &console,
-        stop,
+        scalars: args.input.scalar.clone(),
+        ..Tuner::new(&folder, &console, stop)
     };
-    let (mut values, mut code, mut keys) = (Vec::new(), EXIT_OK, Vec::new());
-    for device in &devices {
-        let head = file.as_ref().map(|file| &file.head);
-        let task = task(&args.problem, program.clone(), device, head);
-        if args.dry_run {
-            values.push(dry_run(&tuner, &task, device, args.all, output)?);
-            continue;
+    let mut values = Vec::new();
+    if args.dry_run {
+        for alike in &kinds {
+            let Some(device) = alike.first() else { continue };
+            let task = stated.task(&args.input, device.kind());
+            values.push(dry_run(&tuner(), &task, device, args.all, output)?);
         }
-        let (value, device_code, key) = one(args, &tuner, &task, device, file.as_ref(), output)?;
-        keys.push(key);
-        values.push(value);
-        code = code.max(device_code);
-        if stop.requested() {
-            break;
+    }
+    // Devices of different kinds have nothing in common: all at the same time.
+    let tuned: Vec<Result<Tuned, Error>> = match args.dry_run {
+        true => Vec::new(),
+        false => std::thread::scope(|scope| {
+            let stated = &stated;
+            let one = |alike| scope.spawn(move || one(args, &tuner(), stated, alike));
+            let started: Vec<_> = kinds.iter().map(|alike| one(alike)).collect();
+            started
+                .into_iter()
+                .map(|kind| kind.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        }),
+    };
+    let (mut code, mut failed, mut keys) = (EXIT_OK, None, Vec::new());
+    for tuned in tuned {
+        match tuned {
+            Ok(tuned) => {
+                if !output.is_json() {
+                    output.text(&text(args, &tuned))?;
+                }
+                code = code.max(tuned.code());
+                values.push(value(&tuned));
+                keys.push(tuned.report.key);
+            }
+            // What the others came to is printed all the same.
+            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) => console.note(&error.to_string()),
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     if let Some(out) = &args.report {
         let files = super::report::after_tuning(out, &keys, args.peak, programs, &folder)?;
@@ -98,47 +105,6 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
     Ok(code)
 }
 
-/// The data file.
-struct File {
-    /// As many of its tokens as are asked for.
-    head: Head,
-    /// The references that were lost on the way.
-    left_out: Option<&'static str>,
-}
-
-impl File {
-    fn of(head: Head, tokens: Option<usize>) -> Result<File, Error> {
-        let usage = |reason| Err(Error::Usage { reason });
-        if let Some(tokens) = tokens.filter(|&tokens| tokens > head.tokens) {
-            return usage(format!("--tokens {tokens} are more than the file's {}", head.tokens));
-        }
-        let left_out = tokens.is_some_and(|tokens| tokens < head.tokens) && head.references.has_gradients();
-        let head = head.first_tokens(tokens.unwrap_or(head.tokens));
-        if (0..head.tokens).all(|token| head.targets.get(token) == IGNORED) {
-            return usage(format!(
-                "all {} targets are {IGNORED}, so that every token is ignored and there is nothing to measure",
-                head.tokens
-            ));
-        }
-        let reason = "not compared: the file's gradients, which are of the mean over all of its tokens; \
-                      leave out --tokens";
-        Ok(File { head, left_out: left_out.then_some(reason) })
-    }
-
-    /// What `--no-ignored` says.
-    fn has_none_ignored(&self) -> Result<(), Error> {
-        let head = &self.head;
-        match (0..head.tokens).find(|&token| head.targets.get(token) == IGNORED) {
-            None => Ok(()),
-            Some(token) => Err(Error::Usage {
-                reason: format!(
-                    "token {token} of the file is ignored (its target is {IGNORED}); leave out --no-ignored"
-                ),
-            }),
-        }
-    }
-}
-
 /// The folder of the database, which has to be somewhere.
 pub(super) fn database_folder() -> Result<PathBuf, Error> {
     selection::folder().ok_or_else(|| Error::Usage {
@@ -148,112 +114,62 @@ pub(super) fn database_folder() -> Result<PathBuf, Error> {
     })
 }
 
-/// The devices to tune. Says in one line when `auto` falls to the CPU device.
-pub(super) fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
-    Ok(match gpu {
-        Gpu::Cpu => vec![Device::cpu()],
-        Gpu::Index(index) => vec![Device::cuda(index)?],
-        Gpu::All => {
-            let count = Devices::count()?;
-            if count == 0 {
-                // The driver's own words for a device that is not there.
-                return Ok(vec![Device::cuda(0)?]);
-            }
-            (0..count).map(Device::cuda).collect::<Result<_, _>>()?
-        }
-        Gpu::Auto => {
-            let why = match Devices::count() {
-                Ok(0) => "the CUDA driver shows no GPU".to_owned(),
-                Ok(_) => return Ok(vec![Device::cuda(0)?]),
-                Err(error @ cce_runtime::Error::NoDriver { .. }) => {
-                    error.to_string().split([';', '\n']).next().unwrap_or_default().to_owned()
-                }
-                // A GPU that does not work is not hidden behind a slower device.
-                Err(error) => return Err(error.into()),
-            };
-            eprintln!("no GPU here, tuning the CPU device ({why}; `cce-tune doctor` says more)");
-            vec![Device::cpu()]
-        }
-    })
+/// How this program is run as a worker.
+pub(super) fn worker() -> Result<WorkerCommand, Error> {
+    let program =
+        std::env::current_exe().map_err(|source| Error::Read { path: "this program".into(), source })?;
+    Ok(WorkerCommand::new(program, ["worker".into()]))
 }
 
-/// The task that the flags describe on a device.
-pub(super) fn task(args: &ProblemArgs, program: Program, device: &Device, file: Option<&Head>) -> Task {
-    let (tokens, width, vocab, dtype) = match (file, device.kind()) {
-        (Some(head), _) => (head.tokens, head.width, head.vocab, head.dtype()),
-        (None, DeviceKind::Cuda) => (8192, 2304, 256_000, DType::Bf16),
-        (None, DeviceKind::Cpu) => (256, 576, 8192, DType::F32),
-    };
-    let index = match file.map(|head| &head.targets) {
-        Some(Targets::I64(_)) => IndexType::I64,
-        _ => IndexType::I32,
-    };
-    Task {
-        program,
-        tokens: args.tokens.map_or(tokens, |given| if file.is_some() { given.min(tokens) } else { given }),
-        width: args.hidden.unwrap_or(width),
-        vocab: args.vocab.unwrap_or(vocab),
-        dtype: args.dtype.unwrap_or(dtype),
-        filter: args.filter,
-        gradients: args.objective,
-        input_gradients: args.input_gradient.clone(),
-        index,
-        ignored: !args.no_ignored,
-        memory_limit: args.memory_limit,
+/// What tuning a task on devices of a kind came to.
+pub(super) struct Tuned {
+    pub(super) task: Task,
+    pub(super) report: Report,
+    devices: usize,
+    scalars: Vec<(String, f32)>,
+    checked: Option<Checked>,
+    seconds: f64,
+}
+
+impl Tuned {
+    fn code(&self) -> u8 {
+        match (&self.checked, self.report.ended, self.report.ranking.winner()) {
+            (_, Ended::Stopped, _) => EXIT_STOPPED,
+            (_, _, None) => EXIT_NO_WINNER,
+            (Some(checked), ..) if !checked.is_right() => EXIT_REFERENCES,
+            _ => EXIT_OK,
+        }
     }
 }
 
-/// Tunes one device, prints, and returns the JSON and the exit code.
-fn one(
-    args: &TuneArgs,
-    tuner: &Tuner<'_>,
-    task: &Task,
-    device: &Device,
-    file: Option<&File>,
-    output: &Output,
-) -> Result<(Value, u8, Key), Error> {
+/// Tunes devices of a kind.
+fn one(args: &TuneArgs, tuner: &Tuner<'_>, stated: &Stated, devices: &[Device]) -> Result<Tuned, Error> {
     let started = Instant::now();
-    let head = || -> Result<Head, Error> {
-        Ok(match file {
-            Some(file) => file.head.converted(task.dtype),
-            None => {
-                tuner.progress.note("generating the inputs");
-                let make = if args.untrained { Head::untrained } else { Head::generated };
-                make(task.tokens, task.width, task.vocab, args.seed, task.dtype)
-            }
-        })
-    };
-    let report = tuner.tune(task, device, head)?;
+    let first = devices.first().ok_or(Error::NoCandidate)?;
+    let task = stated.task(&args.input, first.kind());
+    let report =
+        tuner.tune_in_workers(&task, devices, (&stated.source, stated.counted(&task)), &worker()?)?;
     Programs::remember(tuner.folder, &task.program)?;
     if let Some(path) = &args.record {
         record(path, &report, tuner)?;
     }
-    let scalars = Arguments::new(&task.program, 0, 0, &args.scalar)?.scalars;
+    let scalars = Arguments::new(&task.program, 0, 0, &args.input.scalar)?.scalars;
     for note in &report.notes {
         tuner.progress.note(note);
     }
-    let winner = report.ranking.winner();
-    let checked = match (file, winner, report.ended) {
-        (Some(File { head, left_out }), Some(winner), Ended::Complete)
-            if !head.references.is_empty() || left_out.is_some() =>
+    let checked = match (&stated.file, report.ranking.winner()) {
+        (Some(File { head, left_out }), Some(winner))
+            if report.ended != Ended::Stopped && (!head.references.is_empty() || left_out.is_some()) =>
         {
             let head = &head.converted(task.dtype);
-            let check = Check { task, device, head, schedule: winner.schedule, left_out: *left_out };
+            let (schedule, left_out) = (winner.schedule, *left_out);
+            let check = Check { task: &task, device: first, head, schedule, left_out };
             Some(check.run(report.problem.filter)?)
         }
         _ => None,
     };
-    let code = match (&checked, report.ended, winner) {
-        (_, Ended::Stopped, _) => EXIT_STOPPED,
-        (_, _, None) => EXIT_NO_WINNER,
-        (Some(checked), ..) if !checked.is_right() => EXIT_REFERENCES,
-        _ => EXIT_OK,
-    };
     let seconds = started.elapsed().as_secs_f64();
-    if !output.is_json() {
-        output.text(&text(args, task, &report, &scalars, checked.as_ref(), seconds))?;
-    }
-    Ok((value(task, &report, &scalars, checked.as_ref(), seconds), code, report.key))
+    Ok(Tuned { task, report, devices: devices.len(), scalars, checked, seconds })
 }
 
 /// Writes the trials of a search.
@@ -294,18 +210,12 @@ fn headline(task: &Task, report: &Report) -> String {
     )
 }
 
-fn text(
-    args: &TuneArgs,
-    task: &Task,
-    report: &Report,
-    scalars: &[(String, f32)],
-    checked: Option<&Checked>,
-    seconds: f64,
-) -> String {
+fn text(args: &TuneArgs, tuned: &Tuned) -> String {
+    let Tuned { task, report, scalars, checked, seconds, .. } = tuned;
     let mut text = format!("{}\n", headline(task, report));
     let unstated: Vec<String> = scalars
         .iter()
-        .filter(|(name, _)| !args.scalar.iter().any(|(stated, _)| stated == name))
+        .filter(|(name, _)| !args.input.scalar.iter().any(|(stated, _)| stated == name))
         .map(|(name, value)| format!("{name} = {value}"))
         .collect();
     if !unstated.is_empty() {
@@ -330,7 +240,7 @@ fn text(
         counts.join(", "),
         report.reused.min(measured),
         counted(measured as u64, "trial"),
-        match (report.reused, args.states_inputs()) {
+        match (report.reused, args.input.states_inputs()) {
             (0, _) => "",
             (_, false) => " (--again measures anew)",
             (_, true) =>
@@ -339,23 +249,49 @@ fn text(
     );
     text += &match (report.ended, report.ranking.winner()) {
         (Ended::Stopped, _) => "stopped; what is done is kept, run again to go on\n".to_owned(),
-        (_, Some(winner)) => format!(
-            "winner: {} ({:.3} ms); plans for this problem now use it (grade {})\n",
+        (ended, Some(winner)) => format!(
+            "{}winner: {} ({:.3} ms); plans for this problem now use it (grade {})\n",
+            match ended {
+                Ended::Spent => "the time is spent, run again to go on; until then the ",
+                Ended::AtFloor => "so near the floor that the rest was not tried; ",
+                Ended::Complete | Ended::Stopped => "",
+            },
             winner.description,
-            winner.trial.as_ref().and_then(|trial| trial.median).unwrap_or(f64::NAN),
+            winner.trial.as_ref().and_then(cce_tuning_db::Trial::deciding_time).unwrap_or(f64::NAN),
             report.grade
         ),
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
     };
+    text += &floor_text(report);
     if let Some(checked) = checked {
         text += &format!("\n{}", checked.text());
     }
     text
 }
 
+/// How far the winner is from what is possible.
+fn floor_text(report: &Report) -> String {
+    match (report.floor, of_floor(report)) {
+        (Some(floor), Some(times)) => format!(
+            "that is {times:.2} times the floor of {:.3} ms ({:.2} TFLOP at {:.0} TFLOP/s, {:.2} GB)\n",
+            floor.ms,
+            floor.flops / 1e12,
+            floor.peak.flops / 1e12,
+            floor.bytes / 1e9,
+        ),
+        _ => String::new(),
+    }
+}
+
+/// The winner's time over the floor.
+fn of_floor(report: &Report) -> Option<f64> {
+    let winner = report.ranking.winner()?.trial.as_ref()?.deciding_time()?;
+    Some(winner / report.floor?.ms)
+}
+
 fn row(at: usize, entry: &Ranked) -> Vec<String> {
     let trial = entry.trial.as_ref();
-    let time = trial.and_then(cce_tuning_db::Trial::time);
+    let time = trial.and_then(cce_tuning_db::Trial::deciding_time);
     let spread = trial.and_then(|trial| trial.spread).zip(time);
     vec![
         (at + 1).to_string(),
@@ -381,7 +317,7 @@ fn candidate_value(entry: &Ranked) -> Value {
         "schedule": entry.schedule,
         "description": entry.description,
         "status": trial.map_or("not tried", |trial| trial.status.name()),
-        "ms": trial.and_then(cce_tuning_db::Trial::time),
+        "ms": trial.and_then(cce_tuning_db::Trial::deciding_time),
         "spread_ms": trial.and_then(|trial| trial.spread),
         "samples": trial.map_or(0, |trial| trial.samples.len()),
         "gradient_error": trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
@@ -390,20 +326,23 @@ fn candidate_value(entry: &Ranked) -> Value {
     })
 }
 
-fn value(
-    task: &Task,
-    report: &Report,
-    scalars: &[(String, f32)],
-    checked: Option<&Checked>,
-    seconds: f64,
-) -> Value {
+fn value(tuned: &Tuned) -> Value {
+    let Tuned { task, report, devices, scalars, checked, seconds } = tuned;
     json!({
         "scalars": scalars.iter().cloned().collect::<std::collections::BTreeMap<String, f32>>(),
         "loss": task.program.name(),
         "key": report.key,
         "problem": report.problem,
-        "ended": match report.ended { Ended::Complete => "complete", Ended::Stopped => "stopped" },
+        "ended": match report.ended {
+            Ended::Complete => "complete",
+            Ended::Stopped => "stopped",
+            Ended::Spent => "spent",
+            Ended::AtFloor => "at floor",
+        },
         "seconds": seconds,
+        "alike": devices,
+        "floor": report.floor,
+        "of_floor": of_floor(report),
         "reused": report.reused,
         "grade": report.grade.to_string(),
         "winner": report.ranking.winner().map(candidate_value),

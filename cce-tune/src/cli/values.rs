@@ -3,6 +3,7 @@
 use cce_codegen::problem::{DType, Filter};
 use cce_runtime::Gradients;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// `512M`, `1.5G`, `2GiB`, `1000000`: powers of 1024.
 pub fn bytes(text: &str) -> Result<u64, String> {
@@ -66,6 +67,31 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// How long a tuning may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget(pub Option<Duration>);
+
+/// `60s`, `1.5m`, `500ms`, `1h`, or `none`.
+pub fn budget(text: &str) -> Result<Budget, String> {
+    if text == "none" {
+        return Ok(Budget(None));
+    }
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim() {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => f64::NAN,
+    };
+    let seconds = number.parse::<f64>().map_or(f64::NAN, |number| number * seconds);
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time > Duration::ZERO => Ok(Budget(Some(time))),
+        _ => Err(format!("expected a time such as 60s, 5m or 1h, or none, found {text}")),
+    }
+}
+
 /// A share in percent, above 0.
 pub fn percent(text: &str) -> Result<f64, String> {
     positive(text.trim_end_matches('%').trim())
@@ -118,6 +144,16 @@ mod tests {
         assert_eq!(bytes("1000"), Ok(1000));
         for wrong in ["", "M", "-1", "5X", "1e400"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_a_time_with_its_unit_or_none() {
+        assert_eq!(budget("90s"), Ok(Budget(Some(Duration::from_secs(90)))));
+        assert_eq!(budget("1.5m"), Ok(Budget(Some(Duration::from_secs(90)))));
+        assert_eq!(budget("none"), Ok(Budget(None)));
+        for wrong in ["", "60", "s", "-1s", "0s", "1d", "nan s", "1e400s"] {
+            assert!(budget(wrong).is_err(), "{wrong}");
         }
     }
 

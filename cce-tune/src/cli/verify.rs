@@ -1,18 +1,18 @@
 //! `cce-tune verify`: stored winners, measured again on this machine.
 
+use super::devices::devices;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
 use super::show::Names;
-use super::tune::devices;
 use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED, VerifyArgs};
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::bench::{CudaMemory, HostMemory, Memory};
+use crate::bench::DeviceBench;
 use crate::data::Head;
 use crate::progress::{Console, Progress};
 use crate::stop::Stop;
 use crate::task::Task;
-use crate::tuning::{gpu_of, prepare, tuning_device};
+use crate::tuning::{gpu_of, tuning_device};
 use crate::verify::{Line, Measuring, Verified, foremost, measure};
 use crate::{search, stored};
 use cce_codegen::ir::Program;
@@ -253,15 +253,11 @@ fn problem(
         Err(why) => return Ok(Some(Verified { lines: Vec::new(), moved: vec![why] })),
     };
     let measuring = Measuring { rounds: args.rounds, tolerance: args.tolerance / 100.0 };
-    let found = match device.kind() {
-        DeviceKind::Cpu => again(HostMemory, args, &task, &fitting, device, &measuring, stop)?,
-        DeviceKind::Cuda => again(CudaMemory::new(device)?, args, &task, &fitting, device, &measuring, stop)?,
-    };
+    let found = again(args, &task, &fitting, device, &measuring, stop)?;
     Ok(found.map(|found| Verified { moved: [moved, found.moved].concat(), ..found }))
 }
 
-fn again<M: Memory + Clone>(
-    memory: M,
+fn again(
     args: &VerifyArgs,
     task: &Task,
     winners: &[(&Winner, Schedule)],
@@ -275,21 +271,12 @@ fn again<M: Memory + Clone>(
         Some((_, first)) => task.plan(device, *first)?.problem().clone(),
         None => return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() })),
     };
-    let (default, reference) = match device.kind() {
-        DeviceKind::Cpu => {
-            let default = selection::cpu_space(&problem).first().copied().map(Schedule::Cpu);
-            (default, default)
-        }
+    let default = match device.kind() {
+        DeviceKind::Cpu => selection::cpu_space(&problem).first().copied().map(Schedule::Cpu),
         DeviceKind::Cuda => {
-            let gpu = gpu_of(device)?;
-            let of = |schedule| Some(Schedule::Gpu(schedule));
-            (
-                of(GpuSchedule::default_for(&task.program, &problem, &gpu)),
-                of(GpuSchedule::simt(&task.program, &problem, &gpu)),
-            )
+            Some(Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu_of(device)?)))
         }
     };
-    let reference = reference.ok_or(Error::NoCandidate)?;
-    let mut bench = prepare(memory, device, task, &head, &arguments, &problem, reference)?;
+    let mut bench = DeviceBench::prepare(device, task, &head, &arguments, &problem)?;
     measure(winners, default, &mut bench, measuring, stop)
 }

@@ -17,9 +17,11 @@ mod generated;
 mod ignored;
 mod models;
 pub(crate) mod random;
+mod source;
 
 pub use elements::{Elements, Targets};
 pub use models::{MODELS, Model};
+pub use source::HeadSource;
 
 use cce_codegen::problem::DType;
 use rayon::prelude::*;

@@ -3,30 +3,47 @@
 //! It knows nothing of devices: a [`Bench`] builds, checks and times one schedule, a [`Store`] keeps trials.
 //! What it does:
 //! 1. Trials stored before, by the same code generator for the same key, are not repeated.
-//! 2. *Screening*, a batch at a time: build the batch in parallel, check every survivor's results, then time
-//!    all of them in interleaved rounds, so that a change of clocks or a busy neighbour meets them all alike.
-//!    Store the batch.
-//! 3. *Finals*: the few best, again interleaved, with more rounds; stored as corrections of their screening.
-//!    Repeated until every one of the few best has been timed that way.
+//! 2. *Screening*, a batch at a time: while one batch is measured the next ones compile ([`Compile`]). Build
+//!    the batch in parallel, check every survivor's results, then time all of them in interleaved rounds
+//!    beside the best so far. Whoever cannot win any more is left out of further rounds. Store the batch.
+//!    Several benches of one kind share the candidates.
+//! 3. *Run-off*: all that came near the best, interleaved, with more rounds, until it is clear who ties with
+//!    the fastest; of those the simplest wins. Stored as corrections of their screening.
 //!
 //! Invariants: what has been stored stays true when the search is stopped or killed at any point, and a later
 //! search goes on from there; a candidate whose results are wrong is never timed and never wins; every
-//! candidate ends with a status, and those that are not best with a reason.
+//! candidate ends with a status, and those that are not best with a reason; the time budget may leave
+//! candidates untried, but never a winner without its run-off.
 
+mod ahead;
+mod effort;
+#[cfg(test)]
+mod noise_tests;
 mod ranking;
+mod rounds;
+mod run_off;
+mod screening;
+mod simplicity;
+mod statistics;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::Compile;
+pub use effort::Effort;
 pub use ranking::{Ranked, Ranking};
+pub use simplicity::simplicity;
 pub use store::Store;
 
 use crate::Error;
 use crate::progress::Progress;
 use crate::stop::Stop;
+use ahead::Ahead;
 use cce_codegen::schedule::Schedule;
-use cce_tuning_db::{Clocks, Config, Resources, Status, Trial};
-use rayon::prelude::*;
+use cce_tuning_db::{Clocks, Config, Resources, Settled, Status, Trial};
+use rounds::Entrant;
+use screening::Shared;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What can build, check and time a schedule.
@@ -58,6 +75,15 @@ pub trait Bench: Sync {
 
     /// The device's clocks at this moment, where they are known.
     fn clocks(&self) -> Option<Clocks>;
+
+    /// How long a timed run may take from now on. A bench that can end a run that hangs does so then, and
+    /// fails with [`Status::Timeout`].
+    fn limit(&mut self, _limit: Duration) {}
+
+    /// What compiles candidates ahead, while the bench measures others; `None`: there is nothing to compile.
+    fn compiler(&self) -> Option<Arc<dyn Compile>> {
+        None
+    }
 }
 
 impl<B: Bench> Bench for &mut B {
@@ -82,6 +108,14 @@ impl<B: Bench> Bench for &mut B {
     fn clocks(&self) -> Option<Clocks> {
         (**self).clocks()
     }
+
+    fn limit(&mut self, limit: Duration) {
+        (**self).limit(limit);
+    }
+
+    fn compiler(&self) -> Option<Arc<dyn Compile>> {
+        (**self).compiler()
+    }
 }
 
 /// Why a candidate is dropped.
@@ -95,12 +129,14 @@ pub struct Failure {
     pub resources: Option<Resources>,
     /// Whether the device is beyond use in this process: the search stores the trial and ends.
     pub fatal: bool,
+    /// Whether something else than the candidate is to blame: no trial is stored, the search ends.
+    pub blameless: bool,
 }
 
 impl Failure {
     /// A candidate that is dropped while the search goes on.
     pub fn new(status: Status) -> Failure {
-        Failure { status, error: None, resources: None, fatal: false }
+        Failure { status, error: None, resources: None, fatal: false, blameless: false }
     }
 }
 
@@ -115,78 +151,47 @@ pub struct Candidate {
     pub constraint: Option<String>,
 }
 
-/// How much is measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Effort {
-    /// Rounds of the screening.
-    pub screening: usize,
-    /// Rounds of the finals of a candidate that takes less than 200 ms; slower ones take fewer.
-    pub finals: usize,
-    /// How many go to the finals.
-    pub finalists: usize,
-    /// Candidates that are built in parallel and timed in turn.
-    pub batch: usize,
-    /// A candidate whose first run takes this much longer than the best is not timed again.
-    pub hopeless: f64,
-    /// A run longer than this ends the candidate.
-    pub timeout: Duration,
-}
-
-impl Default for Effort {
-    fn default() -> Effort {
-        Effort {
-            screening: 3,
-            finals: 11,
-            finalists: 4,
-            batch: rayon::current_num_threads().max(8),
-            hopeless: 2.0,
-            timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Effort {
-    /// Rounds of the finals when the best takes `ms`: steps, so that a measurement that comes out a little
-    /// different asks for the same number.
-    fn final_rounds(&self, ms: f64) -> usize {
-        match ms {
-            ms if ms < 200.0 => self.finals,
-            ms if ms < 2000.0 => self.finals.min(7),
-            _ => self.finals.min(3),
-        }
-    }
-}
-
 /// How a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Every candidate has a trial, and the best went through the finals.
+    /// Every candidate has a trial, and the best went through the run-off.
     Complete,
     /// It was asked to stop; what was done is stored.
     Stopped,
+    /// The time was spent: the best of those that were tried went through the run-off.
+    Spent,
+    /// The best is so near to what is possible that the rest was not tried.
+    AtFloor,
 }
 
-/// A candidate that survived its check.
-struct Entrant<B> {
-    index: usize,
-    built: B,
-    samples: Vec<f64>,
-    resources: Option<Resources>,
-    error: f64,
-}
-
-/// Searches `candidates`. `bench` is made only when something has to be measured, so that a search with
-/// nothing left to do costs nothing.
+/// Searches `candidates` on one bench: [`search_on`] several.
 ///
 /// # Errors
-/// When the store cannot be read or written, the bench cannot be made, or the device fails for good.
-pub fn search<B: Bench>(
+/// As [`search_on`].
+pub fn search<B: Bench + Send>(
     candidates: &[Candidate],
     store: &mut Store,
     effort: &Effort,
     progress: &dyn Progress,
     stop: &Stop,
     bench: impl FnOnce() -> Result<B, Error>,
+) -> Result<Ended, Error> {
+    search_on(candidates, store, effort, progress, stop, || Ok(vec![bench()?]))
+}
+
+/// Searches `candidates` on several benches of one kind at once, which share them; the run-off is the first
+/// one's. They are made only when something has to be measured, so that a search with nothing left to do
+/// costs nothing.
+///
+/// # Errors
+/// When the store cannot be read or written, the benches cannot be made, or a device fails for good.
+pub fn search_on<B: Bench + Send>(
+    candidates: &[Candidate],
+    store: &mut Store,
+    effort: &Effort,
+    progress: &dyn Progress,
+    stop: &Stop,
+    benches: impl FnOnce() -> Result<Vec<B>, Error>,
 ) -> Result<Ended, Error> {
     let open: Vec<usize> =
         (0..candidates.len()).filter(|&at| store.known(&candidates[at].config).is_none()).collect();
@@ -196,217 +201,134 @@ pub fn search<B: Bench>(
         let why = candidates[at].constraint.clone().unwrap_or_default();
         store.dropped(&candidates[at].config, Status::Constraint(why))
     });
-    store.keep(constraints.collect())?;
+    let constraints = constraints.collect();
+    store.keep(constraints)?;
 
-    if untried.is_empty() && finalists(candidates, store, effort).missing.is_empty() {
+    let search = Search { candidates, effort, progress, stop, store: Mutex::new(store) };
+    if untried.is_empty() && search.finalists().is_empty() {
         return Ok(Ended::Complete);
     }
     if stop.requested() {
         return Ok(Ended::Stopped);
     }
-    let bench = bench()?;
-    let mut run = Run { candidates, store, effort, progress, stop, bench };
+    let mut benches = benches()?;
     progress.begin((untried.len() * (2 + effort.screening)) as u64);
-    let ended = run.screen(&untried).and_then(|ended| match ended {
-        Ended::Complete => run.finals(),
-        Ended::Stopped => Ok(Ended::Stopped),
-    });
+    let ended = search.all(&mut benches, &untried);
     progress.end();
     ended
 }
 
-/// The best few, and which of them have not been through the finals.
-struct Finalists {
-    all: Vec<usize>,
-    missing: Vec<usize>,
-    rounds: usize,
-}
-
-fn finalists(candidates: &[Candidate], store: &Store, effort: &Effort) -> Finalists {
-    let mut timed: Vec<(f64, usize, usize)> = candidates
-        .iter()
-        .enumerate()
-        .filter_map(|(at, candidate)| {
-            let trial = store.known(&candidate.config)?;
-            Some((trial.time()?, at, trial.samples.len()))
-        })
-        .collect();
-    timed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let rounds = effort.final_rounds(timed.first().map_or(0.0, |best| best.0));
-    timed.truncate(effort.finalists);
-    Finalists {
-        all: timed.iter().map(|t| t.1).collect(),
-        missing: timed.iter().filter(|t| t.2 < rounds).map(|t| t.1).collect(),
-        rounds,
-    }
-}
-
-struct Run<'a, B: Bench> {
+/// A search under way.
+struct Search<'a> {
     candidates: &'a [Candidate],
-    store: &'a mut Store,
     effort: &'a Effort,
     progress: &'a dyn Progress,
     stop: &'a Stop,
-    bench: B,
+    store: Mutex<&'a mut Store>,
 }
 
-impl<B: Bench> Run<'_, B> {
-    fn screen(&mut self, untried: &[usize]) -> Result<Ended, Error> {
-        for batch in untried.chunks(self.effort.batch.max(1)) {
-            let entrants = match self.prepare(batch, true)? {
-                Some(entrants) => entrants,
-                None => return Ok(Ended::Stopped),
-            };
-            if self.measure(entrants, self.effort.screening, self.effort.hopeless)? == Ended::Stopped {
-                return Ok(Ended::Stopped);
+impl<'a> Search<'a> {
+    fn all<B: Bench + Send>(&self, benches: &mut [B], untried: &[usize]) -> Result<Ended, Error> {
+        let screened = match self.screen_all(benches, untried)? {
+            Ended::Stopped => return Ok(Ended::Stopped),
+            Ended::AtFloor => Ended::AtFloor,
+            // The time may be over with nothing left to try, or have cut a batch short.
+            Ended::Complete | Ended::Spent => {
+                let store = self.store();
+                let is_known = |at: &usize| store.known(&self.candidates[*at].config).is_some();
+                if untried.iter().all(is_known) { Ended::Complete } else { Ended::Spent }
             }
-        }
-        Ok(Ended::Complete)
-    }
-
-    fn finals(&mut self) -> Result<Ended, Error> {
-        loop {
-            let finalists = finalists(self.candidates, self.store, self.effort);
-            if finalists.missing.is_empty() {
-                return Ok(Ended::Complete);
-            }
-            self.progress.more((finalists.all.len() * (1 + finalists.rounds)) as u64);
-            let entrants = match self.prepare(&finalists.all, false)? {
-                Some(entrants) => entrants,
-                None => return Ok(Ended::Stopped),
-            };
-            // Every finalist takes all its rounds: else it would be a finalist for ever.
-            if self.measure(entrants, finalists.rounds, f64::INFINITY)? == Ended::Stopped {
-                return Ok(Ended::Stopped);
-            }
-        }
-    }
-
-    /// Builds a batch in parallel and checks it; stores those that are dropped. `None`: asked to stop. In the
-    /// finals (`screening` false) the check is repeated all the same: a result that is right only sometimes
-    /// is a race.
-    fn prepare(&mut self, batch: &[usize], screening: bool) -> Result<Option<Vec<Entrant<B::Built>>>, Error> {
-        let (bench, candidates, stop) = (&self.bench, self.candidates, self.stop);
-        self.progress.say(&match screening {
-            true => format!("building {} candidates", batch.len()),
-            false => format!("finals of the {} best", batch.len()),
-        });
-        let built: Vec<Option<Result<B::Built, Failure>>> = batch
-            .par_iter()
-            .map(|&at| (!stop.requested()).then(|| bench.build(&candidates[at].schedule)))
-            .collect();
-        let mut entrants = Vec::with_capacity(batch.len());
-        for (&index, built) in batch.iter().zip(built) {
-            if screening {
-                self.progress.step(1);
-            }
-            let Some(built) = built else { return Ok(None) };
-            if self.stop.requested() {
-                return Ok(None);
-            }
-            let checked = built.and_then(|mut built| {
-                let resources = self.bench.resources(&built);
-                let error = self.bench.check(&mut built)?;
-                Ok(Entrant { index, built, samples: Vec::new(), resources, error })
-            });
-            self.progress.step(1);
-            match checked {
-                Ok(entrant) => entrants.push(entrant),
-                Err(failure) => {
-                    self.drop_candidate(index, failure)?;
-                    self.progress.step(if screening { self.effort.screening as u64 } else { 0 });
-                }
-            }
-        }
-        Ok(Some(entrants))
-    }
-
-    /// Times entrants in interleaved rounds and stores them. When asked to stop, those with as many samples
-    /// as a screening takes are stored; the others will be done again.
-    fn measure(
-        &mut self,
-        mut entrants: Vec<Entrant<B::Built>>,
-        rounds: usize,
-        hopeless: f64,
-    ) -> Result<Ended, Error> {
-        let before = self.bench.clocks();
-        let mut best = self.best();
-        let mut ended = Ended::Complete;
-        'rounds: for round in 0..rounds {
-            // Another one goes first in every round.
-            let first = round % entrants.len().max(1);
-            let order: Vec<usize> = (0..entrants.len()).map(|k| (k + first) % entrants.len()).collect();
-            let mut failed = Vec::new();
-            for at in order {
-                if self.stop.requested() {
-                    ended = Ended::Stopped;
-                    break 'rounds;
-                }
-                let entrant = &mut entrants[at];
-                if entrant.samples.first().is_none_or(|&ms| ms <= hopeless * best) {
-                    match self.bench.time(&mut entrant.built, round) {
-                        Ok(ms) if Duration::from_secs_f64(ms.max(0.0) / 1e3) > self.effort.timeout => {
-                            failed.push((at, self.too_long(ms)));
-                        }
-                        Ok(ms) => {
-                            entrant.samples.push(ms);
-                            if ms < best {
-                                best = ms;
-                                let schedule = &self.candidates[entrant.index].schedule;
-                                self.progress.best(ms, &describe(schedule));
-                            }
-                            let text = describe(&self.candidates[entrant.index].schedule);
-                            self.progress.say(&format!("{text}: {ms:.3} ms"));
-                        }
-                        Err(failure) => failed.push((at, failure)),
-                    }
-                }
-                self.progress.step(1);
-            }
-            failed.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-            for (at, failure) in failed {
-                let entrant = entrants.remove(at);
-                self.drop_candidate(entrant.index, failure)?;
-            }
-        }
-        let after = self.bench.clocks();
-        let enough = match ended {
-            Ended::Complete => 1,
-            Ended::Stopped => self.effort.screening,
         };
-        let mut trials: Vec<Trial> = Vec::with_capacity(entrants.len());
-        for entrant in entrants.into_iter().filter(|entrant| entrant.samples.len() >= enough) {
-            let config = &self.candidates[entrant.index].config;
-            let mut trial = self
-                .store
-                .measured(config, entrant.samples)?
-                .with_gradient_error(entrant.error)
-                .with_clocks(before, after);
-            trial.resources = entrant.resources;
-            trials.push(trial);
+        let Some(first) = benches.first_mut() else { return Err(Error::NoCandidate) };
+        Ok(match self.run_off(first)? {
+            Ended::Complete => screened,
+            ended => ended,
+        })
+    }
+
+    /// The screening, a thread a bench; compilation goes on beside it.
+    fn screen_all<B: Bench + Send>(&self, benches: &mut [B], untried: &[usize]) -> Result<Ended, Error> {
+        if untried.is_empty() {
+            return Ok(Ended::Complete);
         }
-        self.store.keep(trials)?;
-        Ok(ended)
+        // The first that is not a lot slower than the best: whoever is the best was lucky too.
+        let near = screening::SLOW_YARDSTICK * self.best();
+        let stored = (0..self.candidates.len()).find(|&at| self.time(at).is_some_and(|ms| ms <= near));
+        let common = stored.or_else(|| untried.first().copied().filter(|_| benches.len() > 1));
+        let compiler = benches.first().and_then(Bench::compiler);
+        std::thread::scope(|scope| {
+            let schedules = untried.iter().map(|&at| (at, self.candidates[at].schedule)).collect();
+            let ahead = compiler.map(|compiler| Ahead::start(scope, compiler, schedules));
+            let shared = &Shared::new(untried, common, ahead.as_ref());
+            let (first, others) = benches.split_first_mut().ok_or(Error::NoCandidate)?;
+            let outcomes: Vec<Result<Ended, Error>> = std::thread::scope(|lanes| {
+                let started: Vec<_> =
+                    others.iter_mut().map(|bench| lanes.spawn(move || self.screen(bench, shared))).collect();
+                let mut outcomes = vec![self.screen(first, shared)];
+                outcomes.extend(
+                    started
+                        .into_iter()
+                        .map(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+                );
+                outcomes
+            });
+            // The gravest of their ends: an error, a stop, the time, the floor.
+            let mut worst = Ended::Complete;
+            for outcome in outcomes {
+                worst = match (worst, outcome?) {
+                    (Ended::Stopped, _) | (_, Ended::Stopped) => Ended::Stopped,
+                    (Ended::Spent, _) | (_, Ended::Spent) => Ended::Spent,
+                    (Ended::AtFloor, _) | (_, Ended::AtFloor) => Ended::AtFloor,
+                    (Ended::Complete, Ended::Complete) => Ended::Complete,
+                };
+            }
+            Ok(worst)
+        })
+    }
+
+    fn store(&self) -> MutexGuard<'_, &'a mut Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time that counts of a candidate, in ms.
+    fn time(&self, index: usize) -> Option<f64> {
+        self.store().known(&self.candidates[index].config)?.deciding_time()
     }
 
     /// The best time stored so far.
     fn best(&self) -> f64 {
-        let times = self.candidates.iter().filter_map(|c| self.store.known(&c.config)?.time());
-        times.fold(f64::INFINITY, f64::min)
+        (0..self.candidates.len()).filter_map(|at| self.time(at)).fold(f64::INFINITY, f64::min)
     }
 
-    fn too_long(&self, ms: f64) -> Failure {
-        let limit = self.effort.timeout.as_secs_f64();
-        Failure::new(Status::Timeout(format!("one run took {:.1} s, the limit is {limit:.1} s", ms / 1e3)))
+    fn measured<B>(
+        &self,
+        entrant: &Entrant<B>,
+        settled: Settled,
+        before: Option<Clocks>,
+        after: Option<Clocks>,
+    ) -> Result<Trial, Error> {
+        let config = &self.candidates[entrant.index].config;
+        let mut trial = self
+            .store()
+            .measured(config, entrant.samples())?
+            .with_gradient_error(entrant.error)
+            .with_settled(settled)
+            .with_clocks(before, after);
+        trial.resources = entrant.resources;
+        Ok(trial)
     }
 
-    fn drop_candidate(&mut self, index: usize, failure: Failure) -> Result<(), Error> {
+    fn drop_candidate(&self, index: usize, failure: Failure) -> Result<(), Error> {
         let config = &self.candidates[index].config;
         let reason = failure.status.reason().to_owned();
-        let mut trial = self.store.dropped(config, failure.status);
+        if failure.blameless {
+            return Err(Error::Worker { reason });
+        }
+        let mut store = self.store();
+        let mut trial = store.dropped(config, failure.status);
         trial.gradient_error = failure.error;
         trial.resources = failure.resources;
-        self.store.keep(vec![trial])?;
+        store.keep(vec![trial])?;
         if failure.fatal {
             return Err(Error::DeviceLost { schedule: describe(&self.candidates[index].schedule), reason });
         }

@@ -37,7 +37,9 @@ impl Ranking {
             })
             .collect();
         entries.sort_by(|a, b| {
-            order(a).cmp(&order(b)).then(time(a).unwrap_or(0.0).total_cmp(&time(b).unwrap_or(0.0)))
+            let times = time(a).unwrap_or(0.0).total_cmp(&time(b).unwrap_or(0.0));
+            let places = || place(a).cmp(&place(b));
+            order(a).cmp(&order(b)).then(outside(a).cmp(&outside(b))).then(times).then_with(places)
         });
         let best = entries.first().and_then(|first| Some((time(first)?, first.trial.as_ref()?.spread)));
         for (place, entry) in entries.iter_mut().enumerate() {
@@ -71,7 +73,17 @@ impl Ranking {
 }
 
 fn time(entry: &Ranked) -> Option<f64> {
-    entry.trial.as_ref().and_then(Trial::time)
+    entry.trial.as_ref().and_then(Trial::deciding_time)
+}
+
+/// The place in the run-off; those that were not in one come behind.
+fn place(entry: &Ranked) -> u32 {
+    let settled = entry.trial.as_ref().and_then(|trial| trial.settled);
+    settled.and_then(|settled| settled.place).unwrap_or(u32::MAX)
+}
+
+fn outside(entry: &Ranked) -> bool {
+    place(entry) == u32::MAX
 }
 
 /// Measured ones first; a wrong result, which is a defect, before what merely does not fit.
@@ -79,7 +91,7 @@ fn order(entry: &Ranked) -> u8 {
     match entry.trial.as_ref().map(|trial| &trial.status) {
         Some(Status::Ok) => 0,
         Some(Status::Wrong(_)) => 1,
-        Some(Status::Launch(_)) => 2,
+        Some(Status::Crashed(_) | Status::Launch(_)) => 2,
         Some(Status::Timeout(_)) => 3,
         Some(Status::Compile(_)) => 4,
         Some(Status::Resources(_)) => 5,
@@ -90,7 +102,10 @@ fn order(entry: &Ranked) -> u8 {
 }
 
 fn slower(trial: &Trial, (best, best_spread): (f64, Option<f64>)) -> String {
-    let Some(ms) = trial.time() else { return String::new() };
+    let Some(ms) = trial.deciding_time() else { return String::new() };
+    if ms == best && trial.settled.is_some_and(|settled| settled.place.is_some()) {
+        return "ties; the best is simpler".to_owned();
+    }
     let percent = 100.0 * (ms / best - 1.0);
     let noise = trial.spread.unwrap_or(0.0).max(best_spread.unwrap_or(0.0));
     if ms - best <= noise && percent < 10.0 {

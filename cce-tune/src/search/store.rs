@@ -19,6 +19,8 @@ pub struct Store {
     /// When the trials that are measured again were measured.
     earlier: HashMap<ConfigHash, u64>,
     reused: usize,
+    /// Later than every trial that is known, in ms since 1970.
+    next_ms: u64,
 }
 
 impl Store {
@@ -27,15 +29,41 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub fn open(
-        mut database: Database,
+        database: Database,
         key: Key,
         shape: Shape,
         generation: Generation,
         provenance: Provenance,
     ) -> Result<Store, Error> {
+        let here = provenance.host.clone();
+        Store::open_of(database, key, shape, generation, provenance, |host| host == here)
+    }
+
+    /// As [`Store::open`], with the trials of every host: those of a fleet that shares the work.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_of_all_hosts(
+        database: Database,
+        key: Key,
+        shape: Shape,
+        generation: Generation,
+        provenance: Provenance,
+    ) -> Result<Store, Error> {
+        Store::open_of(database, key, shape, generation, provenance, |_| true)
+    }
+
+    fn open_of(
+        mut database: Database,
+        key: Key,
+        shape: Shape,
+        generation: Generation,
+        provenance: Provenance,
+        is_ours: impl Fn(&str) -> bool,
+    ) -> Result<Store, Error> {
         let mut trials: HashMap<ConfigHash, Trial> = HashMap::new();
         let of_here = |trial: &Trial| {
-            trial.generation == generation && trial.provenance.host == provenance.host && trial.shape == shape
+            trial.generation == generation && is_ours(&trial.provenance.host) && trial.shape == shape
         };
         for trial in database.trials(&key)?.into_iter().filter(of_here) {
             let newer = |known: &&mut Trial| known.provenance.unix_ms > trial.provenance.unix_ms;
@@ -44,7 +72,9 @@ impl Store {
             }
         }
         let reused = trials.len();
-        Ok(Store { database, key, shape, generation, provenance, trials, earlier: HashMap::new(), reused })
+        let next_ms = trials.values().map(|trial| trial.provenance.unix_ms + 1).max().unwrap_or(0);
+        let earlier = HashMap::new();
+        Ok(Store { database, key, shape, generation, provenance, trials, earlier, reused, next_ms })
     }
 
     /// Takes what is stored for nothing, so that everything is measured again. What is kept from now on is
@@ -78,12 +108,13 @@ impl Store {
         Ok(Trial::measured(config.clone(), self.shape, samples, self.generation.clone(), self.now(config))?)
     }
 
-    /// This moment; later than what is known of the configuration in any case, so that a correction is one.
+    /// This moment, and later than all that was kept before: a correction is one, and what was kept after a
+    /// run-off is told from what was in it.
     fn now(&self, config: &Config) -> Provenance {
         let mut now = Provenance::now(self.provenance.host.clone());
-        let known = self.known(config).map(|known| known.provenance.unix_ms);
-        if let Some(known) = known.max(self.earlier.get(&config.hash()).copied()) {
-            now.unix_ms = now.unix_ms.max(known + 1);
+        now.unix_ms = now.unix_ms.max(self.next_ms);
+        if let Some(earlier) = self.earlier.get(&config.hash()) {
+            now.unix_ms = now.unix_ms.max(earlier + 1);
         }
         now.driver.clone_from(&self.provenance.driver);
         now.nvrtc.clone_from(&self.provenance.nvrtc);
@@ -98,6 +129,8 @@ impl Store {
         let records: Vec<Record> =
             trials.iter().map(|trial| Record::new(self.key.clone(), trial.clone())).collect();
         self.database.append(&records)?;
+        let latest = trials.iter().map(|trial| trial.provenance.unix_ms + 1).max();
+        self.next_ms = self.next_ms.max(latest.unwrap_or(0));
         self.trials.extend(trials.into_iter().map(|trial| (trial.config.hash(), trial)));
         Ok(())
     }

@@ -57,7 +57,7 @@ impl Bench for Invented<'_> {
     }
 }
 
-fn candidates(blocks: impl IntoIterator<Item = u32>) -> Vec<Candidate> {
+pub(super) fn candidates(blocks: impl IntoIterator<Item = u32>) -> Vec<Candidate> {
     let schedule = |token_block| Schedule::Cpu(CpuSchedule { token_block, strip: 512 });
     blocks
         .into_iter()
@@ -69,7 +69,7 @@ fn candidates(blocks: impl IntoIterator<Item = u32>) -> Vec<Candidate> {
         .collect()
 }
 
-fn store(folder: &Path) -> Store {
+pub(super) fn store(folder: &Path) -> Store {
     let shape = Shape::new(8, 8, 8);
     let key = Key::new(ProgramHash::of(b"p"), Problem::new(shape), Device::cpu("invented", 1));
     let database = Database::open(folder).unwrap();
@@ -77,7 +77,7 @@ fn store(folder: &Path) -> Store {
 }
 
 fn effort() -> Effort {
-    Effort { batch: 4, finalists: 2, finals: 5, ..Effort::default() }
+    Effort { batch: 4, screening: 3, finalists: 2, finals: 5, ..Effort::default() }
 }
 
 struct Outcome {
@@ -108,7 +108,7 @@ fn none(_: u32) -> Option<Failure> {
     None
 }
 
-fn blocks(ranking: &Ranking) -> Vec<u32> {
+pub(super) fn blocks(ranking: &Ranking) -> Vec<u32> {
     let block = |ranked: &Ranked| match ranked.schedule {
         Schedule::Cpu(cpu) => cpu.token_block,
         Schedule::Gpu(_) => 0,
@@ -119,25 +119,27 @@ fn blocks(ranking: &Ranking) -> Vec<u32> {
 #[test]
 fn the_fastest_wins_and_the_others_say_by_how_much_they_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let outcome = run(folder.path(), &[30, 10, 11, 20, 15, 12], none, None).unwrap();
+    let outcome = run(folder.path(), &[31, 10, 11, 20, 15, 12], none, None).unwrap();
     assert_eq!(outcome.ended, Ended::Complete);
-    assert_eq!(blocks(&outcome.ranking), [10, 11, 12, 15, 20, 30]);
+    assert_eq!(blocks(&outcome.ranking), [10, 11, 12, 15, 20, 31]);
     let reasons: Vec<&str> = outcome.ranking.entries.iter().map(|e| e.reason.as_str()).collect();
     assert_eq!(reasons[0], "");
     assert_eq!(reasons[1], "10 % slower");
-    assert!(reasons[5].contains("3.0 times the best"), "{}", reasons[5]);
-    // The two best went through the finals, the hopeless one took a single sample.
+    assert!(reasons[5].contains("3.1 times the best"), "{}", reasons[5]);
+    // The best and those near the third went through the run-off; what could not win took three samples, the
+    // hopeless one two.
     let samples = |at: usize| outcome.ranking.entries[at].trial.as_ref().unwrap().samples.len();
-    assert_eq!((samples(0), samples(1), samples(2), samples(5)), (5, 5, 3, 1));
+    assert_eq!([0, 1, 2, 3, 5].map(samples), [5, 5, 5, 3, 2]);
 }
 
 #[test]
-fn rounds_are_interleaved_and_another_candidate_goes_first_in_each() {
+fn rounds_are_interleaved_there_and_back_and_then_another_candidate_goes_first() {
     let folder = tempfile::tempdir().unwrap();
-    let outcome = run(folder.path(), &[10, 11, 12], none, None).unwrap();
+    let outcome = run(folder.path(), &[1000, 1001, 1002], none, None).unwrap();
     let timed: Vec<&str> =
         outcome.events.iter().filter_map(|event| event.strip_prefix("time ")).take(9).collect();
-    assert_eq!(timed, ["10", "11", "12", "11", "12", "10", "12", "10", "11"]);
+    let (a, b, c) = ("1000", "1001", "1002");
+    assert_eq!(timed, [a, b, c, c, b, a, b, c, a]);
 }
 
 #[test]
@@ -176,7 +178,7 @@ fn a_stopped_search_keeps_whole_batches_and_goes_on_from_there() {
     assert_eq!(stopped.ranking.counts(), [("ok", 4), ("not tried", 8)]);
     let resumed = run(folder.path(), &all, none, None).unwrap();
     assert_eq!(resumed.ended, Ended::Complete);
-    assert!(!resumed.events.iter().any(|event| event == "build 12" || event == "build 13"));
+    assert!(!resumed.events.iter().any(|event| event == "build 13"));
     assert_eq!(blocks(&resumed.ranking), all);
 }
 
@@ -206,6 +208,121 @@ fn a_lost_device_ends_the_search_and_the_next_one_goes_on_behind_the_culprit() {
     assert_eq!(resumed.ended, Ended::Complete);
     assert!(!resumed.events.iter().any(|event| event == "build 11"));
     assert_eq!(blocks(&resumed.ranking), [10, 12, 11]);
+}
+
+#[test]
+fn what_is_not_the_candidates_fault_is_no_trial() {
+    let folder = tempfile::tempdir().unwrap();
+    let lost = |block| {
+        (block == 11).then(|| Failure { blameless: true, ..Failure::new(Status::Launch("no GPU".into())) })
+    };
+    let error = run(folder.path(), &[10, 11, 12], lost, None).err().unwrap();
+    assert!(matches!(error, Error::Worker { .. }), "{error}");
+    let resumed = run(folder.path(), &[10, 11, 12], none, None).unwrap();
+    assert_eq!(blocks(&resumed.ranking), [10, 11, 12]);
+}
+
+#[test]
+fn a_spent_budget_leaves_candidates_untried_but_never_a_winner_without_its_run_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let all: Vec<u32> = (10..40).collect();
+    let candidates = candidates(all.iter().copied());
+    let bench = || {
+        let time = |block, _| f64::from(block);
+        Ok(Invented { time, fails: |block| none(block), events: &events, stop_after: None })
+    };
+    let spent = effort().within(Some(std::time::Duration::ZERO));
+    let mut kept = store(folder.path());
+    let ended = search(&candidates, &mut kept, &spent, &Silent, &stop, bench).unwrap();
+    assert_eq!(ended, Ended::Spent);
+    let ranking = Ranking::new(&candidates, &kept);
+    assert_eq!(ranking.counts(), [("ok", 1), ("not tried", 29)]);
+    assert!(ranking.winner().unwrap().trial.as_ref().unwrap().settled.unwrap().place == Some(0));
+    // Without a budget it goes on from there.
+    let ended = search(&candidates, &mut kept, &effort(), &Silent, &stop, bench).unwrap();
+    assert_eq!(ended, Ended::Complete);
+    assert_eq!(blocks(&Ranking::new(&candidates, &kept)), all);
+}
+
+#[test]
+fn a_winner_near_the_floor_ends_the_search() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let candidates = candidates(10..40);
+    let bench = || {
+        let time = |block, _| f64::from(block);
+        Ok(Invented { time, fails: none, events: &events, stop_after: None })
+    };
+    let near = Effort { floor_ms: Some(9.8), ..effort() };
+    let mut store = store(folder.path());
+    assert_eq!(search(&candidates, &mut store, &near, &Silent, &stop, bench).unwrap(), Ended::AtFloor);
+    assert_eq!(Ranking::new(&candidates, &store).counts(), [("ok", 4), ("not tried", 26)]);
+}
+
+/// Compiles odd token blocks in no time and none of the others, on threads of its own.
+struct OddOnly;
+
+impl Compile for OddOnly {
+    fn compile(&self, schedule: &Schedule) -> Result<Option<Resources>, Failure> {
+        match schedule {
+            Schedule::Cpu(cpu) if cpu.token_block % 2 == 1 => Ok(None),
+            _ => Err(Failure::new(Status::Resources("spilled 80 bytes".to_owned()))),
+        }
+    }
+
+    fn threads(&self) -> usize {
+        3
+    }
+}
+
+/// An invented bench with a compiler beside it.
+struct Compiled<'a>(Invented<'a>);
+
+impl Bench for Compiled<'_> {
+    type Built = u32;
+
+    fn build(&self, schedule: &Schedule) -> Result<u32, Failure> {
+        self.0.build(schedule)
+    }
+
+    fn resources(&self, built: &u32) -> Option<Resources> {
+        self.0.resources(built)
+    }
+
+    fn check(&mut self, built: &mut u32) -> Result<f64, Failure> {
+        self.0.check(built)
+    }
+
+    fn time(&mut self, built: &mut u32, round: usize) -> Result<f64, Failure> {
+        self.0.time(built, round)
+    }
+
+    fn clocks(&self) -> Option<Clocks> {
+        self.0.clocks()
+    }
+
+    fn compiler(&self) -> Option<Arc<dyn Compile>> {
+        Some(Arc::new(OddOnly))
+    }
+}
+
+#[test]
+fn what_the_compiler_refuses_is_never_built_and_keeps_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let candidates = candidates(10..40);
+    let bench = || {
+        let time = |block, _| f64::from(block);
+        Ok(Compiled(Invented { time, fails: none, events: &events, stop_after: None }))
+    };
+    let mut store = store(folder.path());
+    assert_eq!(search(&candidates, &mut store, &effort(), &Silent, &stop, bench).unwrap(), Ended::Complete);
+    let ranking = Ranking::new(&candidates, &store);
+    assert_eq!(ranking.counts(), [("ok", 15), ("resources", 15)]);
+    assert_eq!(blocks(&ranking)[0], 11);
+    let events = events.into_inner().unwrap();
+    assert!(events.iter().all(|event| !event.ends_with(['0', '2', '4', '6', '8'])), "{events:?}");
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! The devices that `--gpu` means.
+
+use super::values::Gpu;
+use crate::Error;
+use crate::tuning::tuning_device;
+use cce_runtime::Device;
+use cce_runtime::driver::Devices;
+
+/// The devices to tune. Says in one line when `auto` falls to the CPU device.
+pub(super) fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
+    Ok(match gpu {
+        Gpu::Cpu => vec![Device::cpu()],
+        Gpu::Index(index) => vec![Device::cuda(index)?],
+        Gpu::All => {
+            let count = Devices::count()?;
+            if count == 0 {
+                // The driver's own words for a device that is not there.
+                return Ok(vec![Device::cuda(0)?]);
+            }
+            (0..count).map(Device::cuda).collect::<Result<_, _>>()?
+        }
+        Gpu::Auto => {
+            let why = match Devices::count() {
+                Ok(0) => "the CUDA driver shows no GPU".to_owned(),
+                Ok(_) => return Ok(vec![Device::cuda(0)?]),
+                Err(error @ cce_runtime::Error::NoDriver { .. }) => {
+                    error.to_string().split([';', '\n']).next().unwrap_or_default().to_owned()
+                }
+                // A GPU that does not work is not hidden behind a slower device.
+                Err(error) => return Err(error.into()),
+            };
+            eprintln!("no GPU here, tuning the CPU device ({why}; `cce-tune doctor` says more)");
+            vec![Device::cpu()]
+        }
+    })
+}
+
+/// Devices of one kind together, in the order of the first of each: they have one key and share its
+/// candidates.
+pub(super) fn kinds(devices: Vec<Device>) -> Result<Vec<Vec<Device>>, Error> {
+    let mut kinds: Vec<(cce_tuning_db::Device, Vec<Device>)> = Vec::new();
+    for device in devices {
+        let keyed = tuning_device(&device)?;
+        match kinds.iter_mut().find(|(known, _)| *known == keyed) {
+            Some((_, alike)) => alike.push(device),
+            None => kinds.push((keyed, vec![device])),
+        }
+    }
+    Ok(kinds.into_iter().map(|(_, alike)| alike).collect())
+}

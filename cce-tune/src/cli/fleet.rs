@@ -1,0 +1,339 @@
+//! `cce-tune plan`, `work`, `merge`: one tuning, divided among machines that share a folder, by whatever
+//! scheduler there is.
+//!
+//! A plan is a folder. In it, each shard is a folder with `shard.json`, which says all that its worker needs,
+//! `database`, which takes its trials as they come, and in the end `done.json`. Shards know nothing of each
+//! other; `run-off` takes in what they have, does what none of them did, and settles the winner on one device.
+//!
+//! Invariants: every command may be repeated at any time, and killed at any time: a shard goes on from the
+//! last batch that was stored, on whatever host, and one that is done does nothing; a merge adds what is not
+//! there yet.
+
+use super::devices::devices;
+use super::inputs::Stated;
+use super::output::{Output, counted};
+use super::programs::Programs;
+use super::tune::{database_folder, worker};
+use super::values::{Budget, Gpu};
+use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, InputArgs, values};
+use crate::Error;
+use crate::progress::{Console, Progress};
+use crate::search::{Effort, Ended};
+use crate::stop::Stop;
+use crate::tuning::{Tuner, host_name};
+use crate::worker::Job;
+use cce_runtime::DeviceKind;
+use cce_tuning_db::{Database, Merged};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The layout of a shard's files.
+const SHARD_SCHEMA: u32 = 1;
+/// The folder of the run-off.
+const RUN_OFF: &str = "run-off";
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The plan's folder, which must not exist or be empty.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Into how many shards.
+    #[arg(long, value_name = "COUNT", value_parser = values::count)]
+    shards: usize,
+    /// What the shards will run on: gpu or cpu.
+    #[arg(long, default_value = "gpu", value_parser = ["gpu", "cpu"])]
+    device: String,
+    #[command(flatten)]
+    input: InputArgs,
+    /// How long each shard may take: 90s, 5m, or none to try every candidate.
+    #[arg(long, default_value = "none", value_name = "TIME|none", value_parser = values::budget)]
+    budget: Budget,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkArgs {
+    /// A shard's folder, or the plan's folder `run-off`.
+    shard: PathBuf,
+    /// The device: auto (the first GPU, else the CPU device), cpu, or the index of a GPU.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX")]
+    gpu: Gpu,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MergeArgs {
+    /// A plan's folder; or exports and folders of other databases, as for `import`.
+    #[arg(required = true)]
+    from: Vec<PathBuf>,
+}
+
+/// What a shard's worker has to know.
+#[derive(Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+struct Shard {
+    schema: u32,
+    kind: Kind,
+    job: Job,
+    on_gpu: bool,
+    counted: usize,
+    /// Which share of the candidates; `None`: the run-off.
+    share: Option<(usize, usize)>,
+    budget_ms: Option<u64>,
+}
+
+/// That a file is what it seems.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    #[serde(rename = "cce tuning shard")]
+    Shard,
+}
+
+/// What a shard came to.
+#[derive(Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+struct Done {
+    schema: u32,
+    host: String,
+    device: String,
+    candidates: usize,
+    tried: usize,
+    winner: Option<String>,
+}
+
+pub(super) fn plan(args: &PlanArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+    let stated = Stated::of(&args.input, programs)?;
+    let on_gpu = args.device == "gpu";
+    let kind = if on_gpu { DeviceKind::Cuda } else { DeviceKind::Cpu };
+    let task = stated.task(&args.input, kind);
+    if std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
+        let reason = format!("{} is not empty, expected a new folder for the plan", args.out.display());
+        return Err(Error::Usage { reason });
+    }
+    let job = Job::new(&task, &args.input.scalar, stated.source.clone());
+    // Wrong scalars are told here, not on every node.
+    job.arguments(&task)?;
+    let counted_tokens = stated.counted(&task);
+    let shares = (0..args.shards).map(|index| (format!("shard-{index}"), Some((index, args.shards))));
+    for (name, share) in shares.chain([(RUN_OFF.to_owned(), None)]) {
+        let shard = Shard {
+            schema: SHARD_SCHEMA,
+            kind: Kind::Shard,
+            job: job.clone(),
+            on_gpu,
+            counted: counted_tokens,
+            share,
+            budget_ms: args.budget.0.map(|budget| budget.as_millis() as u64),
+        };
+        write(&args.out.join(name).join("shard.json"), &shard)?;
+    }
+    let out = args.out.display();
+    let text = || {
+        format!(
+            "{} in {out}: run `cce-tune work {out}/shard-K` for K from 0 to {}, then `cce-tune work \
+             {out}/{RUN_OFF}`, each on a device of the same kind, then `cce-tune merge {out}`\n",
+            counted(args.shards as u64, "shard"),
+            args.shards - 1
+        )
+    };
+    output.either(text, &json!({"schema": 1, "plan": args.out, "shards": args.shards}))?;
+    Ok(EXIT_OK)
+}
+
+pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, Error> {
+    let shard = Shard::read(&args.shard)?;
+    if let Some(done) = read::<Done>(&args.shard.join("done.json"))? {
+        let text = || format!("{} is done already, by {}\n", args.shard.display(), done.host);
+        output.either(text, &json!({"schema": 1, "shard": args.shard, "done": done, "again": true}))?;
+        return Ok(EXIT_OK);
+    }
+    if args.gpu == Gpu::All {
+        let reason = "a shard is one device's work: expected auto, cpu or the index of a GPU, found all";
+        return Err(Error::Usage { reason: reason.to_owned() });
+    }
+    let devices = devices(args.gpu)?;
+    let device = devices.first().ok_or(Error::NoCandidate)?;
+    if (device.kind() == DeviceKind::Cuda) != shard.on_gpu {
+        let (planned, found) =
+            if shard.on_gpu { ("a GPU", "the CPU device") } else { ("the CPU device", "a GPU") };
+        let reason = format!("the plan is for {planned}, found {found}; choose another with --gpu");
+        return Err(Error::Usage { reason });
+    }
+    let console = Console::new();
+    let folder = args.shard.join("database");
+    if shard.share.is_none() {
+        take_in(&args.shard, &folder, &console)?;
+    }
+    let tuner = Tuner {
+        effort: match shard.share {
+            // The best of the shards meet in the run-off.
+            Some(_) => Effort { finalists: 0, ..Effort::default() },
+            None => Effort::default(),
+        },
+        budget: shard.budget_ms.map(Duration::from_millis),
+        share: shard.share,
+        all_hosts: true,
+        scalars: shard.job.scalars.clone(),
+        ..Tuner::new(&folder, &console, stop)
+    };
+    let task = shard.job.task()?;
+    let report = tuner.tune_in_workers(&task, &devices, (&shard.job.source, shard.counted), &worker()?)?;
+    let winner = report.ranking.winner();
+    let done = Done {
+        schema: SHARD_SCHEMA,
+        host: host_name(),
+        device: report.device.name().to_owned(),
+        candidates: report.ranking.entries.len(),
+        tried: report.ranking.entries.iter().filter(|entry| entry.trial.is_some()).count(),
+        winner: winner.map(|winner| winner.description.clone()),
+    };
+    if report.ended != Ended::Stopped {
+        write(&args.shard.join("done.json"), &done)?;
+    }
+    let text = || {
+        let best = match (&done.winner, winner.and_then(|winner| winner.trial.as_ref()?.deciding_time())) {
+            (Some(winner), Some(ms)) => format!("the best is {winner} ({ms:.3} ms)"),
+            _ => "none could run and was right".to_owned(),
+        };
+        let stopped = if report.ended == Ended::Stopped { "; stopped, run it again to go on" } else { "" };
+        format!(
+            "{} of {} tried on {}: {best}{stopped}\n",
+            done.tried,
+            counted(done.candidates as u64, "candidate"),
+            done.device
+        )
+    };
+    let done_value = json!({"schema": 1, "shard": args.shard, "done": done, "again": false});
+    output.either(text, &done_value)?;
+    Ok(match (report.ended, winner, shard.share) {
+        (Ended::Stopped, ..) => EXIT_STOPPED,
+        // A share may have nothing but failures in it; the whole may not.
+        (_, None, None) => EXIT_NO_WINNER,
+        _ => EXIT_OK,
+    })
+}
+
+/// Takes the shards' trials into the run-off's database.
+fn take_in(run_off: &Path, folder: &Path, console: &Console) -> Result<(), Error> {
+    let plan = std::path::absolute(run_off)
+        .map_err(|source| Error::Read { path: run_off.into(), source })?
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default();
+    let mut database = Database::open(folder)?;
+    for shard in shards(&plan)? {
+        if read::<Done>(&shard.join("done.json"))?.is_none() {
+            let name = shard.display();
+            console.note(&format!("{name} is not done; what it lacks is tried here"));
+        }
+        if shard.join("database").is_dir() {
+            database.merge(&shard.join("database"))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn merge(args: &MergeArgs, output: &Output) -> Result<u8, Error> {
+    let is_plan = |path: &Path| path.join(RUN_OFF).join("shard.json").exists();
+    match args.from.as_slice() {
+        [plan] if is_plan(plan) => merge_plan(plan, output),
+        several if several.iter().any(|path| is_plan(path)) => Err(Error::Usage {
+            reason: format!("one of {} paths is a plan, expected a plan alone", several.len()),
+        }),
+        others => super::transfer::import(&super::ImportArgs { from: others.to_vec() }, output),
+    }
+}
+
+fn merge_plan(plan: &Path, output: &Output) -> Result<u8, Error> {
+    let folder = database_folder()?;
+    let mut folders = shards(plan)?;
+    folders.push(plan.join(RUN_OFF));
+    let mut database = Database::open(&folder)?;
+    let (mut lines, mut values) = (String::new(), Vec::new());
+    let mut kinds: Vec<String> = Vec::new();
+    for path in folders {
+        let shard = Shard::read(&path)?;
+        Programs::remember(&folder, &shard.job.task()?.program)?;
+        let done = read::<Done>(&path.join("done.json"))?;
+        let trials = path.join("database");
+        let merged: Option<Merged> = trials.is_dir().then(|| database.merge(&trials)).transpose()?;
+        let state = match (&done, &merged) {
+            (Some(done), _) => format!("done on {} ({})", done.host, done.device),
+            (None, Some(_)) => "not done".to_owned(),
+            (None, None) => "not begun".to_owned(),
+        };
+        let (added, known) = merged.as_ref().map_or((0, 0), |merged| (merged.added, merged.known));
+        let added_text = counted(added, "trial");
+        lines += &format!("{}: {state}, {added_text} added, {known} known already\n", path.display());
+        values.push(json!({"shard": path, "done": done, "added": added, "known": known}));
+        if let Some(done) = done.filter(|done| !kinds.contains(&done.device)) {
+            kinds.push(done.device);
+        }
+    }
+    if kinds.len() > 1 {
+        lines += &format!(
+            "the shards ran on {} kinds of devices ({}): each kind tried only a part of the candidates; make a \
+             plan for each kind\n",
+            kinds.len(),
+            kinds.join(", ")
+        );
+    }
+    output.either(|| lines, &json!({"schema": 1, "database": folder, "merged": values, "devices": kinds}))?;
+    Ok(EXIT_OK)
+}
+
+/// The shards of a plan, in order.
+fn shards(plan: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Read { path: plan.into(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(plan).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let number =
+            path.file_name().and_then(|name| name.to_str()?.strip_prefix("shard-")?.parse::<usize>().ok());
+        found.extend(number.map(|number| (number, path)));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+impl Shard {
+    fn read(folder: &Path) -> Result<Shard, Error> {
+        let path = folder.join("shard.json");
+        let shard = read::<Shard>(&path)?.ok_or_else(|| Error::Usage {
+            reason: format!(
+                "{} is no shard: it has no shard.json; `cce-tune plan --out DIR` writes shards",
+                folder.display()
+            ),
+        })?;
+        match shard.schema {
+            SHARD_SCHEMA => Ok(shard),
+            other => Err(Error::Usage {
+                reason: format!("{} has schema {other}, expected {SHARD_SCHEMA}: plan again", path.display()),
+            }),
+        }
+    }
+}
+
+/// What a file holds; `None`: there is no such file.
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|source| Error::Read { path: path.into(), source })?,
+    };
+    let reason = |error: serde_json::Error| format!("{} is damaged: {error}; plan again", path.display());
+    serde_json::from_str(&text).map(Some).map_err(|error| Error::Usage { reason: reason(error) })
+}
+
+/// Written beside and renamed: whoever reads it finds a whole one, or none.
+fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let failed = |source| Error::Write { path: path.into(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Json(error.to_string()))?;
+    let aside = path.with_extension(format!("{}.aside", std::process::id()));
+    let mut file = std::fs::File::create(&aside).map_err(failed)?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&aside, path).map_err(failed)
+}

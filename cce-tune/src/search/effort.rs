@@ -1,0 +1,114 @@
+//! How much is measured, and for how long.
+
+use std::time::{Duration, Instant};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Effort {
+    /// Rounds of the screening; up to twice as many where they leave open who is near the best.
+    pub screening: usize,
+    /// Rounds of the run-off when the best takes less than 200 ms; slower ones take fewer. Up to three times
+    /// as many where they leave open who wins.
+    pub finals: usize,
+    /// How many go to the run-off at least. 0: there is none; the best meet others in a later search.
+    pub finalists: usize,
+    /// How many go to the run-off at most, if the screening found so many within [`Effort::near`].
+    pub most_finalists: usize,
+    /// How far behind the third best, as a part of its time, a candidate may be in the screening and still win.
+    pub near: f64,
+    /// Candidates this close to the fastest, as a part of its time, tie with it: the simplest of them wins.
+    pub tie: f64,
+    /// Candidates that are built together and timed in turn.
+    pub batch: usize,
+    /// A candidate whose first two runs both take this much longer than the best is not timed again.
+    pub hopeless: f64,
+    /// A run longer than this ends the candidate.
+    pub timeout: Duration,
+    /// The shortest limit of a run: nothing is given up before.
+    pub patience: Duration,
+    /// What no schedule can be faster than, in ms, where it is known.
+    pub floor_ms: Option<f64>,
+    /// The search is over when the best is within this part of the floor.
+    pub near_floor: f64,
+    /// When the screening ends, whatever is left to try.
+    pub screen_until: Option<Instant>,
+    /// When the run-off ends.
+    pub until: Option<Instant>,
+}
+
+impl Default for Effort {
+    fn default() -> Effort {
+        Effort {
+            screening: 5,
+            finals: 11,
+            finalists: 6,
+            most_finalists: 12,
+            near: 0.03,
+            tie: 0.01,
+            batch: rayon::current_num_threads().max(8),
+            hopeless: 3.0,
+            timeout: Duration::from_secs(60),
+            patience: Duration::from_secs(2),
+            floor_ms: None,
+            near_floor: 0.05,
+            screen_until: None,
+            until: None,
+        }
+    }
+}
+
+impl Effort {
+    /// Ends the search this long after now; the last fifth is the run-off's.
+    #[must_use]
+    pub fn within(self, budget: Option<Duration>) -> Effort {
+        let now = Instant::now();
+        let after = |part: f64| budget.and_then(|budget| now.checked_add(budget.mul_f64(part)));
+        Effort { screen_until: after(0.8), until: after(1.0), ..self }
+    }
+
+    /// Rounds of the run-off when the best takes `ms`: steps, so that a measurement that comes out a little
+    /// different asks for the same number.
+    pub(super) fn final_rounds(&self, ms: f64) -> usize {
+        match ms {
+            ms if ms < 200.0 => self.finals,
+            ms if ms < 2000.0 => self.finals.min(7),
+            _ => self.finals.min(3),
+        }
+    }
+
+    /// How long one run may take when the best takes `best` ms: what takes twenty times as long hangs, or
+    /// might as well.
+    pub(super) fn limit(&self, best: f64) -> Duration {
+        let twenty = Duration::try_from_secs_f64(20.0 * best / 1e3).unwrap_or(self.timeout);
+        twenty.max(self.patience).min(self.timeout)
+    }
+
+    /// Whether the screening's time is over.
+    pub(super) fn screening_is_over(&self) -> bool {
+        self.screen_until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Whether all time is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Whether nothing that is left to try can be worth the time.
+    pub(super) fn is_at_floor(&self, best: f64) -> bool {
+        self.floor_ms.is_some_and(|floor| best <= floor * (1.0 + self.near_floor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_a_run_follows_the_best_between_patience_and_timeout() {
+        let effort = Effort::default();
+        assert_eq!(effort.limit(1.0), Duration::from_secs(2));
+        assert_eq!(effort.limit(500.0), Duration::from_secs(10));
+        assert_eq!(effort.limit(1e9), Duration::from_secs(60));
+        assert_eq!(effort.limit(f64::INFINITY), Duration::from_secs(60));
+    }
+}

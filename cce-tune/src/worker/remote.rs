@@ -1,0 +1,219 @@
+//! A bench in another process.
+
+use super::message::{Reply, Request};
+use super::process::{Process, Silence};
+use super::{Job, RemoteCompiler, WorkerCommand};
+use crate::search::{Bench, Compile, Failure};
+use cce_codegen::schedule::Schedule;
+use cce_tuning_db::{Clocks, Resources, Status};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long inputs and reference may take.
+const PREPARATION: Duration = Duration::from_secs(600);
+/// How long a build and a check may take at least: it may compile.
+const CHECK: Duration = Duration::from_secs(60);
+/// How often a worker that dies while it prepares is started again.
+const ATTEMPTS: usize = 3;
+
+/// A bench that forwards to a worker.
+#[derive(Debug)]
+pub struct RemoteBench {
+    command: WorkerCommand,
+    job: Job,
+    /// How long a timed run may take.
+    limit: Duration,
+    /// The least that a build and a check may take.
+    check: Duration,
+    link: Mutex<Link>,
+    gone: Arc<Mutex<Vec<u64>>>,
+}
+
+#[derive(Debug)]
+struct Link {
+    process: Option<Process>,
+    /// When the process was started; `None`: it is ready.
+    started: Option<Instant>,
+    next: u64,
+    clocks: Option<Clocks>,
+    /// How long the preparation took.
+    preparation: Duration,
+}
+
+/// A schedule that is built in the worker, or will be when it is needed.
+#[derive(Debug)]
+pub struct RemoteBuilt {
+    number: u64,
+    schedule: Schedule,
+    resources: Option<Resources>,
+    gone: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Drop for RemoteBuilt {
+    fn drop(&mut self) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+    }
+}
+
+impl RemoteBench {
+    /// Starts a worker, which prepares itself while the caller goes on. That it cannot be started is told by
+    /// the first check.
+    pub fn start(command: WorkerCommand, job: Job) -> RemoteBench {
+        let mut link =
+            Link { process: None, started: None, next: 0, clocks: None, preparation: Duration::ZERO };
+        // A failure is met again, and reported, where the worker is needed.
+        let _ = link.begin(&command, &job);
+        let limit = PREPARATION;
+        RemoteBench { command, job, limit, check: CHECK, link: Mutex::new(link), gone: Arc::default() }
+    }
+
+    /// How long a build and a check may take at least: a minute, if this is not called. A check may take ten
+    /// times as long as inputs and reference took, if that is longer.
+    #[must_use]
+    pub fn check_limit(self, check: Duration) -> RemoteBench {
+        RemoteBench { check, ..self }
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gone(&self) -> Vec<u64> {
+        std::mem::take(&mut self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends a request and waits for the reply; `what` may not take longer than `limit`.
+    fn ask(&self, request: &Request, limit: Option<Duration>, what: &str) -> Result<Reply, Failure> {
+        let mut link = self.link();
+        link.prepare(&self.command, &self.job)?;
+        let limit = limit.unwrap_or_else(|| self.check.max(10 * link.preparation));
+        let Some(process) = &mut link.process else { return Err(blameless("there is no worker")) };
+        process.send(request);
+        let failure = match process.receive(limit) {
+            Ok(Reply::Failed(failed)) if !failed.fatal => return Err(failed.into()),
+            // The device is beyond use in that process.
+            Ok(Reply::Failed(failed)) => failed.into(),
+            Ok(Reply::Refused(reason)) => blameless(reason),
+            Ok(reply) => return Ok(reply),
+            Err(Silence::TooLate) => {
+                let limit = limit.as_secs_f64();
+                Failure::new(Status::Timeout(format!("{what} took longer than {limit:.1} s and was ended")))
+            }
+            Err(Silence::Crashed(how)) => Failure::new(Status::Crashed(format!("{what}: {how}"))),
+        };
+        match link.end() {
+            true => Err(failure),
+            false => Err(blameless(format!(
+                "the worker does not end when it is killed ({}): the device or its driver hangs",
+                failure.status.reason()
+            ))),
+        }
+    }
+}
+
+fn blameless(reason: impl Into<String>) -> Failure {
+    Failure { blameless: true, ..Failure::new(Status::Launch(reason.into())) }
+}
+
+impl Link {
+    /// Starts a worker and tells it to prepare itself.
+    fn begin(&mut self, command: &WorkerCommand, job: &Job) -> std::io::Result<()> {
+        let mut process = Process::start(command)?;
+        process.send(&Request::Bench(Box::new(job.clone())));
+        (self.process, self.started) = (Some(process), Some(Instant::now()));
+        Ok(())
+    }
+
+    /// Waits until there is a worker that is ready.
+    fn prepare(&mut self, command: &WorkerCommand, job: &Job) -> Result<(), Failure> {
+        let mut reason = String::new();
+        for _ in 0..ATTEMPTS {
+            if self.process.is_none() {
+                self.begin(command, job).map_err(|error| {
+                    blameless(format!("cannot start the worker {}: {error}", command.program.display()))
+                })?;
+            }
+            let (Some(process), Some(started)) = (&mut self.process, self.started) else { return Ok(()) };
+            match process.receive(PREPARATION) {
+                Ok(Reply::Ready) => {
+                    self.preparation = started.elapsed();
+                    self.started = None;
+                    return Ok(());
+                }
+                Ok(Reply::Refused(reason)) => {
+                    self.end();
+                    return Err(blameless(reason));
+                }
+                Ok(other) => reason = format!("it answered {other:?}"),
+                Err(Silence::TooLate) => reason = "it took longer than ten minutes".to_owned(),
+                Err(Silence::Crashed(how)) => reason = how,
+            }
+            self.end();
+        }
+        Err(blameless(format!("no worker could make inputs and reference, the last of {ATTEMPTS}: {reason}")))
+    }
+
+    fn is_ready(&self) -> bool {
+        self.process.is_some() && self.started.is_none()
+    }
+
+    /// Ends the worker; returns whether it is gone.
+    fn end(&mut self) -> bool {
+        self.started = None;
+        self.process.take().is_none_or(Process::kill)
+    }
+}
+
+impl Bench for RemoteBench {
+    type Built = RemoteBuilt;
+
+    fn build(&self, schedule: &Schedule) -> Result<RemoteBuilt, Failure> {
+        let mut link = self.link();
+        link.next += 1;
+        let gone = self.gone.clone();
+        Ok(RemoteBuilt { number: link.next, schedule: *schedule, resources: None, gone })
+    }
+
+    fn resources(&self, built: &RemoteBuilt) -> Option<Resources> {
+        built.resources
+    }
+
+    fn check(&mut self, built: &mut RemoteBuilt) -> Result<f64, Failure> {
+        let (number, schedule) = (built.number, built.schedule);
+        match self.ask(&Request::Check { number, schedule, gone: self.gone() }, None, "the check")? {
+            Reply::Checked { error, resources, clocks } => {
+                built.resources = resources;
+                self.link().clocks = clocks;
+                Ok(f64::from_bits(error))
+            }
+            other => Err(blameless(format!("the worker answered a check with {other:?}"))),
+        }
+    }
+
+    fn time(&mut self, built: &mut RemoteBuilt, round: usize) -> Result<f64, Failure> {
+        let (number, schedule) = (built.number, built.schedule);
+        // A worker that was started again makes everything again before it times.
+        let limit = self.link().is_ready().then_some(self.limit);
+        let request = Request::Time { number, schedule, round, gone: self.gone() };
+        match self.ask(&request, limit, "a timed run")? {
+            Reply::Timed { ms, clocks } => {
+                self.link().clocks = clocks;
+                Ok(ms)
+            }
+            other => Err(blameless(format!("the worker answered a timed run with {other:?}"))),
+        }
+    }
+
+    fn clocks(&self) -> Option<Clocks> {
+        self.link().clocks
+    }
+
+    fn limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    fn compiler(&self) -> Option<Arc<dyn Compile>> {
+        self.job.gpu?;
+        Some(Arc::new(RemoteCompiler::new(self.command.clone(), self.job.clone())))
+    }
+}

@@ -1,0 +1,89 @@
+//! A tuning that is divided among machines: shards in any order, killed and repeated, come to one result.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+mod common;
+
+use common::{Ran, Tuner};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const SHAPE: [&str; 6] = ["--tokens", "48", "--hidden", "16", "--vocab", "1500"];
+
+fn plan(tuner: &Tuner, shards: &str) -> Ran {
+    let flags = ["plan", "--out", "plan", "--shards", shards, "--device", "cpu", "--json"];
+    tuner.run(&[&flags[..], &SHAPE[..]].concat())
+}
+
+fn work(tuner: &Tuner, shard: &str) -> Ran {
+    tuner.run(&["work", &format!("plan/{shard}"), "--gpu", "cpu", "--json"])
+}
+
+#[test]
+fn shards_share_the_candidates_and_the_merged_result_is_found_by_a_plan_of_the_same_problem() {
+    let tuner = Tuner::new();
+    plan(&tuner, "3").ok();
+    let tried: Vec<u64> = ["shard-2", "shard-0", "shard-1"]
+        .iter()
+        .map(|shard| work(&tuner, shard).ok().json()["done"]["tried"].as_u64().unwrap())
+        .collect();
+    let whole = work(&tuner, "run-off").ok().json();
+    assert_eq!(whole["done"]["tried"].as_u64().unwrap(), tried.iter().sum::<u64>());
+    assert!(whole["done"]["winner"].is_string(), "{whole}");
+    // Nothing was in the database until now.
+    let merged = tuner.run(&["merge", "plan", "--json"]).ok().json();
+    let added = |value: &serde_json::Value| -> u64 {
+        value["merged"].as_array().unwrap().iter().map(|shard| shard["added"].as_u64().unwrap()).sum()
+    };
+    assert!(added(&merged) >= whole["done"]["tried"].as_u64().unwrap(), "{merged}");
+    assert_eq!(added(&tuner.run(&["merge", "plan", "--json"]).ok().json()), 0);
+    let tuned = tuner.tiny(&["--json"]).ok().json();
+    assert_eq!(tuned["devices"][0]["reused"], whole["done"]["tried"]);
+    assert_eq!(tuned["devices"][0]["winner"]["description"], whole["done"]["winner"]);
+    // Done again, a shard does nothing.
+    assert_eq!(work(&tuner, "shard-1").ok().json()["again"], true);
+}
+
+#[test]
+fn a_shard_that_was_killed_goes_on_and_the_run_off_does_what_no_shard_did() {
+    let tuner = Tuner::new();
+    let flags = ["plan", "--out", "plan", "--shards", "2", "--device", "cpu"];
+    tuner.run(&[&flags[..], &["--tokens", "128", "--hidden", "128", "--vocab", "8192"]].concat()).ok();
+    let mut command = tuner.command(&["work", "plan/shard-0", "--gpu", "cpu"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let log = std::path::PathBuf::from(tuner.path("plan/shard-0/database/trials.log"));
+    let started = Instant::now();
+    while !std::fs::metadata(&log).is_ok_and(|data| data.len() > 2000) {
+        assert!(started.elapsed() < Duration::from_secs(60), "no batch was stored within 60 s");
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let merged = tuner.run(&["merge", "plan", "--json"]).ok().json();
+    assert!(merged["merged"][0]["added"].as_u64().unwrap() > 0, "{merged}");
+    assert_eq!(merged["merged"][1]["added"], 0);
+    work(&tuner, "shard-0").ok();
+    let ran = work(&tuner, "run-off").ok();
+    assert!(ran.stderr.contains("shard-1 is not done"), "{}", ran.stderr);
+    let done = &ran.json()["done"];
+    assert_eq!(done["tried"], done["candidates"]);
+}
+
+#[test]
+fn what_is_no_plan_and_no_shard_and_a_folder_in_use_are_refused_in_words() {
+    let tuner = Tuner::new();
+    plan(&tuner, "1").ok();
+    let again = plan(&tuner, "1");
+    assert_eq!(again.code, Some(2));
+    assert!(again.stderr.contains("is not empty"), "{}", again.stderr);
+    let nothing = tuner.run(&["work", "plan"]);
+    assert_eq!(nothing.code, Some(2));
+    assert!(nothing.stderr.contains("is no shard"), "{}", nothing.stderr);
+    let all = tuner.run(&["work", "plan/shard-0", "--gpu", "all"]);
+    assert!(all.code == Some(2) && all.stderr.contains("one device's work"), "{}", all.stderr);
+    std::fs::write(tuner.path("plan/shard-0/shard.json"), "{\"schema\": 1}").unwrap();
+    let damaged = work(&tuner, "shard-0");
+    assert!(damaged.code == Some(2) && damaged.stderr.contains("is damaged"), "{}", damaged.stderr);
+}
