@@ -4,7 +4,7 @@ use cce_codegen::problem::{DType, Filter};
 use cce_codegen::schedule::{CpuSchedule, Schedule};
 use cce_runtime::{Device, Element, View, ViewMut, selection};
 use cce_tune::Error;
-use cce_tune::bench::{Built, DeviceBench, HostData, HostMemory, Memory, PlanBench};
+use cce_tune::bench::{Built, Comparison, DeviceBench, HostData, HostMemory, Memory, PlanBench};
 use cce_tune::data::HeadSource;
 use cce_tune::progress::Silent;
 use cce_tune::search::{
@@ -200,6 +200,10 @@ impl Memory for SpoiledMemory {
             _ => {}
         }
         Ok(values)
+    }
+
+    fn compare(&self, buffer: &Self::Buffer, reference: &Self::Buffer) -> Result<Comparison, Error> {
+        Ok(Comparison::of(&self.download(buffer)?, &self.host.download(reference)?))
     }
 
     fn time(&self, work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
