@@ -41,13 +41,15 @@ pub struct Comparison {
     pub error: f64,
     /// Elements that are NaN, in the result or in the reference: nothing can be said of those.
     pub nan: usize,
+    /// Elements of the reference that are infinite.
+    pub infinite: usize,
 }
 
 impl Comparison {
     /// Compares two vectors. Where both are the same infinity, they agree; a NaN agrees with nothing.
     pub fn of(result: &[f32], reference: &[f32]) -> Comparison {
         if result.len() != reference.len() {
-            return Comparison { error: f64::INFINITY, nan: 0 };
+            return Comparison::of_other_lengths();
         }
         const CHUNK: usize = 1 << 16;
         let parts: Vec<Sums> = result
@@ -64,6 +66,7 @@ impl Comparison {
                     if b.is_finite() {
                         sums.norm += f64::from(b).powi(2);
                     }
+                    sums.infinite += usize::from(b.is_infinite());
                 }
                 sums
             })
@@ -72,6 +75,11 @@ impl Comparison {
         let mut all = Sums::default();
         parts.into_iter().for_each(|part| all.add(part));
         all.comparison()
+    }
+
+    /// Vectors of different lengths, which have nothing to do with each other.
+    pub(super) fn of_other_lengths() -> Comparison {
+        Comparison { error: f64::INFINITY, nan: 0, infinite: 0 }
     }
 
     /// Why this is wrong, if it is: `what` names the vector.
@@ -91,12 +99,14 @@ impl Comparison {
     }
 }
 
-/// What a comparison adds up: squares of differences, squares of the reference, elements that are NaN.
+/// What a comparison adds up: squares of differences, squares of the reference, elements that are NaN,
+/// elements of the reference that are infinite.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sums {
     pub(super) difference: f64,
     pub(super) norm: f64,
     pub(super) nan: usize,
+    pub(super) infinite: usize,
 }
 
 impl Sums {
@@ -104,6 +114,7 @@ impl Sums {
         self.difference += part.difference;
         self.norm += part.norm;
         self.nan += part.nan;
+        self.infinite += part.infinite;
     }
 
     pub(super) fn comparison(&self) -> Comparison {
@@ -112,7 +123,7 @@ impl Sums {
             (difference, 0.0) => difference,
             (difference, norm) => difference / norm,
         };
-        Comparison { error, nan: self.nan }
+        Comparison { error, nan: self.nan, infinite: self.infinite }
     }
 }
 

@@ -64,9 +64,7 @@ fn prepared<M: Memory + Clone>(
     check_against_f64(memory.clone(), device, task, head, arguments, reference)?;
     let mut bench = PlanBench::new(memory, device.clone(), task.clone(), head, arguments, Some(problem))?;
     let plan = task.exact().plan(device, reference)?;
-    let results = bench.run(&plan)?;
-    results.check_finite(&task.program, arguments)?;
-    bench.set_reference(results)?;
+    bench.make_reference(&plan, arguments)?;
     Ok(bench)
 }
 

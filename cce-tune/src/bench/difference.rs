@@ -17,6 +17,9 @@ const THREADS: u32 = 256;
 /// Blocks at most: a few on each multiprocessor of the largest GPU.
 const BLOCKS: u32 = 1024;
 
+/// Sums of a block.
+const SUMS: usize = 4;
+
 /// The kernels, and room for their sums.
 pub(super) struct Difference {
     f32: Function,
@@ -42,11 +45,11 @@ impl Difference {
             f32: kernel("difference_f32")?,
             f16: kernel("difference_f16")?,
             bf16: kernel("difference_bf16")?,
-            sums: context.alloc(BLOCKS as usize * 3 * size_of::<f64>(), "the sums of a comparison")?,
+            sums: context.alloc(BLOCKS as usize * SUMS * size_of::<f64>(), "the sums of a comparison")?,
         })
     }
 
-    /// Compares `len` elements with a reference of as many in f32, after all work on the stream.
+    /// Compares `len` elements with a reference of as many, of the same type, after all work on the stream.
     ///
     /// # Errors
     /// What the driver reports.
@@ -63,7 +66,8 @@ impl Difference {
             Element::F16 => &self.f16,
             Element::Bf16 => &self.bf16,
             Element::I32 | Element::I64 => {
-                let reason = "indices are not compared with a reference in f32".to_owned();
+                let reason =
+                    "indices are not compared with a reference: expected f32, f16 or bf16".to_owned();
                 return Err(Error::Usage { reason });
             }
         };
@@ -72,13 +76,18 @@ impl Difference {
         let mut args = LaunchArgs::new();
         args.push(result.ptr()).push(reference.ptr()).push(len as u64).push(self.sums.ptr());
         // SAFETY: the arguments are the kernels' parameters; the caller's buffers have `len` elements, and there is
-        // room for three sums of each block. The download below waits for the kernel.
+        // room for the sums of each block. The download below waits for the kernel.
         unsafe { function.launch(stream, &LaunchConfig::linear(blocks, THREADS), &args) }?;
-        let mut sums = vec![0f64; blocks as usize * 3];
+        let mut sums = vec![0f64; blocks as usize * SUMS];
         stream.download(&self.sums, 0, &mut sums)?;
         let mut all = Sums::default();
-        for of_block in sums.chunks_exact(3) {
-            all.add(Sums { difference: of_block[0], norm: of_block[1], nan: of_block[2] as usize });
+        for of_block in sums.chunks_exact(SUMS) {
+            all.add(Sums {
+                difference: of_block[0],
+                norm: of_block[1],
+                nan: of_block[2] as usize,
+                infinite: of_block[3] as usize,
+            });
         }
         Ok(all.comparison())
     }

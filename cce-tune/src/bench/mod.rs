@@ -66,7 +66,7 @@ pub trait Memory: Send + Sync {
     /// What the device reports.
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>, Error>;
 
-    /// How close its elements are to a reference of as many in f32, after all work.
+    /// How close its elements are to a reference of as many, of the same type, after all work.
     ///
     /// # Errors
     /// What the device reports.

@@ -82,28 +82,7 @@ impl<M: Memory> PlanBench<M> {
         arguments: &Arguments,
         search: Option<&Problem>,
     ) -> Result<PlanBench<M>, Error> {
-        let own = Element::from(task.dtype);
-        let program = &task.program;
-        let wanted = |name: &str, wanted: bool, rows: usize| -> Result<Option<M::Buffer>, Error> {
-            wanted.then(|| memory.poisoned(own, rows * task.width, name)).transpose()
-        };
-        let outputs = OutputBuffers {
-            reduced: memory.poisoned(Element::F32, 1, "the reduced loss")?,
-            rows: named(program.outputs().iter().map(|o| o.name.as_ref()), |name| {
-                memory.poisoned(Element::F32, task.tokens, name)
-            })?,
-            hidden: wanted("dE", task.gradients.hidden, task.tokens)?,
-            classifier: wanted("dC", task.gradients.classifier, task.vocab)?,
-            inputs: named(task.input_gradients.iter().map(String::as_str), |name| {
-                let kind = program.inputs().iter().find(|input| input.name == name).map(|input| input.kind);
-                let len = match kind {
-                    Some(InputKind::Row) => task.tokens,
-                    Some(InputKind::Col) => task.vocab,
-                    _ => 1,
-                };
-                memory.poisoned(Element::F32, len, name)
-            })?,
-        };
+        let outputs = OutputBuffers::new(&memory, &task)?;
         let rows = named_values(&arguments.rows, |name, v| memory.upload(HostData::F32(v), name))?;
         let cols = named_values(&arguments.cols, |name, v| memory.upload(HostData::F32(v), name))?;
         let mut copies = vec![copied(&memory, head, 0)?];
@@ -128,15 +107,45 @@ impl<M: Memory> PlanBench<M> {
         })
     }
 
-    /// What candidates are compared with.
+    /// Runs a plan of this task once: what it computes is what candidates are compared with.
     ///
     /// # Errors
-    /// When the device has no room for it.
-    pub fn set_reference(&mut self, reference: Results) -> Result<(), Error> {
-        let Results { reduced, outputs, gradients } = reference;
-        let upload = |(name, values): &(String, Vec<f32>)| {
-            self.memory.upload(HostData::F32(values), &format!("the reference of {name}"))
-        };
+    /// [`Error::NotFinite`] when some of it is not finite; what the plan or the device reports.
+    pub fn make_reference(&mut self, plan: &Plan, arguments: &Arguments) -> Result<(), Error> {
+        self.run_poisoned(plan)?;
+        let download = |(name, buffer): (String, &M::Buffer)| Ok((name, self.memory.download(buffer)?));
+        let outputs: Vec<_> = self.outputs.rows().map(download).collect::<Result<_, Error>>()?;
+        let reduced = self.reduced()?;
+        let mut unusable = Vec::new();
+        for (name, values) in &outputs {
+            unusable.extend(not_finite(&format!("output {name}"), values));
+        }
+        unusable.extend(not_finite("the mean loss", &[reduced]));
+        for (name, buffer) in self.outputs.gradients() {
+            let itself = self.memory.compare(buffer, buffer)?;
+            let count = itself.nan + itself.infinite;
+            unusable.extend((count > 0).then(|| format!("{count} elements of {name}")));
+        }
+        refuse(unusable, &self.task.program, arguments)?;
+        let fresh = OutputBuffers::new(&self.memory, &self.task)?;
+        let used = std::mem::replace(&mut self.outputs, fresh);
+        let OutputBuffers { hidden, classifier, inputs, .. } = used;
+        let inputs = inputs.into_iter().map(|(_, buffer)| buffer);
+        let gradients = hidden.into_iter().chain(classifier).chain(inputs).collect();
+        self.reference = Some(Reference { reduced, outputs, gradients });
+        Ok(())
+    }
+
+    /// Makes the reference another.
+    #[cfg(test)]
+    pub(super) fn spoil_reference(&mut self, spoil: impl FnOnce(&mut Results)) -> Result<(), Error> {
+        let Some(Reference { reduced, outputs, gradients }) = self.reference.take() else { return Ok(()) };
+        let names = self.outputs.gradients().map(|(name, _)| name);
+        let gradients = names.zip(&gradients).map(|(name, buffer)| Ok((name, self.memory.download(buffer)?)));
+        let mut results = Results { reduced, outputs, gradients: gradients.collect::<Result<_, Error>>()? };
+        spoil(&mut results);
+        let Results { reduced, outputs, gradients } = results;
+        let upload = |(name, values): &(String, Vec<f32>)| self.memory.upload(HostData::F32(values), name);
         let gradients = gradients.iter().map(upload).collect::<Result<_, Error>>()?;
         self.reference = Some(Reference { reduced, outputs, gradients });
         Ok(())
@@ -238,6 +247,31 @@ impl<M: Memory> PlanBench<M> {
 }
 
 impl<B> OutputBuffers<B> {
+    fn new<M: Memory<Buffer = B>>(memory: &M, task: &Task) -> Result<OutputBuffers<B>, Error> {
+        let own = Element::from(task.dtype);
+        let program = &task.program;
+        let wanted = |name: &str, wanted: bool, rows: usize| -> Result<Option<B>, Error> {
+            wanted.then(|| memory.poisoned(own, rows * task.width, name)).transpose()
+        };
+        Ok(OutputBuffers {
+            reduced: memory.poisoned(Element::F32, 1, "the reduced loss")?,
+            rows: named(program.outputs().iter().map(|o| o.name.as_ref()), |name| {
+                memory.poisoned(Element::F32, task.tokens, name)
+            })?,
+            hidden: wanted("dE", task.gradients.hidden, task.tokens)?,
+            classifier: wanted("dC", task.gradients.classifier, task.vocab)?,
+            inputs: named(task.input_gradients.iter().map(String::as_str), |name| {
+                let kind = program.inputs().iter().find(|input| input.name == name).map(|input| input.kind);
+                let len = match kind {
+                    Some(InputKind::Row) => task.tokens,
+                    Some(InputKind::Col) => task.vocab,
+                    _ => 1,
+                };
+                memory.poisoned(Element::F32, len, name)
+            })?,
+        })
+    }
+
     fn rows(&self) -> impl Iterator<Item = (String, &B)> {
         self.rows.iter().map(|(name, buffer)| (name.clone(), buffer))
     }
@@ -372,32 +406,39 @@ impl<M: Memory> Bench for PlanBench<M> {
 }
 
 impl Results {
-    /// What candidates are compared with has to be finite everywhere: where it is not, nothing could be told
+    /// What anything is compared with has to be finite everywhere: where it is not, nothing could be told
     /// from a mistake.
     ///
     /// # Errors
     /// [`Error::NotFinite`], with what is not, and the scalars in use.
     pub fn check_finite(&self, program: &Program, arguments: &Arguments) -> Result<(), Error> {
-        let vectors = self.outputs.iter().map(|(name, values)| (format!("output {name}"), values.as_slice()));
-        let reduced = std::iter::once(("the mean loss".to_owned(), std::slice::from_ref(&self.reduced)));
-        let gradients = self.gradients.iter().map(|(name, values)| (name.clone(), values.as_slice()));
-        let of = |(what, values): (String, &[f32])| match values.iter().filter(|x| !x.is_finite()).count() {
-            0 => None,
-            _ if values.len() == 1 => Some(format!("{what} is {}", values[0])),
-            count => Some(format!("{count} of {} elements of {what}", values.len())),
-        };
-        let wrong: Vec<String> = vectors.chain(reduced).chain(gradients).filter_map(of).collect();
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        let scalars = arguments.scalars.iter().map(|(name, value)| format!("{name} = {value}"));
-        let scalars: Vec<String> = scalars.collect();
-        Err(Error::NotFinite {
-            program: program.name().to_owned(),
-            what: wrong.join(", "),
-            scalars: if scalars.is_empty() { "none".to_owned() } else { scalars.join(", ") },
-        })
+        let outputs = self.outputs.iter().map(|(name, values)| not_finite(&format!("output {name}"), values));
+        let reduced = std::iter::once(not_finite("the mean loss", &[self.reduced]));
+        let gradients = self.gradients.iter().map(|(name, values)| not_finite(name, values));
+        refuse(outputs.chain(reduced).chain(gradients).flatten().collect(), program, arguments)
     }
+}
+
+/// What is not finite of a vector, in words.
+fn not_finite(what: &str, values: &[f32]) -> Option<String> {
+    match values.iter().filter(|x| !x.is_finite()).count() {
+        0 => None,
+        _ if values.len() == 1 => Some(format!("{what} is {}", values[0])),
+        count => Some(format!("{count} of {} elements of {what}", values.len())),
+    }
+}
+
+fn refuse(not_finite: Vec<String>, program: &Program, arguments: &Arguments) -> Result<(), Error> {
+    if not_finite.is_empty() {
+        return Ok(());
+    }
+    let scalars = arguments.scalars.iter().map(|(name, value)| format!("{name} = {value}"));
+    let scalars: Vec<String> = scalars.collect();
+    Err(Error::NotFinite {
+        program: program.name().to_owned(),
+        what: not_finite.join(", "),
+        scalars: if scalars.is_empty() { "none".to_owned() } else { scalars.join(", ") },
+    })
 }
 
 /// How a trial ends that ran into this error.

@@ -341,6 +341,9 @@ struct ProfileArgs {
     /// Try only the first candidates of each problem, at most so many.
     #[arg(long, value_name = "COUNT", value_parser = values::count)]
     candidates: Option<usize>,
+    /// How long one problem may take: 20s, 2m, 1h; or none.
+    #[arg(long, default_value = "60s", value_name = "TIME|none", value_parser = values::budget)]
+    budget: values::Budget,
     /// Measure again what the file or the database holds already.
     #[arg(long)]
     again: bool,

@@ -96,6 +96,7 @@ pub(super) fn run(
     let console = Console::new();
     let folder = database_folder()?;
     let tuner = Tuner {
+        budget: args.budget.0,
         scope: Scope { budget: args.candidates, ..Scope::default() },
         again: args.again,
         scalars: args.scalar.clone(),
@@ -200,7 +201,7 @@ fn objective_text(gradients: Gradients) -> &'static str {
 fn described(report: &Report, default: Option<Schedule>, seconds: f64) -> (String, Value) {
     let time = |schedule: Option<Schedule>| {
         let entry = report.ranking.entries.iter().find(|entry| Some(entry.schedule) == schedule)?;
-        entry.trial.as_ref()?.time()
+        entry.trial.as_ref()?.deciding_time()
     };
     let best = report.ranking.winner().and_then(|winner| time(Some(winner.schedule)));
     let default = time(default);
