@@ -5,7 +5,8 @@
 //! each is checked against a call like any other.
 
 /// File name and text of every shipped profile.
-pub const SHIPPED: &[(&str, &str)] = &[];
+pub const SHIPPED: &[(&str, &str)] =
+    &[("nvidia-h100-80gb-hbm3.json", include_str!("../../profiles/nvidia-h100-80gb-hbm3.json"))];
 
 #[cfg(test)]
 mod tests {
