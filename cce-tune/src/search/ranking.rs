@@ -3,6 +3,7 @@
 use super::{Candidate, Store, describe};
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::{Status, Trial};
+use std::cmp::Ordering;
 
 /// One candidate's place.
 #[derive(Clone, Debug)]
@@ -37,9 +38,12 @@ impl Ranking {
             })
             .collect();
         entries.sort_by(|a, b| {
-            let times = time(a).unwrap_or(0.0).total_cmp(&time(b).unwrap_or(0.0));
-            let places = || place(a).cmp(&place(b));
-            order(a).cmp(&order(b)).then(outside(a).cmp(&outside(b))).then(times).then_with(places)
+            let standing = || match (&a.trial, &b.trial) {
+                (Some(a), Some(b)) if a.status == Status::Ok => a.standing(b),
+                // Those that were dropped stay in the order of the space.
+                _ => Ordering::Equal,
+            };
+            order(a).cmp(&order(b)).then_with(standing)
         });
         let best = entries.first().and_then(|first| Some((time(first)?, first.trial.as_ref()?.spread)));
         for (place, entry) in entries.iter_mut().enumerate() {
@@ -74,16 +78,6 @@ impl Ranking {
 
 fn time(entry: &Ranked) -> Option<f64> {
     entry.trial.as_ref().and_then(Trial::deciding_time)
-}
-
-/// The place in the run-off; those that were not in one come behind.
-fn place(entry: &Ranked) -> u32 {
-    let settled = entry.trial.as_ref().and_then(|trial| trial.settled);
-    settled.and_then(|settled| settled.place).unwrap_or(u32::MAX)
-}
-
-fn outside(entry: &Ranked) -> bool {
-    place(entry) == u32::MAX
 }
 
 /// Measured ones first; a wrong result, which is a defect, before what merely does not fit.
