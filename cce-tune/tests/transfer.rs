@@ -114,7 +114,7 @@ fn a_report_is_a_page_for_one_problem_and_an_index_for_several() {
     let html = read(&page);
     let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
     roxmltree::Document::parse_with_options(&html, options).unwrap();
-    for expected in ["cross_entropy, 64 x 16 x 1500 f32", "token_block", "Of the roofline", "(the default)"] {
+    for expected in ["cross_entropy, 64 x 16 x 1500 f32", "token_block", "Above the floor", "(the default)"] {
         assert!(html.contains(expected), "{expected}");
     }
     let same = tuner.path("same.html");

@@ -37,7 +37,7 @@ pub trait Strategy {
     fn next(&self, pool: &Pool, outcomes: &[Option<Outcome>], most: usize) -> Vec<usize>;
 
     /// The most schedules of this pool that are worth trying in all.
-    fn budget(&self, pool: &Pool) -> usize {
+    fn most_trials(&self, pool: &Pool) -> usize {
         pool.len()
     }
 }
