@@ -89,9 +89,9 @@ fn databases_of_many_machines_are_merged_and_their_winners_compared() {
     let only = here.run(&["diff", &here.database(), &export, "--only", "f32, loss"]).ok().stdout;
     assert!(only.contains("0 winners differ, 0 are the same, 0 only in A"), "{only}");
 
-    let merged = here.run(&["merge", &there.database()]).ok().stdout;
+    let merged = here.run(&["import", &there.database()]).ok().stdout;
     assert!(merged.contains("and of 1 that had none"), "{merged}");
-    let again = here.run(&["merge", &export, "--json"]).ok().json();
+    let again = here.run(&["import", &export, "--json"]).ok().json();
     assert_eq!((again["imported"][0]["added"].clone(), again["changed"].clone()), (json!(0), json!(0)));
     assert_eq!(again["new"], json!(0));
 
