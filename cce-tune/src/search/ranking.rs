@@ -101,6 +101,9 @@ fn slower(trial: &Trial, (best, best_spread): (f64, Option<f64>)) -> String {
         return "ties; the best is simpler".to_owned();
     }
     let percent = 100.0 * (ms / best - 1.0);
+    if percent < 0.0 {
+        return format!("not in the run-off; {:.1} % faster in its screening", -percent);
+    }
     let noise = trial.spread.unwrap_or(0.0).max(best_spread.unwrap_or(0.0));
     if ms - best <= noise && percent < 10.0 {
         return format!("{percent:.1} % slower, within the spread");
@@ -109,5 +112,30 @@ fn slower(trial: &Trial, (best, best_spread): (f64, Option<f64>)) -> String {
         p if p < 9.95 => format!("{p:.1} % slower"),
         p if p < 100.0 => format!("{p:.0} % slower"),
         p => format!("{:.1} times the best", 1.0 + p / 100.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cce_tuning_db::{Config, Generation, Provenance, Settled, Shape};
+
+    fn trial(ms: f64, settled: Option<Settled>) -> Trial {
+        let (generation, provenance) = (Generation::new("1", "s"), Provenance::new("host", 1));
+        let config = Config::new(serde_json::json!({"ms": ms}));
+        let mut trial =
+            Trial::measured(config, Shape::new(1, 1, 1), vec![ms], generation, provenance).unwrap();
+        trial.settled = settled;
+        trial
+    }
+
+    #[test]
+    fn what_was_faster_in_its_screening_alone_is_not_said_to_be_slower() {
+        let lucky = trial(9.5, Some(Settled::paired(9.5)));
+        assert_eq!(slower(&lucky, (10.0, Some(1.0))), "not in the run-off; 5.0 % faster in its screening");
+        let slow = trial(13.0, None);
+        assert_eq!(slower(&slow, (10.0, Some(1.0))), "30 % slower");
+        let tied = trial(10.1, Some(Settled::placed(10.0, 1)));
+        assert_eq!(slower(&tied, (10.0, Some(1.0))), "ties; the best is simpler");
     }
 }
