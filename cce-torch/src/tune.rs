@@ -36,7 +36,7 @@ pub(crate) struct Tuned {
     filter: String,
     /// The database's folder.
     folder: String,
-    /// Whether every candidate was measured; otherwise it was stopped.
+    /// Whether nothing is left that is worth a trial; otherwise it was stopped.
     complete: bool,
     /// Trials that were stored before.
     reused: usize,
@@ -50,7 +50,7 @@ pub(crate) struct Tuned {
     candidates: Vec<Candidate>,
 }
 
-/// A candidate's schedule, status, median in ms, interquartile range in ms, relative error of the gradients, runs that were timed, and why
+/// A candidate's schedule, status, the time that counts in ms, interquartile range in ms, relative error of the gradients, runs that were timed, and why
 /// it did not win.
 type Candidate = (String, &'static str, Option<f64>, Option<f64>, Option<f64>, usize, String);
 
@@ -59,7 +59,7 @@ fn candidate(entry: &Ranked) -> Candidate {
     (
         entry.description.clone(),
         trial.map_or("not tried", |trial| trial.status.name()),
-        trial.and_then(|trial| trial.time()),
+        trial.and_then(|trial| trial.deciding_time()),
         trial.and_then(|trial| trial.spread),
         trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
         trial.map_or(0, |trial| trial.samples.len()),
@@ -131,7 +131,7 @@ struct Search {
 impl Search {
     fn run(&self, progress: &dyn Progress) -> Result<Tuned, cce_tune::Error> {
         let tuner = Tuner {
-            scope: Scope { budget: self.candidates, ..Scope::default() },
+            scope: Scope { candidates: self.candidates, ..Scope::default() },
             again: self.again,
             scalars: self.scalars.clone(),
             ..Tuner::new(&self.folder, progress, &self.stop)
@@ -153,7 +153,7 @@ impl Search {
             device: report.device.name().to_owned(),
             filter: report.problem.filter.to_string(),
             folder: self.folder.display().to_string(),
-            complete: report.ended == Ended::Complete,
+            complete: matches!(report.ended, Ended::Complete | Ended::AtFloor),
             reused: report.reused,
             grade: report.grade.to_string(),
             notes: report.notes.clone(),

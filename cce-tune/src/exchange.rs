@@ -48,9 +48,8 @@ fn problem(current: Generation, key: Key, mut trials: Vec<Trial>) -> Option<Prob
 pub fn counting(trials: &[Trial]) -> Vec<Trial> {
     let mut best: BTreeMap<_, &Trial> = BTreeMap::new();
     for trial in cce_tuning_db::newest(trials) {
-        let time = |trial: &Trial| trial.time().unwrap_or(f64::INFINITY);
         let slot = best.entry(trial.config.hash()).or_insert(trial);
-        if time(trial) < time(slot) {
+        if trial.standing(slot).is_lt() {
             *slot = trial;
         }
     }
@@ -90,7 +89,9 @@ pub fn kernel_tuner(problem: &Problem, loss: &str) -> String {
             names.iter().map(|name| (name.clone(), value_of(point, name))).collect();
         let place: Vec<String> = values.iter().map(|(_, value)| knobs::text(value)).collect();
         let mut entry: Map<String, Value> = values.into_iter().collect();
-        let time = trial.time().map_or_else(|| json!(failed_in_kernel_tuner(&trial.status)), |ms| json!(ms));
+        let time = trial
+            .deciding_time()
+            .map_or_else(|| json!(failed_in_kernel_tuner(&trial.status)), |ms| json!(ms));
         let benchmark: f64 = trial.samples.iter().sum();
         entry.insert("time".to_owned(), time);
         entry.insert("times".to_owned(), json!(trial.samples));
@@ -160,7 +161,7 @@ fn t4_result(trial: &Trial) -> Value {
     let mut measured = |name: &str, value: Option<Value>, unit: &str| {
         measurements.extend(value.map(|value| json!({"name": name, "value": value, "unit": unit})));
     };
-    measured("time", trial.time().map(|ms| json!(ms)), "ms");
+    measured("time", trial.deciding_time().map(|ms| json!(ms)), "ms");
     measured("spread", trial.spread.map(|ms| json!(ms)), "ms");
     measured("gradient_error", trial.gradient_error.filter(|e| e.is_finite()).map(|e| json!(e)), "");
     if let Some(used) = trial.resources {

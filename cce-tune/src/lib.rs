@@ -16,6 +16,7 @@
 //! - [`mod@bench`]: plans on a device, with a reference that every result is compared with.
 //! - [`worker`]: the same in processes of their own, which may hang or crash.
 //! - [`search`]: the order of things, and what is stored when; it knows nothing of devices.
+//! - [`floor`]: what no schedule can be faster than.
 //! - [`tuning`]: all of it for one task on one device.
 //! - [`exchange`]: trials in the formats of other tools.
 //! - [`report`]: the trials of a problem as a page for people.
@@ -48,6 +49,7 @@ pub mod cli;
 pub mod data;
 mod error;
 pub mod exchange;
+pub mod floor;
 pub mod knobs;
 pub mod progress;
 pub mod recording;

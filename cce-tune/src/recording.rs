@@ -5,7 +5,6 @@
 //! its values. Exports of trials and folders of databases are read as recordings too, one for each problem.
 
 use crate::Error;
-use crate::strategy::Outcome;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::selection;
 use cce_tuning_db::{ConfigHash, Database, Generation, Key, Provenance, Record, Shape, Status, Trial};
@@ -45,14 +44,33 @@ pub struct Recorded {
     pub schedule: Schedule,
     /// How its trial ended.
     pub status: Status,
-    /// Median and interquartile range of its runs, in ms, where it ran.
+    /// The time that counts and the interquartile range of its runs, in ms, where it ran.
     pub time: Option<(f64, f64)>,
+}
+
+/// What became of a schedule that was tried.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// Its time, in ms.
+    Time(f64),
+    /// It could not run, or was wrong.
+    Failed,
+}
+
+impl Outcome {
+    /// The time in ms, of one that ran.
+    pub fn time(self) -> Option<f64> {
+        match self {
+            Outcome::Time(ms) => Some(ms),
+            Outcome::Failed => None,
+        }
+    }
 }
 
 impl Recorded {
     fn of(trial: &Trial) -> Option<Recorded> {
         let schedule = selection::schedule(&trial.config).ok()?;
-        let time = trial.time().map(|ms| (ms, trial.spread.unwrap_or(0.0)));
+        let time = trial.deciding_time().map(|ms| (ms, trial.spread.unwrap_or(0.0)));
         // A constraint is no trial: nothing was built.
         let tried = !matches!(trial.status, Status::Constraint(_));
         tried.then(|| Recorded { schedule, status: trial.status.clone(), time })

@@ -2,8 +2,9 @@
 
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::bench::{DeviceBench, Floor, Peak};
+use crate::bench::DeviceBench;
 use crate::data::{Head, HeadSource};
+use crate::floor::{Floor, Peak, Work};
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on};
@@ -36,6 +37,8 @@ pub struct Tuner<'a> {
     pub all_hosts: bool,
     /// Whether candidates that have a trial are measured again.
     pub again: bool,
+    /// What the device can do at most; `None`: what is known of it.
+    pub peak: Option<Peak>,
     /// Values for the loss's scalars; the others are usual ones.
     pub scalars: Vec<(String, f32)>,
     /// Where to say how far it is.
@@ -54,12 +57,12 @@ pub struct Scope {
     /// Schedules to choose from, at most.
     pub searched: u64,
     /// Schedules that are tried, at most; `None`: as many as the strategy thinks worth it.
-    pub budget: Option<usize>,
+    pub candidates: Option<usize>,
 }
 
 impl Default for Scope {
     fn default() -> Scope {
-        Scope { strategy: Kind::default(), seed: 0, searched: SEARCHED, budget: None }
+        Scope { strategy: Kind::default(), seed: 0, searched: SEARCHED, candidates: None }
     }
 }
 
@@ -101,6 +104,7 @@ impl<'a> Tuner<'a> {
             share: None,
             all_hosts: false,
             again: false,
+            peak: None,
             scalars: Vec::new(),
             progress,
             stop,
@@ -125,7 +129,8 @@ impl<'a> Tuner<'a> {
     }
 
     /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
-    /// task's shape and type, only if something has to be run.
+    /// task's shape and type, only if something has to be run. The floor counts every token: where many of them are
+    /// ignored, the search may end too early.
     ///
     /// # Errors
     /// When the task is not possible, the reference is wrong or not finite, the database cannot be used, or the device
@@ -188,14 +193,14 @@ impl<'a> Tuner<'a> {
         if self.again {
             store.measure_again();
         }
-        let peak = device.properties().cuda.and_then(|info| Peak::of(&info, problem.dtype));
-        let floor = peak.map(|peak| Floor::of(&problem, counted, peak));
+        let known = || Peak::of(&device.properties().cuda?, problem.dtype);
+        let floor = self.peak.or_else(known).map(|peak| Work::of(&problem, counted).floor(peak));
         let effort = Effort { floor_ms: floor.map(|floor| floor.ms), ..effort };
         // Candidates run under the filter that the plan decided on, whatever the schedule.
         let decided = Task { filter: Some(problem.filter), ..task.clone() };
         let pool = Pool::new(space.candidates.iter().map(|candidate| candidate.schedule));
         let strategy = self.scope.strategy.with(self.scope.seed, experience);
-        let most = self.scope.budget.unwrap_or(usize::MAX).min(strategy.budget(&pool));
+        let most = self.scope.candidates.unwrap_or(usize::MAX).min(strategy.most_trials(&pool));
         let outcomes = |store: &Store| -> Vec<Option<Outcome>> {
             let outcome =
                 |trial: &cce_tuning_db::Trial| trial.deciding_time().map_or(Outcome::Failed, Outcome::Time);

@@ -23,7 +23,7 @@ pub struct Measuring {
 pub struct Line {
     /// The schedule in a few words.
     pub schedule: String,
-    /// The stored median in ms; `None` for the default schedule.
+    /// The stored time in ms; `None` for the default schedule.
     pub stored_ms: Option<f64>,
     /// The median now, in ms.
     pub ms: Option<f64>,
@@ -130,7 +130,7 @@ impl<B: Bench> Entrant<'_, B> {
     fn line(self) -> Line {
         let mut line = Line {
             schedule: describe(&self.schedule),
-            stored_ms: self.winner.map(|winner| winner.median),
+            stored_ms: self.winner.map(Winner::deciding_time),
             ms: None,
             spread_ms: None,
             failure: self.failure,

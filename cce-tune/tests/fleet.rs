@@ -77,10 +77,14 @@ fn what_is_no_plan_and_no_shard_and_a_folder_in_use_are_refused_in_words() {
     plan(&tuner, "1").ok();
     let again = plan(&tuner, "1");
     assert_eq!(again.code, Some(2));
-    assert!(again.stderr.contains("is not empty"), "{}", again.stderr);
+    assert!(again.stderr.contains("found a plan in"), "{}", again.stderr);
     let nothing = tuner.run(&["work", "plan"]);
     assert_eq!(nothing.code, Some(2));
     assert!(nothing.stderr.contains("is no shard"), "{}", nothing.stderr);
+    let shard = tuner.run(&["merge", "plan/shard-0"]);
+    assert!(shard.code == Some(2) && shard.stderr.contains("is no plan"), "{}", shard.stderr);
+    let plan = tuner.run(&["import", "plan"]);
+    assert!(plan.code == Some(1) && plan.stderr.contains("cce-tune merge"), "{}", plan.stderr);
     let all = tuner.run(&["work", "plan/shard-0", "--gpu", "all"]);
     assert!(all.code == Some(2) && all.stderr.contains("one device's work"), "{}", all.stderr);
     std::fs::write(tuner.path("plan/shard-0/shard.json"), "{\"schema\": 1}").unwrap();

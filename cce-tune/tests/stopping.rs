@@ -53,7 +53,7 @@ fn ctrl_c_keeps_what_is_done_and_the_next_run_resumes() {
     assert_eq!(value["devices"][0]["ended"], "stopped");
     let candidates = value["devices"][0]["candidates"].as_array().unwrap();
     let done = candidates.iter().filter(|c| c["status"] == "ok").count();
-    assert!(done > 0 && done < candidates.len() + 1, "{done} of {}", candidates.len());
+    assert!(done > 0, "{candidates:?}");
     assert!(stored(&tuner) >= done);
 
     let resumed = Ran::from(start(&tuner, &["--json"]).wait_with_output().unwrap()).ok().json();

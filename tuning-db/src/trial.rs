@@ -3,6 +3,8 @@
 //! Every trial is kept, failures with their reason too: the search learns from them, and a person can ask
 //! why a configuration did not win.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -173,6 +175,21 @@ impl Trial {
         self.time().map(|median| self.settled.map_or(median, |settled| settled.ms))
     }
 
+    /// The order of trials of one problem: those that ended well first, and of these what was in a run-off first,
+    /// as what was not had lost to it before. Then the faster by the time that counts, the better placed, the
+    /// steadier, and the configuration's hash, so that every machine orders the same trials the same way.
+    #[must_use]
+    pub fn standing(&self, other: &Self) -> Ordering {
+        let standing = |trial: &Self| Some(Standing::of(trial.settled, trial.time()?, trial.spread));
+        let by_hash = || self.config.hash().cmp(&other.config.hash());
+        match (standing(self), standing(other)) {
+            (Some(own), Some(others)) => own.cmp(&others).then_with(by_hash),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => by_hash(),
+        }
+    }
+
     /// The median of a trial that ended well; `None` for every other.
     #[must_use]
     pub fn time(&self) -> Option<f64> {
@@ -283,6 +300,31 @@ impl Settled {
     }
 }
 
+/// What trials and winners are put in order by.
+pub(crate) struct Standing {
+    place: Option<u32>,
+    ms: f64,
+    spread: f64,
+}
+
+impl Standing {
+    /// Of what was settled, else the median in ms, and the interquartile range in ms.
+    pub(crate) fn of(settled: Option<Settled>, median: f64, spread: Option<f64>) -> Self {
+        Self {
+            place: settled.and_then(|settled| settled.place),
+            ms: settled.map_or(median, |settled| settled.ms),
+            spread: spread.unwrap_or(f64::INFINITY),
+        }
+    }
+
+    pub(crate) fn cmp(&self, other: &Self) -> Ordering {
+        (self.place.is_none().cmp(&other.place.is_none()))
+            .then(self.ms.total_cmp(&other.ms))
+            .then(self.place.cmp(&other.place))
+            .then(self.spread.total_cmp(&other.spread))
+    }
+}
+
 /// What compiled kernels use; the maximum over the kernels of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -388,6 +430,19 @@ mod any_float {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_off_comes_before_a_faster_screening_and_what_was_dropped_comes_last() {
+        let screened = crate::sample::trial(1, 1.0);
+        let paired = crate::sample::trial(2, 0.9).with_settled(Settled::paired(1.1));
+        let first = crate::sample::trial(3, 1.6).with_settled(Settled::placed(1.5, 0));
+        let second = crate::sample::trial(4, 1.4).with_settled(Settled::placed(1.5, 1));
+        let mut dropped = crate::sample::trial(5, 0.1);
+        dropped.status = Status::Wrong("dE differs".to_owned());
+        let mut all = [&dropped, &paired, &second, &screened, &first];
+        all.sort_by(|a, b| a.standing(b));
+        assert_eq!(all, [&first, &second, &screened, &paired, &dropped]);
+    }
 
     #[test]
     fn median_and_spread_interpolate_between_ranks() {

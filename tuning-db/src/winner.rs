@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::hash::ConfigHash;
 use crate::key::{Key, Shape};
 use crate::provenance::{Generation, Provenance};
-use crate::trial::{Resources, Settled, Status, Trial};
+use crate::trial::{Resources, Settled, Standing, Status, Trial};
 
 /// How many configurations are kept a key and generation. A caller validates the first against the actual
 /// call and takes the next when it does not fit; after eight, the default schedule is as good a guess.
@@ -62,20 +62,16 @@ impl Winner {
         })
     }
 
-    /// What was in a run-off first: what was not had lost to it before. Then the faster by the time that
-    /// counts, the better placed, the steadier, and the configuration's hash, so that every machine orders
-    /// the same records the same way.
+    /// The time that counts, in ms: the settled one, else the median.
+    #[must_use]
+    pub fn deciding_time(&self) -> f64 {
+        self.settled.map_or(self.median, |settled| settled.ms)
+    }
+
+    /// The order of winners: that of their trials, [`Trial::standing`].
     fn rank(&self, other: &Self) -> std::cmp::Ordering {
-        let spread = |w: &Self| w.spread.unwrap_or(f64::INFINITY);
-        let time = |w: &Self| w.settled.map_or(w.median, |settled| settled.ms);
-        let place = |w: &Self| w.settled.and_then(|settled| settled.place).unwrap_or(u32::MAX);
-        let outside = |w: &Self| place(w) == u32::MAX;
-        outside(self)
-            .cmp(&outside(other))
-            .then(time(self).total_cmp(&time(other)))
-            .then(place(self).cmp(&place(other)))
-            .then(spread(self).total_cmp(&spread(other)))
-            .then(self.config.hash().cmp(&other.config.hash()))
+        let standing = |winner: &Self| Standing::of(winner.settled, winner.median, winner.spread);
+        standing(self).cmp(&standing(other)).then_with(|| self.config.hash().cmp(&other.config.hash()))
     }
 }
 

@@ -51,16 +51,29 @@ pub fn profiles() -> Vec<PathBuf> {
     }
 }
 
-/// What identifies the state of the layers: their places, and when the snapshot was written.
+/// What identifies the state of the layers: their places, and when and how long their files were written.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
     folder: Option<PathBuf>,
     profiles: Vec<PathBuf>,
-    snapshot: Option<(SystemTime, u64)>,
+    /// The snapshot of the database, then the profiles; `None`: it cannot be read.
+    written: Vec<Option<(SystemTime, u64)>>,
 }
 
-/// The winners of this machine, read again when the tuner has written meanwhile. `None` when they are
-/// switched off.
+impl State {
+    fn of(folder: Option<PathBuf>, profiles: Vec<PathBuf>) -> State {
+        let written = |path: &Path| {
+            let data = std::fs::metadata(path).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        };
+        let snapshot = folder.as_ref().map(|folder| written(&folder.join("winners.snap")));
+        let written = snapshot.into_iter().chain(profiles.iter().map(|path| written(path))).collect();
+        State { folder, profiles, written }
+    }
+}
+
+/// The winners of this machine, read again when the tuner or somebody else has written meanwhile. `None` when
+/// they are switched off.
 pub fn winners() -> Option<Arc<Winners>> {
     static LOADED: Mutex<Option<(State, Arc<Winners>)>> = Mutex::new(None);
     let folder = match place() {
@@ -68,11 +81,7 @@ pub fn winners() -> Option<Arc<Winners>> {
         Place::Nowhere => None,
         Place::At(folder) => Some(folder),
     };
-    let written = folder.as_ref().and_then(|folder| {
-        let data = std::fs::metadata(folder.join("winners.snap")).ok()?;
-        Some((data.modified().ok()?, data.len()))
-    });
-    let state = State { profiles: profiles(), snapshot: written, folder };
+    let state = State::of(folder, profiles());
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((known, winners)) = &*loaded
         && *known == state
@@ -97,7 +106,24 @@ pub fn open(folder: Option<&Path>, profiles: &[PathBuf]) -> Winners {
 
 #[cfg(test)]
 mod tests {
-    use super::{Place, place_of};
+    use super::{Place, State, place_of};
+
+    #[test]
+    fn a_profile_or_a_snapshot_that_was_written_is_another_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = folder.path().join("profile.json");
+        let now = || State::of(Some(folder.path().into()), vec![profile.clone()]);
+        let nothing = now();
+        assert_eq!(now(), nothing);
+        std::fs::write(&profile, "{}").unwrap();
+        let with_profile = now();
+        assert_ne!(with_profile, nothing);
+        std::fs::write(&profile, "{ }").unwrap();
+        assert_ne!(now(), with_profile);
+        let rewritten = now();
+        std::fs::write(folder.path().join("winners.snap"), "x").unwrap();
+        assert_ne!(now(), rewritten);
+    }
 
     #[test]
     fn the_folder_follows_the_environment() {

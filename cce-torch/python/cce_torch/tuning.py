@@ -38,7 +38,8 @@ class Candidate:
     schedule: str
     #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ... or ``not tried``.
     status: str
-    #: The median of its timed runs, in milliseconds: on a GPU time on the device.
+    #: The time that counts, in milliseconds: the median of its timed runs, corrected where clocks drifted; candidates
+    #: that tie in the run-off have the winner's. On a GPU time on the device.
     ms: float | None
     #: Their interquartile range, in milliseconds.
     spread_ms: float | None
@@ -66,7 +67,7 @@ class TuneReport:
     grade: str
     #: Trials that were stored before.
     reused: int
-    #: Whether every candidate was measured, or has been before.
+    #: Whether nothing is left that is worth a trial; otherwise it was stopped.
     complete: bool
     #: The values that the loss's Scalar inputs had.
     scalars: dict[str, float]

@@ -13,6 +13,7 @@ use super::devices::devices;
 use super::inputs::Stated;
 use super::output::{Output, counted};
 use super::programs::Programs;
+use super::transfer::whole_text;
 use super::tune::{database_folder, worker};
 use super::values::{Budget, Gpu};
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, InputArgs, values};
@@ -64,9 +65,8 @@ pub(super) struct WorkArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
-    /// A plan's folder; or exports and folders of other databases, as for `import`.
-    #[arg(required = true)]
-    from: Vec<PathBuf>,
+    /// The plan's folder.
+    plan: PathBuf,
 }
 
 /// What a shard's worker has to know.
@@ -108,7 +108,12 @@ pub(super) fn plan(args: &PlanArgs, programs: &Programs, output: &Output) -> Res
     let kind = if on_gpu { DeviceKind::Cuda } else { DeviceKind::Cpu };
     let task = stated.task(&args.input, kind);
     if std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
-        let reason = format!("{} is not empty, expected a new folder for the plan", args.out.display());
+        let found =
+            if is_plan(&args.out) { "a plan" } else { "other files, or a plan that was not finished" };
+        let reason = format!(
+            "expected a new folder for the plan, found {found} in {}; name another, or remove this one",
+            args.out.display()
+        );
         return Err(Error::Usage { reason });
     }
     let job = Job::new(&task, &args.input.scalar, stated.source.clone());
@@ -235,20 +240,17 @@ fn take_in(run_off: &Path, folder: &Path, console: &Console) -> Result<(), Error
 }
 
 pub(super) fn merge(args: &MergeArgs, output: &Output) -> Result<u8, Error> {
-    let is_plan = |path: &Path| path.join(RUN_OFF).join("shard.json").exists();
-    match args.from.as_slice() {
-        [plan] if is_plan(plan) => merge_plan(plan, output),
-        several if several.iter().any(|path| is_plan(path)) => Err(Error::Usage {
-            reason: format!("one of {} paths is a plan, expected a plan alone", several.len()),
-        }),
-        others => super::transfer::import(&super::ImportArgs { from: others.to_vec() }, output),
+    if !is_plan(&args.plan) {
+        let path = args.plan.display();
+        let reason = format!(
+            "{path} is no plan: it has no {RUN_OFF}/shard.json; `cce-tune plan --out DIR` writes plans, and \
+             `cce-tune import` takes exports and folders of databases"
+        );
+        return Err(Error::Usage { reason });
     }
-}
-
-fn merge_plan(plan: &Path, output: &Output) -> Result<u8, Error> {
     let folder = database_folder()?;
-    let mut folders = shards(plan)?;
-    folders.push(plan.join(RUN_OFF));
+    let mut folders = shards(&args.plan)?;
+    folders.push(args.plan.join(RUN_OFF));
     let mut database = Database::open(&folder)?;
     let (mut lines, mut values) = (String::new(), Vec::new());
     let mut kinds: Vec<String> = Vec::new();
@@ -281,6 +283,11 @@ fn merge_plan(plan: &Path, output: &Output) -> Result<u8, Error> {
     }
     output.either(|| lines, &json!({"schema": 1, "database": folder, "merged": values, "devices": kinds}))?;
     Ok(EXIT_OK)
+}
+
+/// The run-off is written last: what has one is whole.
+pub(super) fn is_plan(path: &Path) -> bool {
+    path.join(RUN_OFF).join("shard.json").exists()
 }
 
 /// The shards of a plan, in order.
@@ -332,8 +339,5 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::Json(error.to_string()))?;
-    let aside = path.with_extension(format!("{}.aside", std::process::id()));
-    let mut file = std::fs::File::create(&aside).map_err(failed)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&aside, path).map_err(failed)
+    whole_text(path, &text)
 }

@@ -90,15 +90,14 @@ enum Command {
     /// Do one shard of a plan, or its run-off, on a device of this machine. Done again, it goes on, or does
     /// nothing.
     Work(fleet::WorkArgs),
-    /// Take the results of a plan's shards into the database; or the trials of exports and other databases, as
-    /// `import` does.
+    /// Take the results of a plan's shards into the database, of unfinished ones too.
     Merge(fleet::MergeArgs),
     /// Serve a tuner on the standard input and output.
     #[command(hide = true)]
     Worker,
     /// Compare the winners of two databases, exports or profiles: which differ, by how much, and which only one has.
     Diff(DiffArgs),
-    /// Write a page for people of each problem: ranked configurations, what each knob does, the roofline, why
+    /// Write a page for people of each problem: ranked configurations, what each knob does, the floor, why
     /// candidates were dropped, how the search went.
     Report(ReportArgs),
     /// Tune many problems of one device, one after the other, and write their winners as one profile.
@@ -296,13 +295,21 @@ struct ReportArgs {
 /// What the device can do at most, where no data sheet is known or another limit holds.
 #[derive(Clone, Copy, Debug, Args)]
 struct PeakArgs {
-    /// The device's peak in 10^12 operations a second in the problem's type, for the roofline of a report [default: of
-    /// the data sheet, where one is known].
+    /// The device's peak in 10^12 operations a second in the problem's type, from which follows the least time that a
+    /// schedule can take [default: at the highest clock, where the architecture is known].
     #[arg(long, value_name = "TFLOPS", value_parser = values::positive, requires = "bandwidth")]
     peak: Option<f64>,
     /// The device's memory bandwidth in 10^9 bytes a second.
     #[arg(long, value_name = "GB/S", value_parser = values::positive, requires = "peak")]
     bandwidth: Option<f64>,
+}
+
+impl PeakArgs {
+    /// The peak, if one is stated.
+    fn stated(self) -> Option<crate::floor::Peak> {
+        let (tera, giga) = (self.peak?, self.bandwidth?);
+        Some(crate::floor::Peak { flops: tera * 1e12, bandwidth: Some(giga * 1e9) })
+    }
 }
 
 #[derive(Debug, Args)]

@@ -97,7 +97,7 @@ pub(super) fn run(
     let folder = database_folder()?;
     let tuner = Tuner {
         budget: args.budget.0,
-        scope: Scope { budget: args.candidates, ..Scope::default() },
+        scope: Scope { candidates: args.candidates, ..Scope::default() },
         again: args.again,
         scalars: args.scalar.clone(),
         ..Tuner::new(&folder, &console, stop)

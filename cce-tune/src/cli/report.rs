@@ -4,9 +4,10 @@ use super::output::Output;
 use super::programs::Programs;
 use super::selected::{Selected, Selector, paths};
 use super::transfer::{existing, whole_text};
-use super::{EXIT_OK, PeakArgs, ReportArgs, SelectedArgs};
+use super::{EXIT_OK, ReportArgs, SelectedArgs};
 use crate::Error;
-use crate::report::{Entry, Page, Peak, index};
+use crate::floor::Peak;
+use crate::report::{Entry, Page, index};
 use crate::search::describe;
 use crate::stored;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
@@ -20,7 +21,7 @@ pub(super) fn run(args: &ReportArgs, programs: &Programs, output: &Output) -> Re
     let mut selector = Selector::new(&args.selected, programs, &folder)?;
     let records = database.records()?;
     let selected = selector.problems(records.clone())?;
-    let files = write(&args.out, &selected, &records, args.peak, programs, &folder)?;
+    let files = write(&args.out, &selected, &records, args.peak.stated(), programs, &folder)?;
     said(output, &files)
 }
 
@@ -28,7 +29,7 @@ pub(super) fn run(args: &ReportArgs, programs: &Programs, output: &Output) -> Re
 pub(super) fn after_tuning(
     out: &Path,
     keys: &[Key],
-    peak: PeakArgs,
+    peak: Option<Peak>,
     programs: &Programs,
     folder: &Path,
 ) -> Result<Vec<PathBuf>, Error> {
@@ -53,7 +54,7 @@ fn write(
     out: &Path,
     selected: &[Selected],
     records: &[Record],
-    peak: PeakArgs,
+    peak: Option<Peak>,
     programs: &Programs,
     folder: &Path,
 ) -> Result<Vec<PathBuf>, Error> {
@@ -63,9 +64,7 @@ fn write(
         let mut page =
             Page::new(one.loss.clone(), one.problem.clone(), &one.of, trials.collect(), schedule_text);
         page.default = default(one, programs, folder);
-        if let (Some(tera_operations), Some(giga_bytes)) = (peak.peak, peak.bandwidth) {
-            page.peak = Some(Peak { tera_operations, giga_bytes });
-        }
+        page.peak = peak.or(page.peak);
         page.html()
     };
     if let [one] = selected {
@@ -81,12 +80,12 @@ fn write(
             path.file_name().map_or_else(String::new, |name| format!("{stem}-{}", name.to_string_lossy()));
         let file = beside.join(&name);
         whole_text(&file, &page(one))?;
-        let times = one.of.trials.iter().filter_map(cce_tuning_db::Trial::time);
+        let timed = one.of.trials.iter().filter(|trial| trial.deciding_time().is_some());
         entries.push(Entry {
             loss: one.loss.clone(),
             problem: one.problem.clone(),
             device: one.device.clone(),
-            best: times.min_by(f64::total_cmp),
+            best: timed.min_by(|a, b| a.standing(b)).and_then(cce_tuning_db::Trial::deciding_time),
             configurations: one.of.trials.len(),
             file: name,
         });

@@ -5,7 +5,7 @@ use super::programs::Programs;
 use super::tune::database_folder;
 use super::{EXIT_OK, ShowArgs};
 use crate::Error;
-use crate::search::{Effort, describe};
+use crate::search::describe;
 use crate::stored;
 use cce_codegen::ir::InputKind;
 use cce_runtime::selection;
@@ -41,7 +41,7 @@ fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) 
             let state = if current(&winner) { "exact" } else { "stale" };
             let mut row = names.described(&stored.key);
             row.extend([
-                format!("{:.3}", winner.median),
+                format!("{:.3}", winner.deciding_time()),
                 state.to_owned(),
                 schedule_text(&winner.config),
                 source.to_string(),
@@ -76,16 +76,15 @@ fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -
     let mut records: Vec<Record> = Database::open(&folder)?.records()?;
     records.retain(|record| wanted(&record.key));
     let mut names = Names::new(programs, &folder);
-    let time = |record: &Record| record.trial.time().unwrap_or(f64::INFINITY);
     let place = |record: &Record| record.key.encode().unwrap_or_default();
-    records.sort_by(|a, b| place(a).cmp(&place(b)).then(time(a).total_cmp(&time(b))));
+    records.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.trial.standing(&b.trial)));
     let rows: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
             let trial = &record.trial;
             let mut row = names.described(&record.key);
             row.extend([
-                trial.time().map_or("-".to_owned(), |ms| format!("{ms:.3}")),
+                trial.deciding_time().map_or("-".to_owned(), |ms| format!("{ms:.3}")),
                 trial.samples.len().to_string(),
                 stage(trial).to_owned(),
                 trial.status.name().to_owned(),
@@ -115,13 +114,12 @@ fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -
     output.either(text, &json!({"schema": 1, "database": folder, "trials": values}))
 }
 
-/// Which part of a search a trial comes from; nothing was timed of one that has none. Only the finals take
-/// more runs than a screening.
+/// Which part of a search a trial comes from; nothing was timed of one that has none.
 fn stage(trial: &Trial) -> &'static str {
-    match trial.samples.len() {
-        0 => "-",
-        runs if runs > Effort::default().screening => "finals",
-        _ => "screening",
+    match trial.settled.and_then(|settled| settled.place) {
+        _ if trial.samples.is_empty() => "-",
+        Some(_) => "run-off",
+        None => "screening",
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cce-tune export` and `import`: trials from machine to machine, and to other tools.
 
 use super::diff::{Difference, Side};
+use super::fleet::is_plan;
 use super::output::{Output, counted};
 use super::programs::Programs;
 use super::selected::{Selected, Selector, paths};
@@ -185,6 +186,10 @@ pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<u8, Error> {
     let (mut lines, mut values) = (String::new(), Vec::new());
     for path in &args.from {
         let merged: Merged = match path.is_dir() {
+            true if is_plan(path) => {
+                let reason = "it is the folder of a plan; `cce-tune merge` takes its shards".to_owned();
+                return Err(Error::Import { path: path.clone(), reason });
+            }
             true => database.merge(path)?,
             false => {
                 let text = std::fs::read_to_string(path)

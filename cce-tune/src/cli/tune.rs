@@ -45,9 +45,10 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
             strategy: if args.exhaustive { Kind::Exhaustive } else { args.strategy },
             seed: 0,
             searched: args.space,
-            budget: args.candidates,
+            candidates: args.candidates,
         },
         again: args.again,
+        peak: args.peak.stated(),
         scalars: args.input.scalar.clone(),
         ..Tuner::new(&folder, &console, stop)
     };
@@ -92,7 +93,7 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
         return Err(error);
     }
     if let Some(out) = &args.report {
-        let files = super::report::after_tuning(out, &keys, args.peak, programs, &folder)?;
+        let files = super::report::after_tuning(out, &keys, args.peak.stated(), programs, &folder)?;
         console.note(&match files.first() {
             Some(page) => format!("a page of it was written to {}", page.display()),
             None => "no page was written: nothing was tried yet".to_owned(),

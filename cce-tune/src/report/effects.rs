@@ -44,8 +44,10 @@ pub(super) struct Pair {
 impl Effects {
     /// Of these trials, those that were timed.
     pub(super) fn of(trials: &[Trial]) -> Effects {
-        let timed: Vec<(Vec<knobs::Knob>, f64)> =
-            trials.iter().filter_map(|trial| Some((knobs::every(&trial.config), trial.time()?))).collect();
+        let timed: Vec<(Vec<knobs::Knob>, f64)> = trials
+            .iter()
+            .filter_map(|trial| Some((knobs::every(&trial.config), trial.deciding_time()?)))
+            .collect();
         let times: Vec<f64> = timed.iter().map(|(_, ms)| *ms).collect();
         let mut names: Vec<&str> = Vec::new();
         for knob in timed.iter().flat_map(|(knobs, _)| knobs) {

@@ -1,5 +1,5 @@
 //! The trials of one problem as a page for people: ranked configurations, what each knob does, the time beside the
-//! device's roofline, why candidates were dropped, how the search went.
+//! floor, why candidates were dropped, how the search went.
 //!
 //! Invariants: a page is one file that loads nothing, from the network or elsewhere; whatever a trial says is escaped
 //! ([`html`]); without scripts everything is there but the sorting of tables; every chart's numbers are in a table too.
@@ -10,15 +10,14 @@ mod effects;
 mod html;
 mod index;
 mod ranked;
-mod roofline;
 mod search;
 mod summary;
 mod varied;
 
 pub use index::{Entry, index};
-pub use roofline::{Peak, Work};
 
 use crate::exchange::{Problem, counting, timestamp};
+use crate::floor::{Floor, Peak, Work};
 use cce_tuning_db::{ConfigHash, Generation, Key, Shape, Trial};
 use html::Html;
 
@@ -46,7 +45,7 @@ pub struct Page {
 /// The page's trials in their order, and what every section needs of them.
 struct Facts<'a> {
     page: &'a Page,
-    /// Of each configuration the trial that counts: timed ones first, the fastest first, then those that were dropped.
+    /// Of each configuration the trial that counts: timed ones first, the winner first, then those that were dropped.
     ranked: Vec<Trial>,
     /// How many of these were timed.
     timed: usize,
@@ -70,7 +69,7 @@ impl Page {
             generation: of.generation.clone(),
             trials,
             default: None,
-            peak: Peak::of(&of.key.device, of.key.dtype),
+            peak: Peak::of_stored(&of.key),
             describe,
         }
     }
@@ -78,17 +77,17 @@ impl Page {
     /// The page as HTML.
     pub fn html(&self) -> String {
         let mut ranked = counting(&self.trials);
-        let time = |trial: &Trial| trial.time().unwrap_or(f64::INFINITY);
+        // What was dropped comes by the kind of its end.
         ranked.sort_by(|a, b| {
-            let kind = |trial: &Trial| (trial.time().is_none(), trial.status.name());
-            kind(a).cmp(&kind(b)).then(time(a).total_cmp(&time(b)))
+            let kind = |trial: &Trial| trial.deciding_time().is_none().then(|| trial.status.name());
+            kind(a).cmp(&kind(b)).then_with(|| a.standing(b))
         });
         let shape = ranked.first().map_or(Shape::new(0, 0, 0), |trial| trial.shape);
         let facts = Facts {
             page: self,
-            timed: ranked.iter().filter(|trial| trial.time().is_some()).count(),
+            timed: ranked.iter().filter(|trial| trial.deciding_time().is_some()).count(),
             ranked,
-            work: Work::of(&self.key, shape),
+            work: Work::of_stored(&self.key, shape),
         };
         document(&format!("{}, {}", self.loss, self.problem), |html| {
             summary::write(html, &facts);
@@ -106,17 +105,17 @@ impl Facts<'_> {
         &self.ranked[..self.timed]
     }
 
-    /// The fastest time, in ms.
+    /// The winner's time, in ms.
     fn best(&self) -> Option<f64> {
-        self.ranked.first().and_then(Trial::time)
+        self.ranked.first().and_then(Trial::deciding_time)
     }
 
     fn is_default(&self, trial: &Trial) -> bool {
         self.page.default == Some(trial.config.hash())
     }
 
-    fn roof_ms(&self) -> Option<f64> {
-        Some(self.work.roof_ms(self.page.peak.as_ref()?))
+    fn floor(&self) -> Option<Floor> {
+        Some(self.work.floor(self.page.peak?))
     }
 
     fn describe(&self, trial: &Trial) -> String {

@@ -1,4 +1,4 @@
-//! Configurations by time, beside the roofline, as a chart and as a table.
+//! Configurations by time, beside the floor, as a chart and as a table.
 
 use super::charts::{Dot, Level, Plane, Size};
 use super::html::Html;
@@ -9,7 +9,8 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
     heading(
         html,
         "Configurations, fastest first",
-        "Medians of the timed runs, of each configuration its last measurement. The roofline is the least time that \
+        "The times that count: medians, corrected for drifting clocks, of each configuration its last measurement. Those \
+         of the run-off come first, and those that tie in it have the winner's time. The floor is the least time that \
          operations and bytes of the problem allow on this device, where its peak is known.",
     );
     let class = |place: usize, is_default: bool| match (place, is_default) {
@@ -18,22 +19,24 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         _ => "dot",
     };
     let dots = facts.timed().iter().enumerate().filter_map(|(place, trial)| {
-        let ms = trial.time()?;
+        let ms = trial.deciding_time()?;
         let name = facts.describe(trial);
         let says = format!("{}. {} ms, {:.2} times the best: {name}", place + 1, ms_text(ms), ms / best);
         let class = class(place, facts.is_default(trial));
         Some(Dot { x: (place + 1) as f64, y: ms, class, says })
     });
     let dots: Vec<Dot> = dots.collect();
-    let roof = facts.roof_ms();
-    let roofs = roof.map(|y| Level { y, class: "roof", name: format!("roofline, {} ms", ms_text(y)) });
+    let fastest = dots.iter().map(|dot| dot.y).fold(best, f64::min);
+    let slowest = dots.iter().map(|dot| dot.y).fold(best, f64::max);
+    let floor = facts.floor().map(|floor| floor.ms);
+    let level = floor.map(|y| Level { y, class: "floor", name: format!("floor, {} ms", ms_text(y)) });
     let plane = Plane {
         title: "Time of each configuration, fastest first".to_owned(),
         describes: format!(
             "{} configurations from {} ms to {} ms; the numbers are in the table below",
             dots.len(),
-            ms_text(best),
-            ms_text(facts.timed().last().and_then(cce_tuning_db::Trial::time).unwrap_or(best))
+            ms_text(fastest),
+            ms_text(slowest)
         ),
         size: Size::Whole,
         x: "place",
@@ -41,7 +44,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         width: dots.len() as f64 + 1.0,
         dots,
         steps: Vec::new(),
-        levels: roofs.into_iter().collect(),
+        levels: level.into_iter().collect(),
     };
     html.element("div", &[("class", &"panel")], |html| {
         html.element("div", &[("class", &"wide")], |html| plane.draw(html));
@@ -53,7 +56,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
             key(html, "dot", "other configurations");
         });
     });
-    html.element("div", &[("class", &"panel scroll tall")], |html| table(html, facts, best, roof));
+    html.element("div", &[("class", &"panel scroll tall")], |html| table(html, facts, best, floor));
 }
 
 pub(super) fn key(html: &mut Html, class: &'static str, name: &str) {
@@ -63,12 +66,12 @@ pub(super) fn key(html: &mut Html, class: &'static str, name: &str) {
     });
 }
 
-fn table(html: &mut Html, facts: &Facts<'_>, best: f64, roof: Option<f64>) {
+fn table(html: &mut Html, facts: &Facts<'_>, best: f64, floor: Option<f64>) {
     let has_resources = facts.timed().iter().any(|trial| trial.resources.is_some());
     let mut columns =
         vec![("place", true), ("ms", true), ("times the best", true), ("spread", true), ("runs", true)];
-    if roof.is_some() {
-        columns.push(("of the roofline", true));
+    if floor.is_some() {
+        columns.push(("times the floor", true));
     }
     columns.push(("error", true));
     if has_resources {
@@ -77,7 +80,7 @@ fn table(html: &mut Html, facts: &Facts<'_>, best: f64, roof: Option<f64>) {
     columns.push(("schedule", false));
     sortable(html, &columns, |html| {
         for (place, trial) in facts.timed().iter().enumerate() {
-            let Some(ms) = trial.time() else { continue };
+            let Some(ms) = trial.deciding_time() else { continue };
             let class = if place == 0 { "best" } else { "" };
             html.element("tr", &[("class", &class)], |html| {
                 number(html, Some((place + 1) as f64), (place + 1).to_string());
@@ -87,8 +90,8 @@ fn table(html: &mut Html, facts: &Facts<'_>, best: f64, roof: Option<f64>) {
                     trial.spread.filter(|_| trial.samples.len() > 1).map(|spread| 100.0 * spread / ms);
                 number(html, spread, spread.map_or("-".to_owned(), |percent| format!("{percent:.1} %")));
                 number(html, Some(trial.samples.len() as f64), trial.samples.len().to_string());
-                if let Some(roof) = roof {
-                    number(html, Some(roof / ms), format!("{:.0} %", 100.0 * roof / ms));
+                if let Some(floor) = floor {
+                    number(html, Some(ms / floor), format!("{:.2}", ms / floor));
                 }
                 let error = trial.gradient_error;
                 number(html, error, error.map_or("-".to_owned(), |error| format!("{error:.1e}")));

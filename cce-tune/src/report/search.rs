@@ -33,7 +33,7 @@ fn steps<'a>(trials: &'a [Trial]) -> (Vec<Step<'a>>, usize) {
             gap => spent += gap,
         }
         before = now;
-        best = match (best, trial.time()) {
+        best = match (best, trial.deciding_time()) {
             (Some(best), Some(ms)) => Some(best.min(ms)),
             (best, ms) => best.or(ms),
         };
@@ -66,7 +66,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         dots: steps
             .iter()
             .filter_map(|step| {
-                let ms = step.trial.time()?;
+                let ms = step.trial.deciding_time()?;
                 let says =
                     format!("trial {}: {} ms, {}", step.number, ms_text(ms), facts.describe(step.trial));
                 Some(Dot { x: at(step), y: ms, class: "faint", says })

@@ -1,4 +1,4 @@
-//! The head of the page: what was tuned, what came out, how near it is to the roof.
+//! The head of the page: what was tuned, what came out, how near it is to the floor.
 
 use super::html::Html;
 use super::{Facts, ms_text};
@@ -16,11 +16,13 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
             _ => card(html, "Best time", "none", "no candidate could run and was right"),
         }
         let default = facts.timed().iter().find(|trial| facts.is_default(trial));
-        if let (Some(best), Some(default)) = (facts.best(), default.and_then(cce_tuning_db::Trial::time)) {
+        if let (Some(best), Some(default)) =
+            (facts.best(), default.and_then(cce_tuning_db::Trial::deciding_time))
+        {
             let text = format!("{:.2} times", default / best);
             card(html, "Faster than the default", &text, &format!("which takes {} ms", ms_text(default)));
         }
-        roof(html, facts);
+        floor(html, facts);
         let (all, timed) = (facts.ranked.len(), facts.timed);
         let dropped = format!("{timed} timed, {} dropped", all - timed);
         card(html, "Configurations", &all.to_string(), &dropped);
@@ -45,23 +47,23 @@ fn card(html: &mut Html, name: &str, value: &str, beside: &str) {
     });
 }
 
-fn roof(html: &mut Html, facts: &Facts<'_>) {
+fn floor(html: &mut Html, facts: &Facts<'_>) {
     let Some(best) = facts.best() else { return };
     let work = &facts.work;
-    let rate = format!("{}op/s", scaled(1e3 * work.operations / best));
-    let needed = format!("{}op, {}B", scaled(work.operations), scaled(work.bytes));
-    match (facts.roof_ms(), &facts.page.peak) {
-        (Some(roof), Some(peak)) => {
-            let bound = if work.is_bound_by_arithmetic(peak) { "arithmetic" } else { "memory" };
-            let text = format!("{:.0} %", 100.0 * roof / best);
+    let rate = format!("{}op/s", scaled(1e3 * work.flops / best));
+    let needed = format!("{}op, {}B", scaled(work.flops), scaled(work.bytes));
+    match facts.floor() {
+        Some(floor) => {
+            let bound = if work.is_bound_by_arithmetic(&floor.peak) { "arithmetic" } else { "memory" };
+            let text = format!("{:.2} times", best / floor.ms);
             card(
                 html,
-                "Of the roofline",
+                "Above the floor",
                 &text,
-                &format!("{} ms, bound by {bound}: {needed}; {rate}", ms_text(roof)),
+                &format!("{} ms, bound by {bound}: {needed}; {rate}", ms_text(floor.ms)),
             );
         }
-        _ => card(html, "Rate", &rate, &format!("{needed}; no peak is known")),
+        None => card(html, "Rate", &rate, &format!("{needed}; no peak is known")),
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::exchange::problems;
 use cce_tuning_db::{
     Config, Device, Gradients, Objective, Problem as Described, ProgramHash, Provenance, Record, Resources,
-    Status,
+    Settled, Status,
 };
 use serde_json::json;
 
@@ -137,7 +137,7 @@ fn every_section_says_what_the_trials_say() {
     let html = page(trials()).html();
     let ranked = section(&html, "Configurations, fastest first");
     assert!(
-        ranked.contains("20.200") && ranked.contains("(the default)") && ranked.contains("roofline, 39."),
+        ranked.contains("20.200") && ranked.contains("(the default)") && ranked.contains("floor, 27."),
         "{ranked}"
     );
     let knobs = section(&html, "What each knob does");
@@ -157,6 +157,24 @@ fn every_section_says_what_the_trials_say() {
         assert!(chart.children().any(|child| child.has_tag_name("title")), "a chart without a title");
         assert!(chart.attribute("aria-label").is_some_and(|label| !label.is_empty()));
     }
+}
+
+#[test]
+fn the_winner_of_the_page_is_that_of_the_run_off_and_not_a_lucky_screening() {
+    let mut all = trials();
+    let lucky = all.iter_mut().find(|trial| trial.config == config(256, 4, 8192)).unwrap();
+    assert_eq!(lucky.time(), Some(1.01 * 20.0));
+    lucky.settled = Some(Settled::paired(19.0));
+    let tied = [(config(128, 4, 8192), 1), (config(64, 4, 4096), 0)];
+    for (config, place) in &tied {
+        let finalist = all.iter_mut().find(|trial| trial.config == *config).unwrap();
+        finalist.settled = Some(Settled::placed(25.5, *place));
+    }
+    let html = page(all).html();
+    let document = parsed(&html);
+    let winner = document.descendants().find(|node| node.text() == Some("The winner")).unwrap();
+    assert_eq!(winner.next_sibling().unwrap().text(), Some(config(64, 4, 4096).text()));
+    assert!(section(&html, "Configurations, fastest first").contains("from 19.000 ms to"), "{html}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::{Candidate, Store, describe};
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::{Status, Trial};
+use std::cmp::Ordering;
 
 /// One candidate's place.
 #[derive(Clone, Debug)]
@@ -37,9 +38,12 @@ impl Ranking {
             })
             .collect();
         entries.sort_by(|a, b| {
-            let times = time(a).unwrap_or(0.0).total_cmp(&time(b).unwrap_or(0.0));
-            let places = || place(a).cmp(&place(b));
-            order(a).cmp(&order(b)).then(outside(a).cmp(&outside(b))).then(times).then_with(places)
+            let standing = || match (&a.trial, &b.trial) {
+                (Some(a), Some(b)) if a.status == Status::Ok => a.standing(b),
+                // Those that were dropped stay in the order of the space.
+                _ => Ordering::Equal,
+            };
+            order(a).cmp(&order(b)).then_with(standing)
         });
         let best = entries.first().and_then(|first| Some((time(first)?, first.trial.as_ref()?.spread)));
         for (place, entry) in entries.iter_mut().enumerate() {
@@ -76,16 +80,6 @@ fn time(entry: &Ranked) -> Option<f64> {
     entry.trial.as_ref().and_then(Trial::deciding_time)
 }
 
-/// The place in the run-off; those that were not in one come behind.
-fn place(entry: &Ranked) -> u32 {
-    let settled = entry.trial.as_ref().and_then(|trial| trial.settled);
-    settled.and_then(|settled| settled.place).unwrap_or(u32::MAX)
-}
-
-fn outside(entry: &Ranked) -> bool {
-    place(entry) == u32::MAX
-}
-
 /// Measured ones first; a wrong result, which is a defect, before what merely does not fit.
 fn order(entry: &Ranked) -> u8 {
     match entry.trial.as_ref().map(|trial| &trial.status) {
@@ -107,6 +101,9 @@ fn slower(trial: &Trial, (best, best_spread): (f64, Option<f64>)) -> String {
         return "ties; the best is simpler".to_owned();
     }
     let percent = 100.0 * (ms / best - 1.0);
+    if percent < 0.0 {
+        return format!("not in the run-off; {:.1} % faster in its screening", -percent);
+    }
     let noise = trial.spread.unwrap_or(0.0).max(best_spread.unwrap_or(0.0));
     if ms - best <= noise && percent < 10.0 {
         return format!("{percent:.1} % slower, within the spread");
@@ -115,5 +112,30 @@ fn slower(trial: &Trial, (best, best_spread): (f64, Option<f64>)) -> String {
         p if p < 9.95 => format!("{p:.1} % slower"),
         p if p < 100.0 => format!("{p:.0} % slower"),
         p => format!("{:.1} times the best", 1.0 + p / 100.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cce_tuning_db::{Config, Generation, Provenance, Settled, Shape};
+
+    fn trial(ms: f64, settled: Option<Settled>) -> Trial {
+        let (generation, provenance) = (Generation::new("1", "s"), Provenance::new("host", 1));
+        let config = Config::new(serde_json::json!({"ms": ms}));
+        let mut trial =
+            Trial::measured(config, Shape::new(1, 1, 1), vec![ms], generation, provenance).unwrap();
+        trial.settled = settled;
+        trial
+    }
+
+    #[test]
+    fn what_was_faster_in_its_screening_alone_is_not_said_to_be_slower() {
+        let lucky = trial(9.5, Some(Settled::paired(9.5)));
+        assert_eq!(slower(&lucky, (10.0, Some(1.0))), "not in the run-off; 5.0 % faster in its screening");
+        let slow = trial(13.0, None);
+        assert_eq!(slower(&slow, (10.0, Some(1.0))), "30 % slower");
+        let tied = trial(10.1, Some(Settled::placed(10.0, 1)));
+        assert_eq!(slower(&tied, (10.0, Some(1.0))), "ties; the best is simpler");
     }
 }

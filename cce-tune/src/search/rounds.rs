@@ -89,6 +89,7 @@ impl Search<'_> {
                 if more <= wanted {
                     break;
                 }
+                self.progress.more(((more - wanted) * entrants.len()) as u64);
                 wanted = more;
                 continue;
             }

@@ -24,28 +24,11 @@ pub use model::Model;
 pub use pool::Pool;
 pub(crate) use pool::far_apart;
 
+pub use crate::recording::Outcome;
+
 use crate::recording::Recording;
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::Key;
-
-/// What became of a schedule that was tried.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Outcome {
-    /// Its time, in ms.
-    Time(f64),
-    /// It could not run, or was wrong.
-    Failed,
-}
-
-impl Outcome {
-    /// The time in ms, of one that ran.
-    pub fn time(self) -> Option<f64> {
-        match self {
-            Outcome::Time(ms) => Some(ms),
-            Outcome::Failed => None,
-        }
-    }
-}
 
 /// Names the schedules to try next.
 pub trait Strategy {
@@ -54,7 +37,7 @@ pub trait Strategy {
     fn next(&self, pool: &Pool, outcomes: &[Option<Outcome>], most: usize) -> Vec<usize>;
 
     /// The most schedules of this pool that are worth trying in all.
-    fn budget(&self, pool: &Pool) -> usize {
+    fn most_trials(&self, pool: &Pool) -> usize {
         pool.len()
     }
 }

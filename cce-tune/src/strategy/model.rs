@@ -72,7 +72,7 @@ impl Strategy for Model {
         next
     }
 
-    fn budget(&self, pool: &Pool) -> usize {
+    fn most_trials(&self, pool: &Pool) -> usize {
         (pool.len() / FRACTION).max(FEWEST)
     }
 }

@@ -34,11 +34,11 @@ pub fn play(
     let recorded: Vec<Outcome> = recording.trials.iter().map(|trial| trial.outcome()).collect();
     let best = recording.best()?;
     let strategy = kind.with(seed, experience.clone());
-    let budget = strategy.budget(&pool);
+    let most = strategy.most_trials(&pool);
     let mut outcomes = vec![None; pool.len()];
     let mut played = Played { trials: 0, within: [None; 3], winner: f64::INFINITY };
-    while played.trials < budget {
-        let next = strategy.next(&pool, &outcomes, batch.max(1).min(budget - played.trials));
+    while played.trials < most {
+        let next = strategy.next(&pool, &outcomes, batch.max(1).min(most - played.trials));
         if next.is_empty() {
             break;
         }

@@ -42,6 +42,11 @@ impl RemoteCompiler {
         }
     }
 
+    /// Compiles again after it was cancelled, in the processes that are there.
+    pub fn resume(&self) {
+        self.cancelled.store(false, Ordering::SeqCst);
+    }
+
     fn ready(&self) -> Result<Process, Failure> {
         if let Some(idle) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(idle);

@@ -6,7 +6,7 @@ use super::{Job, RemoteCompiler, WorkerCommand};
 use crate::search::{Bench, Compile, Failure};
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::{Clocks, Resources, Status};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long inputs and reference may take.
@@ -27,6 +27,8 @@ pub struct RemoteBench {
     check: Duration,
     link: Mutex<Link>,
     gone: Arc<Mutex<Vec<u64>>>,
+    /// Kept from batch to batch: its processes have loaded NVRTC.
+    compiler: OnceLock<Arc<RemoteCompiler>>,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,8 @@ impl RemoteBench {
         // A failure is met again, and reported, where the worker is needed.
         let _ = link.begin(&command, &job);
         let limit = PREPARATION;
-        RemoteBench { command, job, limit, check: CHECK, link: Mutex::new(link), gone: Arc::default() }
+        let (link, gone, compiler) = (Mutex::new(link), Arc::default(), OnceLock::new());
+        RemoteBench { command, job, limit, check: CHECK, link, gone, compiler }
     }
 
     /// How long a build and a check may take at least: a minute, if this is not called. A check may take ten
@@ -214,6 +217,9 @@ impl Bench for RemoteBench {
 
     fn compiler(&self) -> Option<Arc<dyn Compile>> {
         self.job.gpu?;
-        Some(Arc::new(RemoteCompiler::new(self.command.clone(), self.job.clone())))
+        let made = || Arc::new(RemoteCompiler::new(self.command.clone(), self.job.clone()));
+        let compiler = self.compiler.get_or_init(made);
+        compiler.resume();
+        Some(compiler.clone())
     }
 }

@@ -493,10 +493,13 @@ fn a_compiler_that_crashes_costs_its_candidate_and_one_that_hangs_ends_when_nobo
         compiler.cancel();
         assert!(hanging.join().unwrap().unwrap_err().blameless);
     });
+    compiler.resume();
+    assert_eq!(compiler.compile(&schedule(32)), Ok(Some(Resources::new(32, 0, 1024))));
+    assert_eq!(compiler.compile(&schedule(40)), Ok(Some(Resources::new(40, 0, 1024))));
     drop(compiler);
     let starts = started(&case.starts());
-    // One until it aborted, the next until it was cancelled.
-    assert_eq!(starts.len(), 2);
+    // One until it aborted, the next until it was cancelled, the last for all that came after.
+    assert_eq!(starts.len(), 3);
     assert!(starts.iter().all(|pid| !is_running(*pid)), "a compiler was left behind");
 }
 
