@@ -21,7 +21,7 @@ fn listed(folder: &str) -> Vec<String> {
 #[test]
 fn trials_are_exported_for_other_tools_one_problem_a_file() {
     let tuner = Tuner::new();
-    tuner.tiny(&[]).ok();
+    tuner.tiny(&["--exhaustive"]).ok();
     let trials = tuner.tiny(&["--dry-run", "--json"]).ok().json();
     let candidates = trials["devices"][0]["candidates"].as_array().unwrap().len();
     let file = tuner.path("cache.json");
