@@ -115,8 +115,13 @@ pub(super) fn run(
         let key = selection::key(&item.task.program, &problem, keyed.clone())?;
         let known = profile.winner(&key).filter(|winner| winner.generation == generation && !args.again);
         if let Some(winner) = known {
-            say(output, &format!("{place}: {:.3} ms, in {} already\n", winner.median, args.out.display()))?;
-            values.push(json!({"problem": item.text(), "key": key, "state": "known", "ms": winner.median}));
+            say(
+                output,
+                &format!("{place}: {:.3} ms, in {} already\n", winner.deciding_time(), args.out.display()),
+            )?;
+            values.push(
+                json!({"problem": item.text(), "key": key, "state": "known", "ms": winner.deciding_time()}),
+            );
             continue;
         }
         let started = Instant::now();
