@@ -1,9 +1,10 @@
-//! What a head costs on a GPU: `head` (loss and gradients beside cuBLASLt's product) and `start` (the time to
-//! the first result).
+//! What a head costs on a GPU: `head` (loss and gradients beside cuBLASLt's product), `start` (the time to the first
+//! result) and `host` (the host's time of a call).
 //!
 //! ```text
 //! cargo bench --bench gpu -- head --help
 //! cargo bench --bench gpu -- start --help
+//! cargo bench --bench gpu -- host --help
 //! ```
 
 #![expect(unsafe_code, reason = "hands raw device pointers to plans")]
@@ -11,6 +12,7 @@
 
 mod cublaslt;
 mod head;
+mod host;
 mod start;
 
 use clap::{Parser, Subcommand};
@@ -31,11 +33,14 @@ enum What {
     Head(head::Arguments),
     /// Cold and warm start of a plan.
     Start(start::Arguments),
+    /// The host's time of a call.
+    Host(host::Arguments),
 }
 
 fn main() {
     match Arguments::parse().what {
         What::Head(arguments) => head::run(&arguments),
         What::Start(arguments) => start::run(&arguments),
+        What::Host(arguments) => host::run(&arguments),
     }
 }

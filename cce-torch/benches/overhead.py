@@ -6,6 +6,9 @@ A captured graph of the same work, replayed, is the kernels' own time; what an e
 Of the backward, both are what forward and backward take less what the forward takes. The host's part of an eager call
 stands beside it: the time until the call returns, while the GPU's queue is empty enough to take what comes.
 All are medians over interleaved rounds, in microseconds; the spread is the interquartile range of the overheads.
+
+`nothing` is a function of autograd's that computes nothing and returns gradients of whatever their memory holds: what
+PyTorch itself takes of the host's time for any function of this kind.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cce_torch as cce
 import torch
@@ -78,6 +82,18 @@ class Cost:
         )
 
 
+class Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, e: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(e, c)
+        return e.new_empty((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        e, c = ctx.saved_tensors
+        return torch.empty_like(e), torch.empty_like(c)
+
+
 def costs(filter: str) -> list[Cost]:
     """Of the forward and of the backward."""
     e = torch.randn(TOKENS, HIDDEN, device="cuda", dtype=torch.bfloat16, requires_grad=True)
@@ -85,12 +101,15 @@ def costs(filter: str) -> list[Cost]:
     targets = torch.randint(0, VOCAB, (TOKENS,), device="cuda")
 
     def forward() -> torch.Tensor:
+        if filter == "nothing":
+            return Nothing.apply(e, c)  # type: ignore[no-any-return]
         return cce.linear_cross_entropy(e, c, targets, filter=filter)  # type: ignore[call-overload,no-any-return]
 
     def step() -> object:
         return torch.autograd.grad(forward(), (e, c))
 
-    replays = captured(forward), captured(step)
+    # There is nothing to capture of a function that launches nothing.
+    replays = (captured(forward), captured(step)) if filter != "nothing" else (lambda: None, lambda: None)
     forwards, backwards = [], []
     for _ in range(ROUNDS):
         (host, eager), (_, graph) = microseconds(forward), microseconds(replays[0])
@@ -108,7 +127,7 @@ def main() -> None:
         parser.error("torch finds no GPU: the overhead is that of launches, so one is needed")
     print(f"{torch.cuda.get_device_name()}, N {TOKENS}, D {HIDDEN}, V {VOCAB}, bf16, torch {torch.__version__}")
     found = []
-    for filter in ("sampled", "exact"):
+    for filter in ("nothing", "sampled", "exact"):
         for cost in costs(filter):
             found.append(asdict(cost))
             print(cost.text(), flush=True)

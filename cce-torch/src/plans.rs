@@ -41,6 +41,12 @@ impl Plan {
         self.plan.workspace().held
     }
 
+    /// Bytes of workspace that a call needs for itself alone: the peak without the held part.
+    #[getter]
+    fn rest(&self) -> u64 {
+        self.plan.workspace().peak - self.plan.workspace().held
+    }
+
     /// The filter in use: `exact`, `sampled:2^-10,384`.
     #[getter]
     fn filter(&self) -> String {

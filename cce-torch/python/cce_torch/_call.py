@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Union
+from collections.abc import Hashable, Mapping
+from typing import Literal, NamedTuple, Union
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def run(
     inputs: Mapping[str, Scalar],
     *,
     reduction: str,
-    rows: Sequence[str],
+    rows: tuple[str, ...],
     ignore_index: int,
     shift: int | bool,
     filter: FilterName | None,
@@ -44,64 +44,43 @@ def run(
     ``reduction`` is ``mean``, ``sum``, ``none`` or ``mean_by:NAME``; under ``none`` the loss is one of the rows.
     ``names`` are those by which the caller knows inputs of the program, where they are others.
     """
-    shift = _options.shift(shift)
-    check_targets = _options.flag("check_targets", check_targets)
-    ignore_index = _options.whole("ignore_index", ignore_index, -(2**63), 2**63 - 1)
-    _check_tensor("e", e)
-    _check_tensor("c", c)
-    for name, tensor in {"targets": targets, "main_grad": main_grad}.items():
-        if tensor is not None:
-            _check_tensor(name, tensor)
-    for name, value in {"seed": seed, **inputs}.items():
+    for name, value in inputs.items():
         if isinstance(value, Tensor):
             _check_tensor(names.get(name, name), value)
-    compute = _compute_type(e, c)
-    _check_shapes(e, c, targets, shift)
+    if isinstance(seed, Tensor):
+        _check_tensor("seed", seed)
+    if main_grad is not None:
+        _check_tensor("main_grad", main_grad)
+    options = (ignore_index, shift, filter, filter_eps, max_entries, check_targets)
+    key = _key(program, e, c, targets, inputs, main_grad, reduction, rows, options)
+    known = _known.get(key) if key is not None else None
+    if known is None:
+        known = _decide(program, e, c, targets, inputs, main_grad, reduction, rows, *options)
+        if key is not None:
+            _known.put(key, known)
+    ignore_index, shift, order = known.ignore_index, known.shift, known.order
     given_targets = targets
     if shift and targets is not None:
         targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=ignore_index)
-    order = _memory_order(e)
-    tensors, tensor_names, numbers, number_names = _inputs(program, inputs, names, e, c, shift, order)
+    tensors, numbers = _inputs(program, inputs, names, e, c, shift, order)
     if order is not None:
         e = e.permute(*order, -1)
         targets = None if targets is None else targets.permute(order)
-    graph = torch.is_grad_enabled()
-    learning = tuple(name for name, tensor in zip(tensor_names, tensors, strict=True) if graph and tensor.requires_grad)
     if main_grad is not None:
-        _check_main_grad(main_grad, c, compute)
-    reduced = reduction != "none" and "loss" not in rows and _has(program, "loss")
-    named_filter = _options.filter_text(filter, filter_eps, max_entries)
-    spec = _spec(
-        program,
-        _matrices.DTYPES[compute],
-        reduction if reduced else "none",
-        ignore_index if targets is not None else None,
-        named_filter,
-        tuple(tensor_names),
-        tuple(number_names),
-        graph and e.requires_grad,
-        graph and c.requires_grad,
-        learning,
-        tuple(rows),
-        reduced,
-        None if main_grad is None else _matrices.DTYPES[main_grad.dtype],
-        check_targets and targets is not None,
-        _plans.tuning,
-    )
+        _check_main_grad(main_grad, c, known.compute)
     seed = _options.seed(seed, e.device)
-    wants_gradients = graph and (e.requires_grad or c.requires_grad or bool(learning))
-    if seed is None and torch.compiler.is_compiling() and named_filter != "exact" and wants_gradients:
+    if seed is None and known.may_sample and torch.compiler.is_compiling():
         # In a graph that is compiled the draw is an operation that torch knows to be random: the operator's own
         # would be shared by calls that are alike.
         seed = _seeds.draw(e.device)
     if check_targets and given_targets is not None and not torch.compiler.is_compiling():
         try:
-            loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec, main_grad)
+            loss, values = _ops.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
         except IndexError as error:
             raise _located(given_targets, shift, ignore_index, c.shape[0], error) from None
     else:
-        loss, values = _ops.call(e, c, targets, tensors, numbers, seed, spec, main_grad)
-    outputs: dict[str, Tensor] = {"loss": loss} if reduced else {}
+        loss, values = _ops.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
+    outputs: dict[str, Tensor] = {"loss": loss} if known.reduced else {}
     if not rows:
         return outputs
     for name, of_tokens in zip(rows, (values,) if len(rows) == 1 else values.unbind(0), strict=True):
@@ -112,6 +91,144 @@ def run(
             of_tokens = of_tokens.detach()
         outputs[name] = of_tokens[..., : of_tokens.shape[-1] - shift] if shift else of_tokens
     return outputs
+
+
+class _Decided(NamedTuple):
+    """What follows from a call's options and from the kinds of its tensors: everything but addresses and values."""
+
+    spec: str
+    #: The type to multiply in.
+    compute: torch.dtype
+    ignore_index: int
+    shift: int
+    #: See :func:`_memory_order`.
+    order: list[int] | None
+    #: Whether the output ``loss`` is reduced.
+    reduced: bool
+    #: Whether a seed is wanted, where the plan agrees.
+    may_sample: bool
+
+
+class _Known:
+    """Decisions by their calls' keys: calls that are alike are looked at once."""
+
+    #: More are not kept: a process in which every call is another pays for none of them twice.
+    CAPACITY = 4096
+
+    def __init__(self) -> None:
+        self._decided: dict[Hashable, _Decided] = {}
+
+    def get(self, key: Hashable) -> _Decided | None:
+        """The decision, if there is one."""
+        return self._decided.get(key)
+
+    def put(self, key: Hashable, decided: _Decided) -> None:
+        """Keeps it, and drops all others where there are too many."""
+        if len(self._decided) >= self.CAPACITY:
+            self._decided = {}
+        self._decided[key] = decided
+
+
+_known = _Known()
+
+
+def _key(
+    program: str,
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    inputs: Mapping[str, Scalar],
+    main_grad: Tensor | None,
+    reduction: str,
+    rows: tuple[str, ...],
+    options: tuple[object, ...],
+) -> Hashable | None:
+    """Everything that :func:`_decide` looks at; None where that is not known to be all there is: in a graph that is
+    compiled, of subclasses of tensors, of options that are no plain values."""
+    if torch.compiler.is_compiling() or not _ops.are_plain(e, c, targets):
+        return None
+    for option in options:
+        # Of other types two may be equal and mean something else: 1 is no flag, and True no index.
+        if type(option) not in _PLAIN_OPTIONS:
+            return None
+    graph = torch.is_grad_enabled()
+    device = "cuda" if e.is_cuda else "cpu"
+    return (
+        program,
+        *(e.shape, e.stride(), e.dtype, e.device, graph and e.requires_grad),
+        *(c.shape, c.dtype, c.device, graph and c.requires_grad),
+        None if targets is None else (targets.shape, targets.dtype, targets.device),
+        tuple(
+            (name, graph and value.requires_grad if isinstance(value, Tensor) else None)
+            for name, value in inputs.items()
+        )
+        if inputs
+        else None,
+        None if main_grad is None else main_grad.dtype,
+        reduction,
+        rows,
+        options,
+        *map(type, options),
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+        _plans.tuning,
+    )
+
+
+_PLAIN_OPTIONS = (int, bool, float, str, type(None))
+
+
+def _decide(
+    program: str,
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    inputs: Mapping[str, Scalar],
+    main_grad: Tensor | None,
+    reduction: str,
+    rows: tuple[str, ...],
+    ignore_index: int,
+    shift: int | bool,
+    filter: FilterName | None,
+    filter_eps: float | None,
+    max_entries: int | None,
+    check_targets: bool,
+) -> _Decided:
+    """Checks what a call is given, apart from its inputs, and says what is to be computed."""
+    shift = _options.shift(shift)
+    check_targets = _options.flag("check_targets", check_targets)
+    ignore_index = _options.whole("ignore_index", ignore_index, -(2**63), 2**63 - 1)
+    _check_tensor("e", e)
+    _check_tensor("c", c)
+    if targets is not None:
+        _check_tensor("targets", targets)
+    compute = _compute_type(e, c)
+    _check_shapes(e, c, targets, shift)
+    graph = torch.is_grad_enabled()
+    tensors = [name for name, _ in _kinds(program) if isinstance(inputs.get(name), Tensor)]
+    numbers = [name for name, _ in _kinds(program) if name in inputs and name not in tensors]
+    learning = tuple(name for name in tensors if graph and inputs[name].requires_grad)  # type: ignore[union-attr]
+    reduced = reduction != "none" and "loss" not in rows and _has(program, "loss")
+    named_filter = _options.filter_text(filter, filter_eps, max_entries)
+    wants_gradients = graph and (e.requires_grad or c.requires_grad or bool(learning))
+    spec = _spec(
+        program,
+        _matrices.DTYPES[compute],
+        reduction if reduced else "none",
+        ignore_index if targets is not None else None,
+        named_filter,
+        tuple(tensors),
+        tuple(numbers),
+        graph and e.requires_grad,
+        graph and c.requires_grad,
+        learning,
+        rows,
+        reduced,
+        None if main_grad is None else _matrices.DTYPES.get(main_grad.dtype),
+        check_targets and targets is not None,
+        _plans.tuning,
+    )
+    may_sample = named_filter != "exact" and wants_gradients
+    return _Decided(spec, compute, ignore_index, shift, _memory_order(e), reduced, may_sample)
 
 
 def _located(targets: Tensor, shift: int, ignore_index: int, vocab: int, error: IndexError) -> IndexError:
@@ -250,12 +367,10 @@ def _inputs(
     c: Tensor,
     shift: int,
     order: list[int] | None,
-) -> tuple[list[Tensor], list[str], list[float], list[str]]:
-    """The program's Row, Col and Scalar inputs: f32 tensors with their names, numbers with theirs."""
+) -> tuple[list[Tensor], list[float]]:
+    """The program's Row, Col and Scalar inputs, in its order: f32 tensors, and numbers."""
     tensors: list[Tensor] = []
-    tensor_names: list[str] = []
     numbers: list[float] = []
-    number_names: list[str] = []
     kinds = _kinds(program)
     known = [name for name, _ in kinds]
     for name in given:
@@ -269,13 +384,11 @@ def _inputs(
             if kind != "Scalar":
                 raise TypeError(f"the {kind} input `{shown}` is {_options.found(value)}, expected a tensor")
             numbers.append(_options.scalar(shown, value))
-            number_names.append(name)
             continue
         if value.device != e.device:
             raise ValueError(f"`{shown}` is on {value.device} and `e` on {e.device}, expected one device")
         tensors.append(_vector(shown, kind, value, e, c, shift, order))
-        tensor_names.append(name)
-    return tensors, tensor_names, numbers, number_names
+    return tensors, numbers
 
 
 def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: int, order: list[int] | None) -> Tensor:

@@ -35,6 +35,7 @@ class Description:
 class Plan:
     peak: int
     held: int
+    rest: int
     filter: str
     samples: bool
     notes: list[str]

@@ -7,13 +7,14 @@ calls may interleave. The rest of a workspace lives as long as one call.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _matrices, _native, _seeds
-from ._plans import plan_for
+from ._plans import PlanKey, plan_for, plan_key
 from ._spec import Spec, describe, parse
 
 #: Types of tensors that nothing but the operators themselves has a say in.
@@ -35,62 +36,113 @@ _LIBRARY.define(
 )
 
 
-class _Call:
-    """A plan and its inputs as the native side takes them."""
+class _Layout(NamedTuple):
+    """What follows from the kinds of a call's tensors, see :func:`_kind`."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        e: Tensor,
-        c: Tensor,
-        targets: Tensor | None,
-        tensors: list[Tensor],
-        numbers: list[float],
-        was: list[int] | None = None,
-        plan: _native.Plan | None = None,
-    ) -> None:
-        """In a backward, ``was`` says how the tensors were in its forward, see :func:`_kind`, and ``plan`` is that
-        forward's, where it could be kept."""
-        compute = _matrices.TORCH_DTYPES[spec.compute]
-        rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
-        indices = None if targets is None else _matrices.as_line(targets)
-        if was is None or was == _kind(e, c, targets):
-            layouts = _matrices.layout(rows, e.device.type), _matrices.layout(classifier, c.device.type)
-        else:
-            layouts = _layouts_of(was, e, c, targets, compute)
-        for name, tensor in zip(spec.tensors, tensors, strict=True):
-            if tensor.dtype != torch.float32:
-                raise RuntimeError(f"`{name}` is {tensor.dtype}, expected torch.float32, as it was given")
-        self.plan = plan or plan_for(spec, rows, classifier, indices, (e.dtype, c.dtype), layouts)
-        # These are what the addresses below point to: they live as long as the call does.
-        rows, classifier = _matrices.laid_out(rows, layouts[0]), _matrices.laid_out(classifier, layouts[1])
-        self.tensors = (rows, classifier, indices, [tensor.contiguous() for tensor in tensors])
-        self.given = (
-            _matrices.span(rows),
-            _matrices.span(classifier),
-            None if indices is None else _matrices.span(indices),
-            [(name, t.data_ptr(), t.numel()) for name, t in zip(spec.tensors, self.tensors[3], strict=True)],
-            list(zip(spec.numbers, numbers, strict=True)),
-        )
-        self.tokens = rows.shape[0]
-        self.device = e.device
-        self.reduction, self.check_targets = spec.reduction, spec.check_targets
+    plan: PlanKey
+    #: Row stride and alignment of E and C as the plan takes them.
+    layouts: tuple[tuple[int, int], tuple[int, int]]
+    #: Elements from the first to the last, where the matrix lies so already; else None: it has to be copied.
+    hidden_span: int | None
+    classifier_span: int | None
+    tokens: int
 
-    def settings(self, seed: Tensor | None) -> tuple[str, int | None, int | None, bool]:
-        # The stream's address alone: without an object of torch's around it.
-        stream = torch._C._cuda_getCurrentRawStream(self.device.index) if self.device.type == "cuda" else None
-        # A plan that does not sample drew nothing.
-        address = seed.data_ptr() if seed is not None and seed.numel() == 1 else None
-        return self.reduction, address, stream, self.check_targets
 
-    def bytes(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, device=self.device)
+#: By spec, kinds and device. More than these are not kept; each is some hundred bytes.
+_LAYOUTS: dict[Hashable, _Layout] = {}
+_MOST_LAYOUTS = 4096
+
+
+def _layout(
+    spec: Spec, e: Tensor, c: Tensor, targets: Tensor | None, kind: tuple[int, ...], was: tuple[int, ...] | None
+) -> _Layout:
+    """The layout of these tensors, whose kind is ``kind``, and was ``was`` in the forward if that was another."""
+    # A spec's identity is its own: each is made once, and lives as long as the process.
+    if was == kind:
+        was = None
+    key = (id(spec), e.device, kind, was)
+    known = _LAYOUTS.get(key)
+    if known is not None:
+        return known
+    compute = _matrices.TORCH_DTYPES[spec.compute]
+    rows, classifier = _matrices.as_rows(e, compute), _matrices.as_rows(c, compute)
+    own = _matrices.layout(rows, e.device.type), _matrices.layout(classifier, c.device.type)
+    layouts = own if was is None else _layouts_of(was, kind, e, c, targets, compute)
+    index = None if targets is None else targets.dtype
+    plan = plan_key(spec, rows, classifier, index, (e.dtype, c.dtype), layouts)
+
+    def in_place(given: Tensor, matrix: Tensor, at: int) -> int | None:
+        same = matrix.data_ptr() == given.data_ptr() and matrix.dtype == given.dtype and own[at] == layouts[at]
+        return _matrices.span(matrix)[1] if same else None
+
+    made = _Layout(plan, layouts, in_place(e, rows, 0), in_place(c, classifier, 1), rows.shape[0])
+    if len(_LAYOUTS) >= _MOST_LAYOUTS:
+        _LAYOUTS.clear()
+    _LAYOUTS[key] = made
+    return made
+
+
+class _Given(NamedTuple):
+    """A call's inputs as the native side takes them, and the tensors that the addresses point to: they live as long as
+    the call does."""
+
+    native: tuple[Any, ...]
+    tensors: tuple[Any, ...]
+
+
+def _given(
+    spec: Spec,
+    layout: _Layout,
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: Sequence[Tensor],
+    numbers: list[float],
+) -> _Given:
+    named: list[tuple[str, int, int]] = []
+    if tensors:
+        tensors = [_as_f32(name, tensor) for name, tensor in zip(spec.tensors, tensors, strict=True)]
+        named = [(name, t.data_ptr(), t.numel()) for name, t in zip(spec.tensors, tensors, strict=True)]
+    # An address is another every time: the layout says its alignment, not the tensor's kind.
+    hidden = e.data_ptr(), layout.hidden_span
+    if hidden[1] is None or hidden[0] % layout.layouts[0][1]:
+        e, hidden = _laid_out(e, spec, layout.layouts[0])
+    head = c.data_ptr(), layout.classifier_span
+    if head[1] is None or head[0] % layout.layouts[1][1]:
+        c, head = _laid_out(c, spec, layout.layouts[1])
+    indices = None
+    if targets is not None:
+        targets = _matrices.as_line(targets)
+        indices = targets.data_ptr(), targets.numel()
+    numbered = list(zip(spec.numbers, numbers, strict=True)) if numbers else []
+    return _Given((hidden, head, indices, named, numbered), (e, c, targets, tensors))
+
+
+def _laid_out(tensor: Tensor, spec: Spec, layout: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """The matrix in this layout, with its span."""
+    rows = _matrices.laid_out(_matrices.as_rows(tensor, _matrices.TORCH_DTYPES[spec.compute]), layout)
+    return rows, _matrices.span(rows)
+
+
+def _settings(spec: Spec, device: torch.device, seed: Tensor | None) -> tuple[str, int | None, int | None, bool]:
+    index = device.index
+    # The stream's address alone: without an object of torch's around it.
+    stream = None if index is None else torch._C._cuda_getCurrentRawStream(index)
+    # A plan that does not sample drew nothing.
+    address = seed.data_ptr() if seed is not None and seed.numel() == 1 else None
+    return spec.reduction, address, stream, spec.check_targets
+
+
+def _as_f32(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32:
+        raise RuntimeError(f"`{name}` is {tensor.dtype}, expected torch.float32, as it was given")
+    return tensor.contiguous()
 
 
 _CODES = {None: -1} | {dtype: at for at, dtype in enumerate((*_matrices.DTYPES, *_matrices.INDICES))}
 
 
-def _kind(e: Tensor, c: Tensor, targets: Tensor | None) -> list[int]:
+def _kind(e: Tensor, c: Tensor, targets: Tensor | None) -> tuple[int, ...]:
     """What a call's plan follows from, of its tensors: shapes and strides of E and C, and all types.
 
     Tensors may come out of autograd with other strides than they went in with, where hooks keep them elsewhere. A
@@ -102,14 +154,19 @@ def _kind(e: Tensor, c: Tensor, targets: Tensor | None) -> list[int]:
         _CODES.get(c.dtype, other),
         _CODES.get(None if targets is None else targets.dtype, other),
     )
-    return [*e.shape, *c.shape, *e.stride(), *c.stride(), *types]
+    return (*e.shape, *c.shape, *e.stride(), *c.stride(), *types)
 
 
 def _layouts_of(
-    was: list[int], e: Tensor, c: Tensor, targets: Tensor | None, compute: torch.dtype
+    was: tuple[int, ...],
+    now: tuple[int, ...],
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    compute: torch.dtype,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The layouts of a forward whose tensors came back with other strides; an error where more is different."""
-    now, dims = _kind(e, c, targets), e.dim() + c.dim()
+    dims = e.dim() + c.dim()
     if now[:dims] != was[:dims] or now[2 * dims :] != was[2 * dims :]:
         found = ", ".join(f"{t.dtype} {list(t.shape)}" for t in (e, c, targets) if t is not None)
         raise RuntimeError(
@@ -121,10 +178,6 @@ def _layouts_of(
         _matrices.layout_of(e.shape, strides[: e.dim()], e.dtype, compute, e.device.type),
         _matrices.layout_of(c.shape, strides[e.dim() :], c.dtype, compute, c.device.type),
     )
-
-
-def _whole(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), tensor.numel()
 
 
 def _typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -141,36 +194,59 @@ def _forward(
     seed: Tensor | None,
     spec: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _run_forward(e, c, targets, tensors, numbers, seed, spec)[0]
+    parsed = parse(spec)
+    layout = _layout(parsed, e, c, targets, _kind(e, c, targets), None)
+    plan = plan_for(parsed, layout.plan)
+    reduced, rows, held, drawn = _run_forward(parsed, plan, layout, e, c, targets, tensors, numbers, seed)
+
+    def there(tensor: Tensor | None, dtype: torch.dtype, *shape: int) -> Tensor:
+        # An operator has all of its results.
+        return torch.empty(shape, dtype=dtype, device=e.device) if tensor is None else tensor
+
+    return (
+        there(reduced, torch.float32, 0),
+        there(rows, torch.float32, 0, layout.tokens),
+        held,
+        there(drawn, torch.int64, 0),
+    )
 
 
 def _run_forward(
+    spec: Spec,
+    plan: _native.Plan,
+    layout: _Layout,
     e: Tensor,
     c: Tensor,
     targets: Tensor | None,
-    tensors: list[Tensor],
+    tensors: Sequence[Tensor],
     numbers: list[float],
     seed: Tensor | None,
-    spec: str,
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], _native.Plan]:
-    parsed = parse(spec)
-    call = _Call(parsed, e, c, targets, tensors, numbers)
-    plan = call.plan
-    held, rest = call.bytes(plan.held), call.bytes(plan.peak - plan.held)
-    draws = seed is None and plan.samples
-    drawn = _seeds.draw(call.device) if draws else torch.empty(0, dtype=torch.int64, device=call.device)
-    reduced = torch.empty(() if parsed.reduced else 0, dtype=torch.float32, device=call.device)
-    rows = torch.empty(len(parsed.rows), call.tokens, dtype=torch.float32, device=call.device)
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+    """The results, what is held, and the seed that was drawn; None for what there is not."""
+    device = e.device
+    drawn = _seeds.draw(device) if seed is None and plan.samples else None
+    given = _given(spec, layout, e, c, targets, tensors, numbers)
+    held_bytes, rest_bytes = plan.held, plan.rest
+    held = torch.empty(held_bytes, dtype=torch.uint8, device=device)
+    rest = torch.empty(rest_bytes, dtype=torch.uint8, device=device)
+    reduced = e.new_empty((), dtype=torch.float32) if spec.reduced else None
+    rows = torch.empty(len(spec.rows), layout.tokens, dtype=torch.float32, device=device) if spec.rows else None
     _native.forward(
         plan,
-        call.given,
-        call.settings(drawn if draws else seed),
-        _whole(held),
-        _whole(rest),
-        [("loss", reduced.data_ptr())] if parsed.reduced else [],
-        [(name, rows.data_ptr() + 4 * call.tokens * at) for at, name in enumerate(parsed.rows)],
+        given.native,
+        _settings(spec, device, seed if drawn is None else drawn),
+        (held.data_ptr(), held_bytes),
+        (rest.data_ptr(), rest_bytes),
+        [] if reduced is None else [("loss", reduced.data_ptr())],
+        [] if rows is None else _places(rows, spec, layout.tokens),
     )
-    return (reduced, rows, held, drawn), plan
+    return reduced, rows, held, drawn
+
+
+def _places(rows: Tensor, spec: Spec, tokens: int) -> list[tuple[str, int]]:
+    """Where the values of each output are that is wanted token by token."""
+    base = rows.data_ptr()
+    return [(name, base + 4 * tokens * at) for at, name in enumerate(spec.rows)]
 
 
 def _backward(
@@ -185,61 +261,86 @@ def _backward(
     seed: Tensor | None,
     was: list[int],
     spec: str,
-    main_grad: Tensor | None = None,
-    plan: _native.Plan | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     parsed = parse(spec)
-    call = _Call(parsed, e, c, targets, tensors, numbers, was, plan)
-    plan = call.plan
-    if held.dtype != torch.uint8 or held.shape != (plan.held,) or held.device != call.device:
+    layout = _layout(parsed, e, c, targets, _kind(e, c, targets), tuple(was))
+    plan = plan_for(parsed, layout.plan)
+    return _run_backward(
+        parsed, plan, layout, d_reduced, d_rows, e, c, targets, tensors, numbers, held, seed, main_grad=None
+    )
+
+
+def _run_backward(
+    spec: Spec,
+    plan: _native.Plan,
+    layout: _Layout,
+    d_reduced: Tensor | None,
+    d_rows: Tensor | None,
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor | None,
+    tensors: Sequence[Tensor],
+    numbers: list[float],
+    held: Tensor,
+    seed: Tensor | None,
+    main_grad: Tensor | None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The gradients of E, C and those of ``tensors`` that want one; C's is empty where ``main_grad`` takes it."""
+    device, held_bytes, rest_bytes = e.device, plan.held, plan.rest
+    if held.dtype != torch.uint8 or held.shape != (held_bytes,) or held.device != device:
         raise RuntimeError(
             f"what the forward left came back from its hooks as {held.dtype} {list(held.shape)} on {held.device}, "
-            f"expected torch.uint8 [{plan.held}] on {call.device}; let the unpack hook give back what the pack hook was"
+            f"expected torch.uint8 [{held_bytes}] on {device}; let the unpack hook give back what the pack hook was"
             " given"
         )
-    rest = call.bytes(plan.peak - plan.held)
+    given = _given(spec, layout, e, c, targets, tensors, numbers)
+    rest = torch.empty(rest_bytes, dtype=torch.uint8, device=device)
     # Saved tensors may come back at another address, from a host that keeps them meanwhile, say. The native side wants
     # what torch's own allocations have.
-    align = 256 if call.device.type == "cuda" else 64
-    held = held.contiguous()
-    held = held if held.data_ptr() % align == 0 else held.clone()
+    if held.data_ptr() % (64 if device.index is None else 256) or not held.is_contiguous():
+        held = held.clone(memory_format=torch.contiguous_format)
 
     def gradient(wanted: bool, of: Tensor) -> Tensor:
         if not wanted:
-            return torch.empty(0, dtype=of.dtype, device=call.device)
-        own = _matrices.DTYPES[of.dtype] == parsed.compute
-        return torch.empty(of.shape, dtype=of.dtype if own else torch.float32, device=call.device)
+            return torch.empty(0, dtype=of.dtype, device=device)
+        own = _matrices.DTYPES[of.dtype] == spec.compute
+        # A third of the time that torch.empty takes to read a shape.
+        return torch.empty_like(of, dtype=of.dtype if own else torch.float32, memory_format=torch.contiguous_format)
 
-    d_e = gradient(parsed.gradient_e, e)
-    d_c = gradient(parsed.gradient_c and main_grad is None, c)
+    d_e = gradient(spec.gradient_e, e)
+    d_c = gradient(spec.gradient_c and main_grad is None, c)
     if main_grad is not None:
         torch.autograd.graph.increment_version(main_grad)
-    d_tensors = [torch.empty(tensor.shape, dtype=torch.float32, device=call.device) for tensor in _of(parsed, tensors)]
-    d_reduced = None if d_reduced is None else _typed(d_reduced, torch.float32)
-    d_rows = None if d_rows is None else _typed(d_rows, torch.float32).contiguous()
+    d_tensors = [
+        torch.empty_like(tensor, dtype=torch.float32, memory_format=torch.contiguous_format)
+        for tensor in _of(spec, tensors)
+    ]
+    if d_reduced is not None:
+        d_reduced = _typed(d_reduced, torch.float32)
+    places: list[tuple[str, int]] = []
+    if d_rows is not None:
+        d_rows = _typed(d_rows, torch.float32).contiguous()
+        outputs = describe(spec.program).outputs
+        places = [(name, at) for name, at in _places(d_rows, spec, layout.tokens) if (name, True) in outputs]
     _native.backward(
         plan,
-        call.given,
-        call.settings(seed),
-        _whole(held),
-        _whole(rest),
+        given.native,
+        _settings(spec, device, seed),
+        (held.data_ptr(), held_bytes),
+        (rest.data_ptr(), rest_bytes),
         [] if d_reduced is None else [("loss", d_reduced.data_ptr())],
-        []
-        if d_rows is None
-        else [
-            (name, d_rows.data_ptr() + 4 * call.tokens * at)
-            for at, name in enumerate(parsed.rows)
-            if (name, True) in describe(parsed.program).outputs
-        ],
-        d_e.data_ptr() if parsed.gradient_e else None,
-        (d_c if main_grad is None else main_grad).data_ptr() if parsed.gradient_c else None,
-        [(name, t.data_ptr()) for name, t in zip(parsed.gradient_inputs, d_tensors, strict=True)],
+        places,
+        d_e.data_ptr() if spec.gradient_e else None,
+        (d_c if main_grad is None else main_grad).data_ptr() if spec.gradient_c else None,
+        [(name, t.data_ptr()) for name, t in zip(spec.gradient_inputs, d_tensors, strict=True)] if d_tensors else [],
     )
     return _typed(d_e, e.dtype), _typed(d_c, c.dtype), d_tensors
 
 
-def _of(spec: Spec, tensors: list[Tensor]) -> list[Tensor]:
+def _of(spec: Spec, tensors: Sequence[Tensor]) -> list[Tensor]:
     """The tensors whose gradients are wanted, in the order of the wish."""
+    if not spec.gradient_inputs:
+        return []
     named = dict(zip(spec.tensors, tensors, strict=True))
     return [named[name] for name in spec.gradient_inputs]
 
@@ -266,7 +367,8 @@ def _(
     sizes = (*rows.shape, *classifier.shape)
     if all(isinstance(size, int) for size in sizes):
         layouts = _matrices.layout(rows, e.device.type), _matrices.layout(classifier, c.device.type)
-        plan = plan_for(parsed, rows, classifier, targets, (e.dtype, c.dtype), layouts)
+        index = None if targets is None else targets.dtype
+        plan = plan_for(parsed, plan_key(parsed, rows, classifier, index, (e.dtype, c.dtype), layouts))
         held: int | torch.SymInt = plan.held
         drawn: int | torch.SymInt = 1 if seed is None and plan.samples else 0
     else:
@@ -309,22 +411,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.mark_non_differentiable(held, drawn)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
-    ctx.numbers, ctx.spec, ctx.was = numbers, spec, _kind(e, c, targets)
+    ctx.numbers, ctx.spec, ctx.was = numbers, spec, list(_kind(e, c, targets))
 
 
 def _differentiate(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    return _gradients(ctx, d_reduced, d_rows)
-
-
-def _gradients(
-    ctx: Any,
-    d_reduced: Tensor | None,
-    d_rows: Tensor | None,
-    main_grad: Tensor | None = None,
-    plan: _native.Plan | None = None,
-) -> tuple[Any, ...]:
     e, c, targets, held, drawn, seed, *tensors = ctx.saved_tensors
-    spec = parse(ctx.spec)
     # In autograd's eyes a list of numbers is one argument, and an empty list is a list of tensors.
     no_numbers: list[None] | None = None if ctx.numbers else []
     if d_reduced is None and d_rows is None:
@@ -333,21 +424,24 @@ def _gradients(
     arguments = (d_reduced, d_rows, e, c, targets, tensors, ctx.numbers, held, seed, ctx.was, ctx.spec)
     # The operator itself where a graph of the gradients is wanted, or is being traced: it refuses to be
     # differentiated, which plain code would not.
-    if torch.is_grad_enabled() or not _are_plain(e, c, targets, held, seed, *tensors) or not _is_eager():
-        if main_grad is not None:
-            raise RuntimeError("`main_grad` is for plain backward passes, without `create_graph`")
-        d_e, d_c, d_tensors = torch.ops.cce_torch.backward.default(*arguments)
+    if torch.is_grad_enabled() or not are_plain(e, c, targets, held, seed, *tensors) or not _is_eager():
+        gradients = torch.ops.cce_torch.backward.default(*arguments)
     else:
-        d_e, d_c, d_tensors = _backward(*arguments, main_grad, plan)
-    by_name = dict(zip(spec.gradient_inputs, d_tensors, strict=True))
+        gradients = _backward(*arguments)
+    d_e, d_c, d_tensors = _by_input(parse(ctx.spec), gradients)
+    return d_e, d_c, None, d_tensors, no_numbers, None, None
+
+
+def _by_input(
+    spec: Spec, gradients: tuple[Tensor, Tensor, list[Tensor]]
+) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+    """As autograd wants them: None for an input that has none."""
+    d_e, d_c, d_tensors = gradients
+    by_name = dict(zip(spec.gradient_inputs, d_tensors, strict=True)) if d_tensors else {}
     return (
         d_e if spec.gradient_e else None,
-        d_c if spec.gradient_c and main_grad is None else None,
-        None,
+        d_c if spec.gradient_c and spec.main_grad is None else None,
         [by_name.get(name) for name in spec.tensors],
-        no_numbers,
-        None,
-        None,
     )
 
 
@@ -371,8 +465,12 @@ torch.library.register_autograd("cce_torch::backward", _refuse_second, setup_con
 forward = torch.ops.cce_torch.forward.default
 
 
-def _are_plain(*tensors: Tensor | None) -> bool:
-    return all(tensor is None or type(tensor) in _PLAIN for tensor in tensors)
+def are_plain(*tensors: Tensor | None) -> bool:
+    """Whether nothing but the operators themselves has a say in any of them."""
+    for tensor in tensors:  # noqa: SIM110: a generator costs more than what it does here
+        if type(tensor) not in _PLAIN and tensor is not None:
+            return False
+    return True
 
 
 def _is_eager() -> bool:
@@ -384,36 +482,74 @@ def _is_eager() -> bool:
     )
 
 
+class _Plain(NamedTuple):
+    """What a call has besides tensors that may learn: autograd passes one object for all of it."""
+
+    spec: Spec
+    #: The spec's text.
+    text: str
+    numbers: list[float]
+    targets: Tensor | None
+    seed: Tensor | None
+    main_grad: Tensor | None
+
+
+class _Pending(NamedTuple):
+    """What a backward needs besides tensors."""
+
+    spec: Spec
+    text: str
+    numbers: list[float]
+    main_grad: Tensor | None
+    #: The kind of the forward's tensors, and what followed from it.
+    kind: tuple[int, ...]
+    layout: _Layout
+    #: Kept with what it left: no other plan ever reads that.
+    plan: _native.Plan
+
+
 class _Direct(torch.autograd.Function):
     """The operators without the dispatcher: for plain tensors in eager mode, where it would take most of a call's time
     on the host."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        numbers: list[float],
-        spec: str,
-        main_grad: Tensor | None,
-        e: Tensor,
-        c: Tensor,
-        targets: Tensor | None,
-        seed: Tensor | None,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The results; what a backward needs is kept in ``ctx``."""
-        (reduced, rows, held, drawn), plan = _run_forward(e, c, targets, list(tensors), numbers, seed, spec)
+        ctx: Any, call: _Plain, e: Tensor, c: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The results, None for one that there is not; what a backward needs is kept in ``ctx``."""
+        spec, text, numbers, targets, seed, main_grad = call
+        kind = _kind(e, c, targets)
+        layout = _layout(spec, e, c, targets, kind, None)
+        plan = plan_for(spec, layout.plan)
+        reduced, rows, held, drawn = _run_forward(spec, plan, layout, e, c, targets, tensors, numbers, seed)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(e, c, targets, held, drawn, seed, *tensors)
-        ctx.numbers, ctx.spec, ctx.main_grad = numbers, spec, main_grad
-        # Kept with what it left: no other plan ever reads that.
-        ctx.was, ctx.plan = _kind(e, c, targets), plan
+        ctx.save_for_backward(e, c, targets, held, seed if drawn is None else drawn, *tensors)
+        ctx.pending = _Pending(spec, text, numbers, main_grad, kind, layout, plan)
         return reduced, rows
 
     @staticmethod
     def backward(ctx: Any, d_reduced: Tensor | None, d_rows: Tensor | None) -> Any:
         """The gradients of forward's arguments."""
-        d_e, d_c, _, d_tensors, *_ = _gradients(ctx, d_reduced, d_rows, ctx.main_grad, ctx.plan)
-        return None, None, None, d_e, d_c, None, None, *d_tensors
+        spec, text, numbers, main_grad, was, layout, plan = ctx.pending
+        e, c, targets, held, seed, *tensors = ctx.saved_tensors
+        if d_reduced is None and d_rows is None:
+            return None, None, None, *(None for _ in tensors)
+        if torch.is_grad_enabled() or not are_plain(e, c, targets, held, seed, *tensors) or not _is_eager():
+            if main_grad is not None:
+                raise RuntimeError("`main_grad` is for plain backward passes, without `create_graph`")
+            # The operator refuses to be differentiated, which plain code would not.
+            gradients = torch.ops.cce_torch.backward.default(
+                d_reduced, d_rows, e, c, targets, tensors, numbers, held, seed, list(was), text
+            )
+        else:
+            kind = _kind(e, c, targets)
+            if kind != was:
+                layout = _layout(spec, e, c, targets, kind, was)
+            gradients = _run_backward(
+                spec, plan, layout, d_reduced, d_rows, e, c, targets, tensors, numbers, held, seed, main_grad
+            )
+        d_e, d_c, d_tensors = _by_input(spec, gradients)
+        return None, d_e, d_c, *d_tensors
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -430,11 +566,12 @@ def call(
     seed: Tensor | None,
     spec: str,
     main_grad: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The reduced output and the rows; see the operator ``forward``. C's gradient is added to ``main_grad``, if there
-    is one."""
-    if _are_plain(e, c, targets, seed, main_grad, *tensors) and _is_eager():
-        return _Direct.apply(numbers, spec, main_grad, e, c, targets, seed, *tensors)  # type: ignore[no-any-return]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The reduced output and the rows, None or empty if not wanted; see the operator ``forward``. C's gradient is added
+    to ``main_grad``, if there is one."""
+    if are_plain(e, c, targets, seed, main_grad, *tensors) and _is_eager():
+        plain = _Plain(parse(spec), spec, numbers, targets, seed, main_grad)
+        return _Direct.apply(plain, e, c, *tensors)  # type: ignore[no-any-return]
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         raise RuntimeError(
             "cce_torch does not work under the transforms of torch.func (grad, vjp, jvp, vmap and those made of them): "

@@ -15,6 +15,7 @@ from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import torch
 
@@ -83,43 +84,65 @@ def refresh_tuning() -> None:
     kept.clear()
 
 
-def plan_for(
+class PlanKey(NamedTuple):
+    """What a plan is made from."""
+
+    #: A spec's identity is its own: each is made once, and lives as long as the process.
+    spec: int
+    tokens: int
+    hidden: int
+    vocab: int
+    index: torch.dtype
+    #: The types that E and C had before ``as_rows``.
+    given: tuple[torch.dtype, torch.dtype]
+    layouts: tuple[tuple[int, int], tuple[int, int]]
+    #: A GPU's ordinal; None for the CPU device.
+    device: int | None
+
+
+def plan_key(
     spec: Spec,
     e: torch.Tensor,
     c: torch.Tensor,
-    targets: torch.Tensor | None,
+    index: torch.dtype | None,
     given: tuple[torch.dtype, torch.dtype],
     layouts: tuple[tuple[int, int], tuple[int, int]],
-) -> _native.Plan:
-    """The plan of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it."""
-    index = torch.int32 if targets is None else targets.dtype
-    # A spec's identity is its own: each is made once, and lives as long as the process.
-    key = (id(spec), e.shape[0], e.shape[1], c.shape[0], index, given, layouts, e.device.type, _ordinal(e.device))
+) -> PlanKey:
+    """The key of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it, ``index`` is that
+    of the targets."""
+    (tokens, hidden), vocab = e.shape, c.shape[0]
+    return PlanKey(
+        id(spec), int(tokens), int(hidden), int(vocab), index or torch.int32, given, layouts, _ordinal(e.device)
+    )
+
+
+def plan_for(spec: Spec, key: PlanKey) -> _native.Plan:
+    """The plan of a call, made if it is not kept."""
     found = kept.get(key)
     if found is not None:
         return found
-    if e.device.type == "cuda":
+    if key.device is not None:
         load_nvrtc()
 
     def gradient(wanted: bool, dtype: torch.dtype) -> tuple[str, bool] | None:
         # In the type that the tensor has, if that is the one computed in; else in f32, to be rounded once.
         return (spec.compute if _matrices.DTYPES[dtype] == spec.compute else "f32", False) if wanted else None
 
-    d_c = gradient(spec.gradient_c, given[1])
+    d_c = gradient(spec.gradient_c, key.given[1])
     if d_c is not None and spec.main_grad is not None:
         d_c = (spec.main_grad, True)
     plan = _native.plan(
         spec.program,
         spec.tuning,
-        (int(e.shape[0]), int(e.shape[1]), int(c.shape[0])),
+        (key.tokens, key.hidden, key.vocab),
         spec.compute,
-        _matrices.INDICES[index],
+        _matrices.INDICES[key.index],
         spec.ignore_index,
         spec.filter,
-        (gradient(spec.gradient_e, given[0]), d_c),
+        (gradient(spec.gradient_e, key.given[0]), d_c),
         list(spec.gradient_inputs),
-        layouts,
-        _ordinal(e.device),
+        key.layouts,
+        key.device,
     )
     _say(spec, plan)
     kept.put(key, plan)

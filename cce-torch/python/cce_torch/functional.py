@@ -23,16 +23,27 @@ def options(
     z_loss: Scalar,
 ) -> dict[str, Scalar]:
     """The options that are there, by the names of the program's inputs."""
-    _options.vector("bias", bias)
-    _options.vector("weight", weight)
-    _options.positive("logit_scale", logit_scale)
-    _options.positive("softcap", softcap)
-    given: dict[str, Scalar | None] = {"bias": bias, "weight": weight, "scale": logit_scale, "cap": softcap}
-    for name, value in (("smoothing", label_smoothing), ("zw", z_loss)):
-        given[name] = value if isinstance(value, Tensor) or _options.scalar(NAMES[name], value) != 0.0 else None
-    if not isinstance(label_smoothing, Tensor) and not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"`label_smoothing` is {label_smoothing}, expected a number from 0 to 1")
-    return {name: value for name, value in given.items() if value is not None}
+    given: dict[str, Scalar] = {}
+    # Most calls give none of these: what is not there costs next to nothing.
+    if bias is not None:
+        _options.vector("bias", bias)
+        given["bias"] = bias
+    if weight is not None:
+        _options.vector("weight", weight)
+        given["weight"] = weight
+    if logit_scale is not None:
+        _options.positive("logit_scale", logit_scale)
+        given["scale"] = logit_scale
+    if softcap is not None:
+        _options.positive("softcap", softcap)
+        given["cap"] = softcap
+    if isinstance(label_smoothing, Tensor) or _options.scalar("label_smoothing", label_smoothing) != 0.0:
+        given["smoothing"] = label_smoothing
+        if not isinstance(label_smoothing, Tensor) and not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"`label_smoothing` is {label_smoothing}, expected a number from 0 to 1")
+    if isinstance(z_loss, Tensor) or _options.scalar("z_loss", z_loss) != 0.0:
+        given["zw"] = z_loss
+    return given
 
 
 @overload
@@ -164,7 +175,7 @@ def linear_cross_entropy(
             "or 'none', or `weight.detach()`"
         )
     program = _linear.cross_entropy(tuple(given), return_lse)
-    rows = (["loss"] if reduction == "none" else []) + (["lse"] if return_lse else [])
+    rows = (("loss",) if reduction == "none" else ()) + (("lse",) if return_lse else ())
     outputs = run(
         program,
         e,
@@ -264,7 +275,7 @@ def token_logprobs(
         targets,
         given,
         reduction="none",
-        rows=["logprob", "entropy"] if entropy else ["logprob"],
+        rows=("logprob", "entropy") if entropy else ("logprob",),
         ignore_index=ignore_index,
         shift=shift,
         filter=filter,

@@ -69,7 +69,7 @@ class Loss:
         if (targets is not None) != self._has_target:
             expected = "expected targets" if self._has_target else "it has no Target, expected no targets"
             raise TypeError(f"`{self.__name__}`: {expected}")
-        rows = [name for name in self._outputs if name != "loss" or reduction == "none"]
+        rows = tuple(name for name in self._outputs if name != "loss" or reduction == "none")
         outputs = run(
             self.program,
             e,
