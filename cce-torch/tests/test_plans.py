@@ -132,13 +132,15 @@ def plan_of(shape=(4, 8, 300), filter_text=None):
 
 
 def test_a_plan_that_fails_leaves_nothing_and_may_be_asked_for_again():
+    gc.collect()
     before = _native.plans_alive()
     for _ in range(2):
         with pytest.raises(ValueError, match="expected at least 1"):
             plan_of((4, 8, 0))
         with pytest.raises(ValueError, match="sampled"):
             plan_of(filter_text="sampled:2.0,384")
-    assert _native.plans_alive() == before
+    # Those that others let go of meanwhile are fewer.
+    assert _native.plans_alive() <= before
     assert plan_of().filter == "exact"
 
 
