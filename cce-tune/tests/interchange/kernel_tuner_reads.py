@@ -140,7 +140,7 @@ def main(program):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         own = Tuner(program, folder / "own")
-        own.run(*TINY)
+        own.run(*TINY, "--exhaustive", "--budget", "none")
         searches_the_whole_space(own.export("kernel-tuner", "cache.json"))
         is_valid_t4(own.export("t4", "t4.json"))
 
