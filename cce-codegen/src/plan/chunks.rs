@@ -128,19 +128,9 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{InputKind, Program};
     use crate::problem::{DType, Filter, GradientOutput};
     use crate::schedule::Gpu;
-    use crate::valid::{ProgramBuilder, Site};
-
-    fn program() -> Program {
-        let here = Site(0);
-        let mut b = ProgramBuilder::new(here, "normaliser");
-        let x = b.input(here, "x", InputKind::Logit);
-        let loss = b.lse(here, x);
-        b.output(here, "loss", loss);
-        b.finish().unwrap()
-    }
+    use crate::schedule::sample::normaliser as program;
 
     fn problem(tokens: usize, hidden: usize, vocab: usize) -> Problem {
         Problem { filter: Filter::Exact, ..Problem::new(tokens, hidden, vocab, DType::Bf16) }

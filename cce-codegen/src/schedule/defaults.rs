@@ -345,18 +345,8 @@ fn chunk(problem: &Problem, gpu: &Gpu, tile: &Tile, family: Family) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::InputKind;
     use crate::problem::DType;
-    use crate::valid::{ProgramBuilder, Site};
-
-    fn program() -> Program {
-        let here = Site(0);
-        let mut b = ProgramBuilder::new(here, "normaliser");
-        let x = b.input(here, "x", InputKind::Logit);
-        let loss = b.lse(here, x);
-        b.output(here, "loss", loss);
-        b.finish().unwrap()
-    }
+    use crate::schedule::sample::normaliser as program;
 
     #[test]
     fn default_schedules_fit_every_compute_capability() {

@@ -3,6 +3,8 @@
 mod defaults;
 mod gpu;
 mod resources;
+#[cfg(test)]
+pub(crate) mod sample;
 mod space;
 #[cfg(test)]
 mod space_tests;

@@ -360,17 +360,7 @@ impl GpuSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{InputKind, Program};
-    use crate::valid::{ProgramBuilder, Site};
-
-    fn program() -> Program {
-        let here = Site(0);
-        let mut b = ProgramBuilder::new(here, "normaliser");
-        let x = b.input(here, "x", InputKind::Logit);
-        let loss = b.lse(here, x);
-        b.output(here, "loss", loss);
-        b.finish().unwrap()
-    }
+    use crate::schedule::sample::normaliser as program;
 
     #[test]
     fn errors_say_what_was_found_and_what_can_be_done() {
