@@ -237,6 +237,11 @@ pub(crate) struct RawWorkspace {
 }
 
 impl RawWorkspace {
+    /// Where both parts begin, which decides together with a plan's layout where everything stands.
+    pub(crate) fn addresses(&self) -> [u64; 2] {
+        [self.held.0.addr() as u64, self.rest.0.addr() as u64]
+    }
+
     /// Where the byte at this offset of the plan's layout stands. Nothing that a layout places crosses the end
     /// of the held part.
     pub(crate) fn at(&self, offset: u64) -> *mut u8 {

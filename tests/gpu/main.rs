@@ -6,11 +6,14 @@
 mod blocks_filter;
 mod head;
 mod losses;
+mod repeated;
 mod sampled;
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
 fn main() -> std::process::ExitCode {
-    support::gpu::main(&[losses::TESTS, sampled::TESTS, blocks_filter::TESTS, head::TESTS].concat())
+    support::gpu::main(
+        &[losses::TESTS, repeated::TESTS, sampled::TESTS, blocks_filter::TESTS, head::TESTS].concat(),
+    )
 }

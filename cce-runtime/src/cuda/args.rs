@@ -54,7 +54,77 @@ fn address(view: Option<RawView>) -> u64 {
     view.map_or(0, |view| view.address as u64)
 }
 
+/// Every number of a call that its launches are made from, one after the other.
+struct Key(Vec<u64>);
+
+impl Key {
+    fn view(&mut self, view: Option<RawView>) {
+        self.0.push(address(view));
+    }
+
+    fn source<T: Copy>(&mut self, source: ArgSource<T>, bits: impl Fn(T) -> u64) {
+        self.0.extend(match source {
+            ArgSource::Host(value) => [0, bits(value)],
+            ArgSource::Device { address, .. } => [1, address],
+        });
+    }
+
+    fn scalar(&mut self, source: ArgSource<f32>) {
+        self.source(source, |value| value.to_bits().into());
+    }
+}
+
 impl Arguments<'_> {
+    /// Every address and scalar that the arguments of the plan's launches are made from: calls of one pass of one plan with the
+    /// same key launch the same. What follows from the plan, which inputs there are and which gradients, is not in it.
+    pub(super) fn key(&self) -> Vec<u64> {
+        // Everything by its fields, so that none is forgotten when one is added.
+        let &Arguments { context: _, plan: _, inputs, settings, workspace, outputs, upstreams, gradients } =
+            self;
+        let ResolvedInputs { hidden, classifier, targets, ignore_index: _, values } = inputs;
+        let mut key = Key(Vec::with_capacity(32));
+        key.view(Some(*hidden));
+        key.view(Some(*classifier));
+        key.view(*targets);
+        for value in values {
+            match *value {
+                ResolvedInput::Implied => {}
+                ResolvedInput::Row(view) | ResolvedInput::Col(view) => key.view(Some(view)),
+                ResolvedInput::Scalar(source) => key.scalar(source),
+            }
+        }
+        // The stream is no argument, and targets are checked by a launch of its own.
+        let &ResolvedSettings { reduction, seed, stream: _, check_targets: _ } = settings;
+        match reduction {
+            ResolvedReduction::Sum => key.0.push(0),
+            ResolvedReduction::Mean => key.0.push(1),
+            ResolvedReduction::DividedBy(divisor) => {
+                key.0.push(2);
+                key.scalar(divisor);
+            }
+            ResolvedReduction::MeanByTarget(input) => key.0.extend([3, u64::from(input.0)]),
+        }
+        key.source(seed, |value| value);
+        key.0.extend(workspace.addresses());
+        for &ResolvedOutput { rows, reduced } in outputs {
+            key.view(rows);
+            key.view(reduced);
+        }
+        for &ResolvedUpstream { scalar, rows } in upstreams {
+            key.view(rows);
+            match scalar {
+                None => key.0.push(2),
+                Some(source) => key.scalar(source),
+            }
+        }
+        if let Some(ResolvedGradients { hidden, classifier, inputs }) = gradients {
+            key.view(*hidden);
+            key.view(*classifier);
+            inputs.iter().for_each(|view| key.view(Some(*view)));
+        }
+        key.0
+    }
+
     /// The arguments of one launch.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
 //! Runs a GPU plan: loads its kernels once, then puts the launches of each call on the caller's stream. A
-//! call allocates nothing, copies nothing and waits for nothing, so that it can be captured in a graph; only
+//! call allocates nothing on the device, copies nothing and waits for nothing, so that it can be captured in a graph; only
 //! a call that checks its targets waits.
 
 use super::args::Arguments;
 use super::jit;
 use super::kernels::{Kernels, Loaded};
+use super::replay::Replay;
 use crate::cubin_cache::CubinCache;
 use crate::driver::{Context, DeviceInfo, DevicePtr, Function, LaunchConfig, RawStream, Stream};
 use crate::error::{Error, Result};
@@ -39,6 +40,8 @@ pub(crate) struct CudaExecutor {
     schedule: Schedule,
     functions: HashMap<(usize, &'static str), Function>,
     kernels: Kernels,
+    forward: Replay,
+    backward: Replay,
 }
 
 impl CudaExecutor {
@@ -85,7 +88,8 @@ impl CudaExecutor {
             kernels.push(loaded);
         }
         let (schedule, kernels) = (Schedule::Gpu(plan.schedule), Kernels::new(kernels));
-        Ok(CudaExecutor { context: context.clone(), plan, schedule, functions, kernels })
+        let (context, [forward, backward]) = (context.clone(), [Replay::default(), Replay::default()]);
+        Ok(CudaExecutor { context, plan, schedule, functions, kernels, forward, backward })
     }
 
     fn stream(&self, settings: &ResolvedSettings) -> Result<Stream> {
@@ -119,6 +123,19 @@ impl CudaExecutor {
             unsafe { function.launch(stream, &config, &launch_args) }?;
         }
         Ok(())
+    }
+
+    /// A whole pass: its launches, or a graph of them where it repeats.
+    fn pass(
+        &self,
+        replay: &Replay,
+        stream: &Stream,
+        launches: &[Launch],
+        arguments: &Arguments<'_>,
+    ) -> Result<()> {
+        let launch = |stream: &Stream| self.launch(stream, launches, arguments);
+        // SAFETY: the key has every number that the launches are made from; for what they touch, as in `launch`.
+        unsafe { replay.run(&self.context, stream, arguments.key(), launch) }
     }
 
     /// Fails with the first out-of-range target. Waits for the stream.
@@ -209,7 +226,7 @@ impl Executor for CudaExecutor {
         self.check_targets(&stream, &call.inputs, &call.settings, call.workspace)?;
         let mut arguments = self.arguments(&call.inputs, &call.settings, call.workspace);
         arguments.outputs = &call.outputs;
-        self.launch(&stream, &self.plan.forward, &arguments)
+        self.pass(&self.forward, &stream, &self.plan.forward, &arguments)
     }
 
     fn backward(&self, call: &ResolvedBackward) -> Result<()> {
@@ -217,7 +234,7 @@ impl Executor for CudaExecutor {
         let mut arguments = self.arguments(&call.inputs, &call.settings, call.workspace);
         arguments.upstreams = &call.upstreams;
         arguments.gradients = Some(&call.gradients);
-        self.launch(&stream, &self.plan.backward, &arguments)
+        self.pass(&self.backward, &stream, &self.plan.backward, &arguments)
     }
 
     fn kept_entries(&self, settings: &ResolvedSettings, workspace: RawWorkspace) -> Result<Option<u64>> {
@@ -268,7 +285,7 @@ impl Executor for CudaExecutor {
         arguments.outputs = &call.outputs;
         arguments.upstreams = &call.upstreams;
         arguments.gradients = Some(&call.gradients);
-        self.launch(&stream, &self.plan.forward, &arguments)?;
-        self.launch(&stream, &self.plan.backward, &arguments)
+        self.pass(&self.forward, &stream, &self.plan.forward, &arguments)?;
+        self.pass(&self.backward, &stream, &self.plan.backward, &arguments)
     }
 }

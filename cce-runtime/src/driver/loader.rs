@@ -13,7 +13,7 @@ pub const OLDEST_DRIVER: CudaVersion = CudaVersion::new(12, 0);
 
 /// Every entry point that this crate calls. One that is missing is noticed when the driver is opened,
 /// because the binding ends the process when it is asked to call one that is not there.
-const NEEDED: [&str; 47] = [
+const NEEDED: [&str; 48] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuGetErrorName",
@@ -47,6 +47,7 @@ const NEEDED: [&str; 47] = [
     "cuStreamBeginCapture_v2",
     "cuStreamEndCapture",
     "cuStreamGetCtx",
+    "cuThreadExchangeStreamCaptureMode",
     "cuGraphInstantiateWithFlags",
     "cuGraphGetNodes",
     "cuGraphLaunch",

@@ -38,7 +38,7 @@ pub use self::memory::{Buffer, DevicePtr, MemoryInfo};
 pub use self::module::{Function, FunctionAttributes, Module};
 pub use self::plain::Plain;
 pub use self::result::DriverError;
-pub use self::stream::{RawStream, Stream};
+pub use self::stream::{RawStream, RelaxedCapture, Stream};
 pub use self::tensor_map::MatrixShape;
 pub use self::version::CudaVersion;
 

@@ -329,3 +329,40 @@ impl Drop for Capture<'_> {
         }
     }
 }
+
+/// While it lives, this thread may do what a capture of another thread would forbid it: creating streams and graphs.
+///
+/// A capture in the driver's global mode, which is PyTorch's default, forbids it to all threads of the process, for such a
+/// call may depend on work that the capture holds back. Only for calls that do not.
+#[must_use = "the mode is set only as long as this lives"]
+pub struct RelaxedCapture {
+    before: sys::CUstreamCaptureMode,
+    /// The mode is the thread's.
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl RelaxedCapture {
+    /// Sets the mode.
+    ///
+    /// # Errors
+    /// A [`DriverError`](super::DriverError).
+    pub fn begin() -> Result<Self> {
+        let mode = exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)?;
+        Ok(Self { before: mode, not_send: std::marker::PhantomData })
+    }
+}
+
+impl Drop for RelaxedCapture {
+    fn drop(&mut self) {
+        _ = exchange(self.before);
+    }
+}
+
+/// Sets the thread's capture mode and gives back the one before.
+fn exchange(mut mode: sys::CUstreamCaptureMode) -> Result<sys::CUstreamCaptureMode> {
+    // SAFETY: the pointer is to a live mode.
+    check("cuThreadExchangeStreamCaptureMode", unsafe {
+        sys::cuThreadExchangeStreamCaptureMode(&raw mut mode)
+    })?;
+    Ok(mode)
+}

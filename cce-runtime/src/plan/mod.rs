@@ -3,6 +3,9 @@
 //! A plan is built once ([`PlanBuilder`]) and called many times. A call is validated completely (`resolve`),
 //! then handed to the device's executor. Plans are `Send + Sync`: calls may run at the same time, each with a
 //! workspace of its own.
+//!
+//! On a GPU a call whose addresses and scalars were seen some times before launches a CUDA graph of the plan's own, instead of
+//! its kernels one by one: the same work for less of the host's time. A stream that is being captured gets the kernels.
 
 mod builder;
 mod resolve;
