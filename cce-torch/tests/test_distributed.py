@@ -1,4 +1,4 @@
-"""Two gloo ranks on the CPU device: DDP and FSDP steps, seeds, sharded heads."""
+"""Two ranks, with gloo on the CPU device and with NCCL on two GPUs: DDP and FSDP steps, seeds, sharded heads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from conftest import DEVICE
 from torch import nn
 
 TOKENS, HIDDEN, VOCAB = 12, 16, 700
@@ -32,12 +33,12 @@ class Model(nn.Module):
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, TOKENS, HIDDEN, generator=generator)
-    return x, torch.randint(0, VOCAB, (2, TOKENS), generator=generator)
+    return x.to(DEVICE), torch.randint(0, VOCAB, (2, TOKENS), generator=generator).to(DEVICE)
 
 
 def model() -> Model:
     torch.manual_seed(7)
-    return Model()
+    return Model().to(DEVICE)
 
 
 def whole_step() -> dict[str, torch.Tensor]:
@@ -77,20 +78,23 @@ def seeds(rank: int) -> None:
     from cce_torch import _seeds
 
     torch.manual_seed(3)
-    mine = _seeds.draw(torch.device("cpu"))
+    mine = _seeds.draw(torch.device(DEVICE))
     both = [torch.empty_like(mine) for _ in range(2)]
     dist.all_gather(both, mine)
     assert both[0] != both[1]
     # The generators stay in step with each other.
-    states = [torch.empty_like(torch.get_rng_state()) for _ in range(2)]
-    dist.all_gather(states, torch.get_rng_state())
+    state = (torch.get_rng_state() if DEVICE == "cpu" else torch.cuda.get_rng_state()).to(DEVICE)
+    states = [torch.empty_like(state) for _ in range(2)]
+    dist.all_gather(states, state)
     assert torch.equal(*states)
 
 
 def work(rank: int, name: str, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    if DEVICE == "cuda":
+        torch.cuda.set_device(rank)
+    dist.init_process_group("gloo" if DEVICE == "cpu" else "nccl", rank=rank, world_size=2)
     try:
         globals()[name](rank)
     finally:
@@ -99,7 +103,7 @@ def work(rank: int, name: str, port: int) -> None:
     os._exit(0)
 
 
-@pytest.mark.skipif(os.environ.get("CCE_TEST_DEVICE", "cpu") != "cpu", reason="gloo ranks are of the CPU device")
+@pytest.mark.skipif(DEVICE == "cuda" and torch.cuda.device_count() < 2, reason="one GPU, and each rank needs its own")
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "seeds"])
 def test_two_ranks(name, monkeypatch):
     with socket.socket() as probe:

@@ -141,7 +141,7 @@ def test_a_plan_that_fails_leaves_nothing_and_may_be_asked_for_again():
             plan_of(filter_text="sampled:2.0,384")
     # Those that others let go of meanwhile are fewer.
     assert _native.plans_alive() <= before
-    assert plan_of().filter == "exact"
+    assert plan_of(filter_text="exact").filter == "exact"
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="addresses of the host")
