@@ -341,7 +341,16 @@ def test_what_is_no_function_is_refused():
 
 
 @pytest.mark.parametrize(
-    "name, advice", [("logsumexp", "write `cce.lse(z)`"), ("log", "cce.ln"), ("linear_crossentropy", "did you mean")]
+    "name, advice",
+    [
+        ("logsumexp", "write `cce.lse(z)`"),
+        ("log", "cce.ln"),
+        ("sign", "write `cce.where(a < 0.0, -1.0, 1.0)`"),
+        ("frobnicate", "the functions are exp, "),
+        ("frobnicate", "to choose, write `cce.where(a < b, ..., ...)`"),
+        ("patch", "it is `cce_torch.transformers.patch`, after `import cce_torch.transformers`"),
+        ("linear_crossentropy", "did you mean"),
+    ],
 )
 def test_names_that_are_not_there_are_refused_with_what_to_write(name, advice):
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'.*{re.escape(advice)}"):

@@ -216,6 +216,8 @@ def test_without_a_database_nothing_is_tuned(monkeypatch):
 def test_the_doctor_prints_what_it_gives_back(capsys, folder):
     diagnosis = cce.doctor()
     assert capsys.readouterr().out == f"{diagnosis}\n"
+    # Which is not printed again where an interactive interpreter shows what a line gave.
+    assert "\n" not in repr(diagnosis)
     found = {finding.what: finding for finding in diagnosis.findings}
     assert torch.__version__ in found["PyTorch"].found
     assert found["CPU device"].state == "ok" and found["tuning database"].state == "missing"

@@ -191,7 +191,10 @@ impl ProgramBuilder {
             (None, Some(near)) => format!("did you mean `{}`?", usage(near)),
             (None, None) => {
                 let all: Vec<_> = FUNCTIONS.iter().map(|function| function.name).collect();
-                format!("the functions are {}", all.join(", "))
+                format!(
+                    "the functions are {}; to choose, write `if a < b {{ ... }} else {{ ... }}`",
+                    all.join(", ")
+                )
             }
         };
         self.report(Diagnostic::new(site, format!("there is no function `{name}` in a loss")).help(help));

@@ -83,9 +83,16 @@ __all__ = [
 ]
 
 
+#: What is in a module of its own, which has to be imported.
+_ELSEWHERE = {name: "cce_torch.transformers" for name in ("patch", "unpatch")}
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
     close = difflib.get_close_matches(name, __all__, 1, 0.8)
-    advice = f"did you mean `{close[0]}`?" if close else f"for a loss, {language.hint(name)}"
+    if module := _ELSEWHERE.get(name):
+        advice = f"it is `{module}.{name}`, after `import {module}`"
+    else:
+        advice = f"did you mean `{close[0]}`?" if close else f"for a loss, {language.hint(name)}"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {advice}")

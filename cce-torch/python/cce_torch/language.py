@@ -447,7 +447,13 @@ def hint(name: str) -> str | None:
     _, mistakes = builder.finish()
     helps = (help for _, _, message, help in mistakes if f"`{name}`" in message)
     help = next(helps, None)
-    return None if help is None else re.sub(rf"\b({'|'.join(FUNCTIONS)})\(", r"cce.\1(", help)
+    return None if help is None else _in_python(help)
+
+
+def _in_python(text: str) -> str:
+    """What a message says to write, as Python has it."""
+    chosen = re.sub(r"if ([^{}]+) \{ ([^{}]+) \} else \{ ([^{}]+) \}", r"where(\1, \2, \3)", text)
+    return re.sub(rf"\b(where|{'|'.join(FUNCTIONS)})\(", r"cce.\1(", chosen)
 
 
 def _default(function: Callable[..., Any], parameter: inspect.Parameter, kind: str) -> float | None:

@@ -429,7 +429,7 @@ class Finding:
     advice: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What :func:`doctor` found."""
 
@@ -437,12 +437,16 @@ class Diagnosis:
     #: The variables that are read, of those that are set.
     environment: dict[str, str]
     #: As it was printed.
-    text: str = field(repr=False)
+    text: str
 
     @property
     def works(self) -> bool:
         """Whether nothing that is there is broken."""
         return all(finding.state != "broken" for finding in self.findings)
+
+    def __repr__(self) -> str:
+        # Short: what it says has been printed.
+        return f"<Diagnosis of {len(self.findings)} findings, works={self.works}>"
 
     def __str__(self) -> str:
         return self.text
