@@ -153,7 +153,8 @@ impl<'a> Tuner<'a> {
     /// are of one kind, and share the candidates. `counted` of the tokens are not ignored.
     ///
     /// # Errors
-    /// As [`Tuner::tune`].
+    /// As [`Tuner::tune`]; [`Error::Worker`] when there can be no worker, [`Error::Inputs`] when that is for the task
+    /// or its inputs.
     pub fn tune_in_workers(
         &self,
         task: &Task,
@@ -164,12 +165,16 @@ impl<'a> Tuner<'a> {
         // Wrong scalars are this caller's mistake, not the worker's.
         Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         let first = devices.first().ok_or(Error::NoCandidate)?;
-        self.tune_on(task, (first, devices.len()), counted, |task, problem| {
+        let mut refusals = Vec::new();
+        let tuned = self.tune_on(task, (first, devices.len()), counted, |task, problem| {
             self.progress.note("computing the reference");
             let job = Job::new(task, &self.scalars, source.clone());
             let start = |device: &Device| RemoteBench::start(worker.clone(), job.on(device, problem));
-            Ok(devices.iter().map(start).collect())
-        })
+            let benches: Vec<RemoteBench> = devices.iter().map(start).collect();
+            refusals.extend(benches.iter().map(RemoteBench::refusal));
+            Ok(benches)
+        });
+        tuned.map_err(|error| refusals.iter().fold(error, |error, refusal| refusal.instead_of(error)))
     }
 
     fn tune_on<B: Bench + Send>(

@@ -475,9 +475,10 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Plan(args)) => fleet::plan(&args, &programs, &output),
         Some(Command::Work(args)) => fleet::work(&args, &output, &stop),
         Some(Command::Merge(args)) => fleet::merge(&args, &output),
-        Some(Command::Worker) => {
-            crate::worker::serve(&crate::worker::Plans, std::io::stdin(), std::io::stdout()).map(|()| EXIT_OK)
-        }
+        Some(Command::Worker) => crate::worker::own_streams()
+            .map_err(|source| Error::Read { path: "the pipe".into(), source })
+            .and_then(|(requests, replies)| crate::worker::serve(&crate::worker::Plans, requests, replies))
+            .map(|()| EXIT_OK),
         Some(Command::Diff(args)) => diff::run(&args, &programs, &output),
         Some(Command::Report(args)) => report::run(&args, &programs, &output),
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),

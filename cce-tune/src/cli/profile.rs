@@ -7,10 +7,10 @@
 use super::devices::devices;
 use super::output::{Output, counted};
 use super::programs::Programs;
-use super::tune::database_folder;
+use super::tune::{database_folder, worker};
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, ProfileArgs};
 use crate::Error;
-use crate::data::{Head, MODELS};
+use crate::data::{HeadSource, MODELS};
 use crate::progress::{Console, Progress};
 use crate::search::Ended;
 use crate::stop::Stop;
@@ -106,8 +106,8 @@ pub(super) fn run(
     let generation = selection::generation(&keyed);
     let mut profile = Collected::open(&args.out, name, args.keep)?;
     let items = items(args, &program, device);
-    let most = args.tokens.iter().copied().max().unwrap_or(1);
-    let mut made: Option<(HeadShape, Head)> = None;
+    let source = HeadSource::Generated { seed: args.seed };
+    let worker = worker()?;
     let (mut values, mut code) = (Vec::new(), EXIT_OK);
     for (number, item) in items.iter().enumerate() {
         let place = format!("[{}/{}] {}", number + 1, items.len(), item.text());
@@ -125,18 +125,7 @@ pub(super) fn run(
             continue;
         }
         let started = Instant::now();
-        let (slot, console) = (&mut made, &console);
-        let report = tuner.tune(&item.task, device, move || {
-            if slot.as_ref().is_none_or(|(of, _)| *of != item.head) {
-                // One head at a time: the largest takes gigabytes.
-                *slot = None;
-                console.note(&format!("generating the inputs of {}", item.head.name));
-                let HeadShape { hidden, vocab, .. } = item.head;
-                let head = Head::generated(most, hidden, vocab, args.seed, item.task.dtype);
-                *slot = Some((item.head.clone(), head));
-            }
-            slot.as_ref().map(|(_, head)| head.first_tokens(item.task.tokens)).ok_or(Error::NoCandidate)
-        })?;
+        let report = tuner.tune_in_workers(&item.task, &devices, (&source, item.task.tokens), &worker)?;
         Programs::remember(&folder, &item.task.program)?;
         report.notes.iter().for_each(|note| console.note(note));
         let default = space.candidates.first().map(|first| first.schedule);

@@ -78,7 +78,7 @@ impl Effort {
 
     /// How long one run may take when the best takes `best` ms: what takes twenty times as long hangs, or
     /// might as well.
-    pub(super) fn limit(&self, best: f64) -> Duration {
+    pub fn limit(&self, best: f64) -> Duration {
         let twenty = Duration::try_from_secs_f64(20.0 * best / 1e3).unwrap_or(self.timeout);
         twenty.max(self.patience).min(self.timeout)
     }
