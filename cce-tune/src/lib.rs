@@ -56,6 +56,7 @@ pub mod recording;
 pub mod regret;
 pub mod report;
 pub mod search;
+mod share;
 pub mod space;
 pub mod stop;
 pub mod stored;

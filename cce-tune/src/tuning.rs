@@ -31,7 +31,8 @@ pub struct Tuner<'a> {
     pub budget: Option<Duration>,
     /// Which schedules are tried.
     pub scope: Scope,
-    /// Only every second number's candidates are tried, beginning with the first number; `None`: all.
+    /// Only one share of the candidates is tried, the first number's of the second number of shares, counted from 0;
+    /// `None`: all. See [`Space::share`].
     pub share: Option<(usize, usize)>,
     /// Whether trials of other hosts count as this one's: in the database of a fleet that shares the work.
     pub all_hosts: bool,
