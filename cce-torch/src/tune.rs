@@ -142,7 +142,6 @@ impl Search {
         };
         let (task, devices) = (&self.task, std::slice::from_ref(&self.device));
         let report = tuner.tune_in_workers(task, devices, (&self.source, task.tokens), &self.worker)?;
-        cce_tune::cli::remember(&self.folder, &task.program)?;
         let scalars = Arguments::new(&task.program, 0, 0, &self.scalars)?.scalars;
         Ok(self.tuned(&report, scalars))
     }

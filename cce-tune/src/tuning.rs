@@ -5,6 +5,7 @@ use crate::arguments::Arguments;
 use crate::bench::DeviceBench;
 use crate::data::{Head, HeadSource};
 use crate::floor::{Floor, Peak, Work};
+use crate::losses;
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on};
@@ -191,6 +192,7 @@ impl<'a> Tuner<'a> {
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
         let mut database = Database::open(self.folder)?;
+        losses::remember(self.folder, &task.program)?;
         let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
         let mut others = Recording::of_records("the database", database.records()?)?;
         others.retain(|other| (&other.key, other.shape, &other.generation) != (&key, shape, &generation));

@@ -5,7 +5,7 @@ use super::output::{Output, counted, table};
 use super::programs::Programs;
 use super::show::Names;
 use super::tune::worker;
-use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED, VerifyArgs};
+use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
 use crate::arguments::Arguments;
 use crate::data::HeadSource;
@@ -21,8 +21,39 @@ use cce_codegen::ir::Program;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::{Device, DeviceKind, selection};
 use cce_tuning_db::{KeyWinners, Profile, ProgramHash, Source, Winner, Winners};
+use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// A profile; without it, the database, the profiles of CCE_PROFILE, and those that ship.
+    pub(super) profile: Option<std::path::PathBuf>,
+    /// The device: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
+    pub(super) gpu: super::values::Gpu,
+    /// Only winners for this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(super) loss: Option<String>,
+    /// Only check constraints, for every device that there are winners of. Runs nothing, needs no GPU.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Winners measured a problem, the best first; the default schedule is measured besides.
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) best: usize,
+    /// Timed runs of each.
+    #[arg(long, default_value_t = 11, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) rounds: usize,
+    /// By how many percent a time may differ before it has moved.
+    #[arg(long, default_value_t = 10.0, value_name = "PERCENT", value_parser = super::values::percent)]
+    pub(super) tolerance: f64,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = super::values::scalar)]
+    pub(super) scalar: Vec<(String, f32)>,
+    /// The seed of the generated heads.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(super) seed: u64,
+}
 
 /// What is to be verified.
 struct Stored {

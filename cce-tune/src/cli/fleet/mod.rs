@@ -14,13 +14,14 @@ mod files;
 pub(super) use files::is_plan;
 
 use super::devices::devices;
-use super::inputs::Stated;
+use super::inputs::{InputArgs, Stated};
 use super::output::{Output, counted};
 use super::programs::Programs;
 use super::tune::{database_folder, worker};
 use super::values::{Budget, Gpu};
-use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, InputArgs, values};
+use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, values};
 use crate::Error;
+use crate::losses;
 use crate::progress::{Console, Progress};
 use crate::search::{Effort, Ended};
 use crate::stop::Stop;
@@ -200,7 +201,7 @@ pub(super) fn merge(args: &MergeArgs, output: &Output) -> Result<u8, Error> {
     let mut kinds: Vec<String> = Vec::new();
     for path in folders {
         let shard = Shard::read(&path)?;
-        Programs::remember(&folder, &shard.job.task()?.program)?;
+        losses::remember(&folder, &shard.job.task()?.program)?;
         let done = Done::read(&path)?;
         let trials = path.join("database");
         let merged: Option<Merged> = trials.is_dir().then(|| database.merge(&trials)).transpose()?;
