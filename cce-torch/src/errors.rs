@@ -35,7 +35,7 @@ pub(crate) fn tuning_exception(error: &cce_tune::Error) -> PyErr {
     use cce_tune::Error as Tuning;
     match error {
         Tuning::Runtime(error) => exception(error),
-        Tuning::Usage { .. } | Tuning::UnknownScalar { .. } | Tuning::NotFinite { .. } => {
+        Tuning::Usage { .. } | Tuning::UnknownScalar { .. } | Tuning::Inputs { .. } => {
             PyValueError::new_err(error.to_string())
         }
         _ => PyRuntimeError::new_err(error.to_string()),

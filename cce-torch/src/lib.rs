@@ -8,7 +8,7 @@
 //! program   built operation by operation, or read; as text, which is its identity on the Python side
 //! plans     made for a program, shape, types, filter, wanted gradients and device, and made again as they were
 //! calls     a plan's forward and backward on raw memory: all `unsafe` of this crate
-//! tune      the tuner and its diagnosis
+//! tune      the tuner, its workers and its diagnosis
 //! errors    this project's errors as Python exceptions with the same text
 //! ```
 
@@ -30,7 +30,7 @@ mod _native {
     #[pymodule_export]
     use super::program::{Builder, Description, describe, dump, functions};
     #[pymodule_export]
-    use super::tune::{Tuned, doctor, tune, tuning_state};
+    use super::tune::{Tuned, doctor, tune, tuning_state, work};
 
     #[pymodule_export]
     const __VERSION__: &str = env!("CARGO_PKG_VERSION");

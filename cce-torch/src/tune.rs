@@ -1,7 +1,8 @@
 //! The tuner and its diagnosis, from Python.
 //!
 //! The search runs on a thread of its own; the thread that called waits without the interpreter's lock, and looks at
-//! signals and reports progress in between. Invariant: whatever ends the search, what it measured before is stored, and the next state
+//! signals and reports progress in between. Candidates run in workers, which are this interpreter anew: a process with a
+//! GPU's context must not be forked, and torch is not needed there. Invariant: whatever ends the search, what it measured before is stored, and the next state
 //! of the database has another name, so that plans are chosen anew.
 
 use crate::errors::{exception, tuning_exception, unexpected};
@@ -11,14 +12,16 @@ use cce::{Device, Gradients};
 use cce_runtime::selection;
 use cce_tune::Diagnosis;
 use cce_tune::arguments::Arguments;
-use cce_tune::data::Head;
+use cce_tune::data::HeadSource;
 use cce_tune::progress::{Console, Progress};
 use cce_tune::search::{Ended, Ranked};
 use cce_tune::stop::Stop;
 use cce_tune::task::Task;
 use cce_tune::tuning::{Report, Scope, Tuner};
+use cce_tune::worker::{Plans, WorkerCommand, own_streams, serve};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -124,7 +127,8 @@ struct Search {
     scalars: Vec<(String, f32)>,
     candidates: Option<usize>,
     again: bool,
-    untrained: bool,
+    source: HeadSource,
+    worker: WorkerCommand,
     stop: Stop,
 }
 
@@ -136,14 +140,8 @@ impl Search {
             scalars: self.scalars.clone(),
             ..Tuner::new(&self.folder, progress, &self.stop)
         };
-        let task = &self.task;
-        let head = || {
-            progress.note("generating the inputs");
-            let make = if self.untrained { Head::untrained } else { Head::generated };
-            Ok(make(task.tokens, task.width, task.vocab, 0, task.dtype))
-        };
-        let report = tuner.tune(task, &self.device, head)?;
-        cce_tune::cli::remember(&self.folder, &task.program)?;
+        let (task, devices) = (&self.task, std::slice::from_ref(&self.device));
+        let report = tuner.tune_in_workers(task, devices, (&self.source, task.tokens), &self.worker)?;
         let scalars = Arguments::new(&task.program, 0, 0, &self.scalars)?.scalars;
         Ok(self.tuned(&report, scalars))
     }
@@ -163,13 +161,14 @@ impl Search {
     }
 }
 
-/// Measures the schedules of a problem and stores what it measured. `progress` is called with steps done, steps in all, and lines that are new;
+/// Measures the schedules of a problem, on generated inputs, in processes that `worker` starts, a program and its arguments, and stores what it
+/// measured. `progress` is called with steps done, steps in all, and lines that are new;
 /// `None`: the terminal's bar; `silent`: neither.
 ///
 /// Ctrl-C, or an exception of `progress`, ends it after the run at hand, and is raised then; a second Ctrl-C leaves at once.
 #[pyfunction]
 #[pyo3(signature = (program, shape, dtype_name, ignored, filter_text, gradients, input_gradients, device_ordinal,
-                    scalars, candidates, again, untrained, progress, silent))]
+                    scalars, candidates, again, untrained, progress, silent, worker))]
 #[expect(clippy::too_many_arguments, reason = "the parts of a problem, from Python")]
 pub(crate) fn tune(
     py: Python<'_>,
@@ -187,6 +186,7 @@ pub(crate) fn tune(
     untrained: bool,
     progress: Option<Py<PyAny>>,
     silent: bool,
+    worker: (PathBuf, Vec<OsString>),
 ) -> PyResult<Tuned> {
     let folder = selection::folder().ok_or_else(|| {
         unexpected(
@@ -204,7 +204,13 @@ pub(crate) fn tune(
     };
     let device = device(device_ordinal).map_err(|error| exception(&error))?;
     let stop = Stop::new();
-    let search = Search { folder, device, task, scalars, candidates, again, untrained, stop: stop.clone() };
+    let source = match untrained {
+        true => HeadSource::Untrained { seed: 0 },
+        false => HeadSource::Generated { seed: 0 },
+    };
+    let worker = WorkerCommand::new(worker.0, worker.1);
+    let search =
+        Search { folder, device, task, scalars, candidates, again, source, worker, stop: stop.clone() };
     let watched = Watched::default();
     let shows = progress.is_none() && !silent;
     let (sender, receiver) = channel();
@@ -248,6 +254,13 @@ pub(crate) fn tune(
         Some(error) => Err(error),
         None => done.map_err(|error| tuning_exception(&error)),
     }
+}
+
+/// Serves a tuner on standard input and output, in a process of its own, until its standard input ends: that ends the process.
+#[pyfunction]
+pub(crate) fn work(py: Python<'_>) -> PyResult<()> {
+    let (requests, replies) = own_streams()?;
+    py.detach(|| serve(&Plans, requests, replies)).map_err(|error| tuning_exception(&error))
 }
 
 /// A name for what plans choose their schedules from: the winners of the tuning database and the profiles. Another whenever they

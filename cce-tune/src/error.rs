@@ -115,6 +115,12 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// What the candidates are compared with could not be made of the task and its inputs.
+    #[error("{reason}")]
+    Inputs {
+        /// What is wrong with them, and what to do.
+        reason: String,
+    },
     /// Building or running a plan failed.
     #[error(transparent)]
     Runtime(#[from] cce_runtime::Error),
@@ -198,4 +204,17 @@ pub enum Error {
         /// What is missing, and how it comes about.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether whoever stated the task and its inputs can mend it.
+    pub(crate) fn is_mistake(&self) -> bool {
+        matches!(
+            self,
+            Error::Usage { .. }
+                | Error::UnknownScalar { .. }
+                | Error::NotFinite { .. }
+                | Error::Inputs { .. }
+        )
+    }
 }

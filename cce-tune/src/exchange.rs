@@ -2,13 +2,13 @@
 //! share (<https://github.com/odgaard/TuningSchema>, version 1.0.0).
 //!
 //! - Both hold one problem a file: one key, and of it the trials of one generation, of each configuration the newest.
-//!   The fastest host's stands where several measured one.
+//!   The fastest host's stands where several measured one, unless a wrong result on any of them disqualifies it.
 //! - Kernel Tuner (1.5) looks a configuration up by its values joined by commas, in the order of `tune_params_keys`, as
 //!   Python writes them. So values are integers or texts, without commas. What failed has the name of Kernel Tuner's
 //!   error in the place of its time.
 
 use crate::knobs;
-use cce_tuning_db::{Config, Generation, Key, Record, Status, Trial};
+use cce_tuning_db::{Config, Generation, Key, Record, Status, Trial, disqualified};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -44,10 +44,13 @@ fn problem(current: Generation, key: Key, mut trials: Vec<Trial>) -> Option<Prob
     Some(Problem { trials: counting(&trials), key, generation })
 }
 
-/// Of each configuration the trial that counts, in the order in which they were measured.
+/// Of each configuration the trial that counts, in the order in which they were measured; `trials` are all of one key
+/// and generation. Of one that is [`disqualified`] it is the trial that does it: what no plan takes wins nowhere else.
 pub fn counting(trials: &[Trial]) -> Vec<Trial> {
+    let disqualified = disqualified(trials);
     let mut best: BTreeMap<_, &Trial> = BTreeMap::new();
     for trial in cce_tuning_db::newest(trials) {
+        let trial = disqualified.get(&(trial.config.hash(), &trial.generation)).copied().unwrap_or(trial);
         let slot = best.entry(trial.config.hash()).or_insert(trial);
         if trial.standing(slot).is_lt() {
             *slot = trial;
@@ -245,6 +248,17 @@ mod tests {
         let made = made(vec![trial(16, None, 1.0, 1), trial(16, None, 2.0, 5), trial(32, None, 3.0, 2)]);
         let times: Vec<f64> = made.trials.iter().filter_map(Trial::time).collect();
         assert_eq!(times, [3.0, 2.0]);
+    }
+
+    #[test]
+    fn what_was_wrong_on_another_host_does_not_win() {
+        let mut elsewhere = trial(16, Some(Status::Wrong("dE".into())), 0.0, 3);
+        elsewhere.provenance.host = "there".to_owned();
+        let made = made(vec![trial(16, None, 1.0, 5), elsewhere.clone(), trial(32, None, 2.0, 4)]);
+        let times: Vec<f64> = made.trials.iter().filter_map(Trial::time).collect();
+        assert_eq!(times, [2.0]);
+        // Its host is there to be asked.
+        assert!(made.trials.contains(&elsewhere));
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! - [`tuning`]: all of it for one task on one device.
 //! - [`exchange`]: trials in the formats of other tools.
 //! - [`report`]: the trials of a problem as a page for people.
+//! - [`losses`]: losses that do not ship, beside their trials.
 //! - [`stored`]: keys and winners of the database, back as tasks and schedules.
 //! - [`verify`]: stored winners, measured again.
 //! - [`cli`]: the command line.
@@ -51,11 +52,13 @@ mod error;
 pub mod exchange;
 pub mod floor;
 pub mod knobs;
+pub mod losses;
 pub mod progress;
 pub mod recording;
 pub mod regret;
 pub mod report;
 pub mod search;
+mod share;
 pub mod space;
 pub mod stop;
 pub mod stored;

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::search::Candidate;
+use crate::share::shares;
 use cce_codegen::ir::Program;
 use cce_codegen::problem::Problem;
 use cce_codegen::schedule::{Gpu, GpuSpace, Schedule};
@@ -42,13 +43,11 @@ pub struct Knob {
 }
 
 impl Space {
-    /// Keeps every `of`-th candidate, beginning with number `index`: one share of a fleet's work.
+    /// Keeps share number `index` of `of`: one machine's part of a fleet's work, in which every value of a knob is that
+    /// is there often enough. The shares have every candidate once, and are the same on every machine.
     pub fn share(&mut self, index: usize, of: usize) {
-        let mut at = 0;
-        self.candidates.retain(|_| {
-            at += 1;
-            (at - 1) % of.max(1) == index
-        });
+        let mut shares = shares(&self.candidates, of).into_iter();
+        self.candidates.retain(|_| shares.next() == Some(index));
     }
 
     /// The space of the CPU device.

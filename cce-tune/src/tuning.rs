@@ -5,6 +5,7 @@ use crate::arguments::Arguments;
 use crate::bench::DeviceBench;
 use crate::data::{Head, HeadSource};
 use crate::floor::{Floor, Peak, Work};
+use crate::losses;
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on};
@@ -31,7 +32,8 @@ pub struct Tuner<'a> {
     pub budget: Option<Duration>,
     /// Which schedules are tried.
     pub scope: Scope,
-    /// Only every second number's candidates are tried, beginning with the first number; `None`: all.
+    /// Only one share of the candidates is tried, the first number's of the second number of shares, counted from 0;
+    /// `None`: all. See [`Space::share`].
     pub share: Option<(usize, usize)>,
     /// Whether trials of other hosts count as this one's: in the database of a fleet that shares the work.
     pub all_hosts: bool,
@@ -153,7 +155,8 @@ impl<'a> Tuner<'a> {
     /// are of one kind, and share the candidates. `counted` of the tokens are not ignored.
     ///
     /// # Errors
-    /// As [`Tuner::tune`].
+    /// As [`Tuner::tune`]; [`Error::Worker`] when there can be no worker, [`Error::Inputs`] when that is for the task
+    /// or its inputs.
     pub fn tune_in_workers(
         &self,
         task: &Task,
@@ -164,12 +167,16 @@ impl<'a> Tuner<'a> {
         // Wrong scalars are this caller's mistake, not the worker's.
         Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         let first = devices.first().ok_or(Error::NoCandidate)?;
-        self.tune_on(task, (first, devices.len()), counted, |task, problem| {
+        let mut refusals = Vec::new();
+        let tuned = self.tune_on(task, (first, devices.len()), counted, |task, problem| {
             self.progress.note("computing the reference");
             let job = Job::new(task, &self.scalars, source.clone());
             let start = |device: &Device| RemoteBench::start(worker.clone(), job.on(device, problem));
-            Ok(devices.iter().map(start).collect())
-        })
+            let benches: Vec<RemoteBench> = devices.iter().map(start).collect();
+            refusals.extend(benches.iter().map(RemoteBench::refusal));
+            Ok(benches)
+        });
+        tuned.map_err(|error| refusals.iter().fold(error, |error, refusal| refusal.instead_of(error)))
     }
 
     fn tune_on<B: Bench + Send>(
@@ -185,6 +192,7 @@ impl<'a> Tuner<'a> {
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
         let mut database = Database::open(self.folder)?;
+        losses::remember(self.folder, &task.program)?;
         let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
         let mut others = Recording::of_records("the database", database.records()?)?;
         others.retain(|other| (&other.key, other.shape, &other.generation) != (&key, shape, &generation));

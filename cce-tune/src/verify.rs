@@ -45,7 +45,7 @@ pub struct Verified {
 /// Measures the winners of a problem, and `default`, again. `None`: asked to stop.
 ///
 /// # Errors
-/// When the device fails for good.
+/// When the device fails for good, or the bench can measure nothing, for no schedule's fault.
 pub fn measure<B: Bench>(
     winners: &[(&Winner, Schedule)],
     default: Option<Schedule>,
@@ -119,6 +119,9 @@ impl<B: Bench> Entrant<'_, B> {
 
     fn drop_for(&mut self, failure: &crate::search::Failure) -> Result<(), Error> {
         let reason = failure.status.reason().to_owned();
+        if failure.blameless {
+            return Err(Error::Worker { reason });
+        }
         if failure.fatal {
             return Err(Error::DeviceLost { schedule: describe(&self.schedule), reason });
         }

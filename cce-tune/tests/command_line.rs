@@ -67,6 +67,8 @@ fn scalars_that_are_no_numbers_are_refused_and_data_without_a_finite_loss_is_not
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("no finite loss of z_loss"), "{}", ran.stderr);
     assert!(ran.stderr.contains("scalars: weight = 3"), "{}", ran.stderr);
+    // Nothing would come of it.
+    assert!(!ran.stderr.contains("run the same command again"), "{}", ran.stderr);
 }
 
 #[test]

@@ -91,3 +91,79 @@ fn what_is_no_plan_and_no_shard_and_a_folder_in_use_are_refused_in_words() {
     let damaged = work(&tuner, "shard-0");
     assert!(damaged.code == Some(2) && damaged.stderr.contains("is damaged"), "{}", damaged.stderr);
 }
+
+/// What is beside the plan, hidden.
+fn unfinished(tuner: &Tuner) -> Vec<String> {
+    let entries = std::fs::read_dir(tuner.path("")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(".plan.") && name.ends_with(".unfinished")).collect()
+}
+
+#[test]
+fn a_plan_that_was_killed_while_it_was_made_is_not_there_and_is_made_again() {
+    let tuner = Tuner::new();
+    let many = ["plan", "--out", "plan", "--shards", "100000", "--device", "cpu"];
+    let mut command = tuner.command(&[&many[..], &SHAPE[..]].concat());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    let half = |name: &String| std::path::Path::new(&tuner.path(name)).join("shard-20").exists();
+    while !unfinished(&tuner).iter().any(half) {
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing was written within 60 s");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // It is being made: another one does not touch it.
+    let other = ["plan", "--out", "plan.other", "--shards", "1", "--device", "cpu"];
+    tuner.run(&[&other[..], &SHAPE[..]].concat()).ok();
+    assert!(unfinished(&tuner).iter().any(half));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!std::path::Path::new(&tuner.path("plan")).exists());
+    let nothing = tuner.run(&["merge", "plan"]);
+    assert!(nothing.stderr.contains("is no plan"), "{}", nothing.stderr);
+    plan(&tuner, "2").ok();
+    assert_eq!(unfinished(&tuner), Vec::<String>::new());
+    work(&tuner, "shard-1").ok();
+}
+
+#[test]
+fn what_a_killed_plan_of_an_earlier_version_left_is_made_again_unless_somebody_worked_on_it() {
+    let tuner = Tuner::new();
+    plan(&tuner, "3").ok();
+    std::fs::remove_dir_all(tuner.path("plan/run-off")).unwrap();
+    plan(&tuner, "2").ok();
+    assert!(
+        !std::path::Path::new(&tuner.path("plan/shard-2")).exists(),
+        "what was left is mixed with the new"
+    );
+    work(&tuner, "shard-0").ok();
+    std::fs::remove_dir_all(tuner.path("plan/run-off")).unwrap();
+    let refused = plan(&tuner, "2");
+    assert!(refused.code == Some(2) && refused.stderr.contains("found other files in"), "{}", refused.stderr);
+    assert!(std::path::Path::new(&tuner.path("plan/shard-0/done.json")).exists());
+    // An empty folder is as good as none.
+    std::fs::remove_dir_all(tuner.path("plan")).unwrap();
+    std::fs::create_dir(tuner.path("plan")).unwrap();
+    plan(&tuner, "1").ok();
+}
+
+#[test]
+fn files_of_another_version_are_told_from_damaged_ones() {
+    let tuner = Tuner::new();
+    plan(&tuner, "1").ok();
+    let done = tuner.path("plan/shard-0/done.json");
+    std::fs::write(&done, "{\"schema\": 2, \"by\": \"somebody\"}").unwrap();
+    for args in [&["work", "plan/shard-0"][..], &["work", "plan/run-off", "--gpu", "cpu"], &["merge", "plan"]]
+    {
+        let refused = tuner.run(args);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        for expected in ["done.json has schema 2, expected 1", "use that one, or remove this file"] {
+            assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+        }
+    }
+    std::fs::write(&done, "{\"schema\": 1}").unwrap();
+    let damaged = work(&tuner, "shard-0");
+    assert!(damaged.stderr.contains("is damaged: missing field"), "{}", damaged.stderr);
+    assert!(damaged.stderr.contains("do the shard again"), "{}", damaged.stderr);
+    std::fs::remove_file(&done).unwrap();
+    work(&tuner, "shard-0").ok();
+}

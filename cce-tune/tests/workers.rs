@@ -7,7 +7,10 @@
 #[cfg(unix)]
 mod misbehaving;
 
-fn main() {
-    #[cfg(unix)]
-    misbehaving::main();
+#[cfg(unix)]
+fn main() -> std::process::ExitCode {
+    misbehaving::main()
 }
+
+#[cfg(not(unix))]
+fn main() {}

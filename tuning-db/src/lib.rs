@@ -67,6 +67,7 @@ mod trial;
 mod warning;
 mod winner;
 mod winners;
+mod wrong;
 
 pub use config::Config;
 pub use database::{Database, EXPORT_SCHEMA, Indexing, Merged, PATIENCE, exported};
@@ -84,3 +85,4 @@ pub use trial::{Clocks, RECORD_SCHEMA, Record, Resources, Settled, Status, Trial
 pub use warning::{Source, Warning};
 pub use winner::{GENERATIONS_KEPT, KeyWinners, WINNERS_KEPT, Winner, newest};
 pub use winners::Winners;
+pub use wrong::disqualified;

@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::hash::ConfigHash;
 use crate::key::{Key, Shape};
 use crate::provenance::{Generation, Provenance};
-use crate::trial::{Resources, Settled, Standing, Status, Trial};
+use crate::trial::{Resources, Settled, Standing, Trial};
+use crate::wrong::disqualified;
 
 /// How many configurations are kept a key and generation. A caller validates the first against the actual
 /// call and takes the next when it does not fit; after eight, the default schedule is as good a guess.
@@ -94,20 +95,16 @@ impl KeyWinners {
 
     /// Chooses from all trials of a key.
     ///
-    /// On one host, the newest trial of a configuration replaces its earlier ones: it is a correction, and
-    /// a configuration that turned out wrong loses its place. Between hosts the better record wins, but a
-    /// wrong result anywhere disqualifies: a race that shows on one machine is a race.
+    /// On one host, the newest trial of a configuration replaces its earlier ones: it is a correction. Between
+    /// hosts the better record wins. What is [`disqualified`] wins nowhere.
     #[must_use]
     pub fn choose<'a>(key: Key, trials: impl IntoIterator<Item = &'a Trial>) -> Self {
+        let trials: Vec<&Trial> = trials.into_iter().collect();
+        let wrong = disqualified(trials.iter().copied());
         let newest = newest_by_slot(trials);
-        let wrong: Vec<_> = newest
-            .iter()
-            .filter(|(_, trial)| matches!(trial.status, Status::Wrong(_)))
-            .map(|((config, generation, _), _)| (*config, *generation))
-            .collect();
         let winners = newest
             .iter()
-            .filter(|((config, generation, _), _)| wrong.binary_search(&(*config, *generation)).is_err())
+            .filter(|((config, generation, _), _)| !wrong.contains_key(&(*config, *generation)))
             .filter_map(|(_, trial)| Winner::of(trial))
             .collect();
         Self::new(key, winners)
@@ -165,6 +162,7 @@ fn best(mut winners: Vec<Winner>) -> Vec<Winner> {
 mod tests {
     use super::*;
     use crate::sample;
+    use crate::trial::Status;
 
     fn medians(winners: &[Winner]) -> Vec<f64> {
         winners.iter().map(|w| w.median).collect()

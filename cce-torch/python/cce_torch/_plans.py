@@ -171,13 +171,21 @@ def _say(spec: Spec, plan: _native.Plan) -> None:
 
 @cache
 def load_nvrtc() -> None:
-    """Loads the NVRTC that torch's own packages brought, so that the native side finds it by name.
+    """Loads the NVRTC that torch's own packages brought, so that the native side finds it by name."""
+    library = nvrtc()
+    if library is not None:
+        ctypes.CDLL(library)
 
-    Nothing is done where CCE_NVRTC_PATH says which one to take, or where no such package is installed: the native
-    side then looks where its documentation says.
+
+@cache
+def nvrtc() -> str | None:
+    """The NVRTC that torch's own packages brought.
+
+    None where CCE_NVRTC_PATH says which one to take, or where no such package is installed: the native side then looks
+    where its documentation says.
     """
     if os.environ.get("CCE_NVRTC_PATH"):
-        return
+        return None
     # Packages of another CUDA may lie beside those that torch was built for.
     folders = [Path("cu13", "lib"), Path("cuda_nvrtc", "lib")]
     if (torch.version.cuda or "").split(".")[0] == "12":
@@ -186,5 +194,5 @@ def load_nvrtc() -> None:
     for root in (found.submodule_search_locations or []) if found else []:
         for folder in folders:
             for library in sorted(Path(root, folder).glob("libnvrtc.so.*"), reverse=True):
-                ctypes.CDLL(str(library))
-                return
+                return str(library)
+    return None

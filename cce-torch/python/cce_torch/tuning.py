@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Union
 
 import torch
@@ -224,6 +225,7 @@ def tune(
             untrained,
             _callback(progress),
             progress is False,
+            _worker(where),
         )
     finally:
         # What was stored counts, however it ended.
@@ -381,6 +383,19 @@ def _gradients(
         else:
             raise ValueError(f"`gradients` has {name!r}, expected any of {', '.join(['e', 'c', *own])}")
     return names
+
+
+def _worker(device: torch.device) -> tuple[str, list[str]]:
+    """The program that candidates run in, and its arguments: this interpreter, without torch."""
+    if not sys.executable:
+        raise RuntimeError(
+            "`sys.executable` is empty, expected the program of this interpreter: schedules are measured in processes of "
+            "their own; call `tune` in a Python that was started as a program"
+        )
+    library = _plans.nvrtc() if device.type == "cuda" else None
+    # -S: what start-up files of the installation print or import is no business of a worker.
+    script = Path(__file__).with_name("_worker.py")
+    return sys.executable, ["-S", str(script), _native.__file__, *([library] if library else [])]
 
 
 def _problem(program: str, shape: tuple[int, int, int], dtype: str, names: list[str]) -> str:

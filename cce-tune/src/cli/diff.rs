@@ -1,18 +1,32 @@
 //! `cce-tune diff`: the winners of two databases, exports or profiles beside each other.
 
+use super::EXIT_OK;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
-use super::selected::Selector;
-use super::{DiffArgs, EXIT_OK};
+use super::selected::{SelectedArgs, Selector};
 use crate::Error;
 use crate::search::describe;
 use cce_runtime::selection;
 use cce_tuning_db::{
     Database, Error as DatabaseError, Key, KeyWinners, Profile, Record, Winner, Winners, exported,
 };
+use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// A database's folder, an export of trials, or a profile.
+    pub(super) a: std::path::PathBuf,
+    /// What it is compared with: a folder, an export or a profile.
+    pub(super) b: std::path::PathBuf,
+    /// Print problems too whose winners are the same.
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) selected: SelectedArgs,
+}
 
 /// Winners by the encoding of their keys.
 #[derive(Debug, Default)]

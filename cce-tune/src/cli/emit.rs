@@ -1,8 +1,9 @@
 //! `cce-tune emit`: a loss at every level from what the user wrote to PTX. Needs no GPU.
 
+use super::EXIT_OK;
+use super::inputs::ProblemArgs;
 use super::output::Output;
 use super::programs::Programs;
-use super::{EXIT_OK, EmitArgs};
 use crate::Error;
 use crate::task::Task;
 use cce_codegen::ir::{Level, Program};
@@ -11,6 +12,25 @@ use cce_codegen::problem::{DType, Problem};
 use cce_codegen::schedule::{Family, Gpu, GpuSchedule};
 use cce_runtime::DeviceKind;
 use cce_runtime::nvrtc::{Arch, Nvrtc, Options, Source};
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(super) struct EmitArgs {
+    #[command(flatten)]
+    pub(super) problem: ProblemArgs,
+    /// What to print: program, gradient, plan, cuda or ptx.
+    #[arg(long, default_value = "program", value_name = "LEVEL", value_parser = level)]
+    pub(super) dump: cce_codegen::ir::Level,
+    /// The architecture that CUDA and PTX are for: sm_80, sm_90a ...
+    #[arg(long, default_value = "sm_90a", value_name = "ARCH", value_parser = arch)]
+    pub(super) arch: cce_runtime::nvrtc::Arch,
+    /// The kernel family: auto (the fastest that can run the problem), wgmma, mma or simt.
+    #[arg(long, default_value = "auto", value_name = "FAMILY", value_parser = ["auto", "wgmma", "mma", "simt"])]
+    pub(super) family: String,
+    /// Print only this module, such as logits_forward.
+    #[arg(long, value_name = "NAME")]
+    pub(super) module: Option<String>,
+}
 
 /// The parser of `--dump`.
 pub(super) fn level(text: &str) -> Result<Level, String> {
@@ -100,4 +120,26 @@ fn problem(args: &EmitArgs, program: &Program) -> Result<Problem, Error> {
         ..super::inputs::task(flags, program.clone(), DeviceKind::Cpu, None)
     };
     task.gpu_problem()
+}
+
+/// `emit` takes the flags of a problem too. It measures nothing and runs nothing: what they say is what the
+/// kernels are printed for.
+pub(super) fn for_emission(emit: clap::Command) -> clap::Command {
+    let helps = [
+        ("tokens", "N, the number of tokens [default: 8192]"),
+        ("hidden", "D, the hidden size [default: 2304]"),
+        ("vocab", "V, the vocabulary's size [default: 256000]"),
+        ("dtype", "Type of hidden states and classifier: f32, f16, bf16 [default: bf16]"),
+        (
+            "filter",
+            "The filter: exact, sampled, sampled:EPS, sampled:EPS,MAX_ENTRIES or blocks:EPS [default: that of a plan on such a GPU]",
+        ),
+        (
+            "objective",
+            "What the kernels compute: the loss alone (loss), or with gradients (gradients, hidden, classifier)",
+        ),
+        ("memory_limit", "The most workspace that the plan may need, such as 512M"),
+        ("no_ignored", "Print kernels for calls in which every token counts: none is ignored"),
+    ];
+    helps.into_iter().fold(emit, |emit, (flag, help)| emit.mut_arg(flag, |arg| arg.help(help)))
 }

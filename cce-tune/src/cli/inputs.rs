@@ -1,13 +1,78 @@
 //! What the flags of a problem and its inputs mean: the task, the data file, where a head comes from.
 
 use super::programs::Programs;
-use super::{InputArgs, ProblemArgs};
 use crate::Error;
 use crate::data::{Head, HeadSource, IGNORED, Targets};
 use crate::task::Task;
 use cce_codegen::ir::Program;
 use cce_codegen::problem::{DType, IndexType};
 use cce_runtime::DeviceKind;
+use clap::Args;
+
+/// What is tuned, on which inputs.
+#[derive(Debug, Args)]
+pub(super) struct InputArgs {
+    #[command(flatten)]
+    pub(super) problem: ProblemArgs,
+    /// Hidden states, classifier and targets of your own: a safetensors file with e [N, D], c [V, D] and
+    /// targets [N]. References in it (lse, loss, de_rows, dc_rows) are checked.
+    #[arg(long, value_name = "FILE")]
+    pub(super) data: Option<std::path::PathBuf>,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = super::values::scalar)]
+    pub(super) scalar: Vec<(String, f32)>,
+    /// Generate a head before its training (uniform softmax) instead of one shaped like a trained model's.
+    #[arg(long, conflicts_with = "data")]
+    pub(super) untrained: bool,
+    /// The seed of the generated head.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(super) seed: u64,
+}
+
+impl InputArgs {
+    /// Whether a flag says something of the inputs that are measured on: what no key has a place for.
+    pub(super) fn states_inputs(&self) -> bool {
+        self.data.is_some() || self.untrained || self.seed != 0 || !self.scalar.is_empty()
+    }
+}
+
+/// The problem.
+#[derive(Debug, Args)]
+pub(super) struct ProblemArgs {
+    /// A shipped loss by its name, or a file saved with Program::save.
+    #[arg(long, default_value = "cross_entropy", value_name = "NAME|FILE")]
+    pub(super) loss: String,
+    /// N, the number of tokens [default: 8192 on a GPU, 256 on the CPU device; with --data, all].
+    #[arg(long, value_name = "N", value_parser = super::values::count)]
+    pub(super) tokens: Option<usize>,
+    /// D, the hidden size [default: 2304 on a GPU, 576 on the CPU device].
+    #[arg(long, value_name = "D", value_parser = super::values::count)]
+    pub(super) hidden: Option<usize>,
+    /// V, the vocabulary's size [default: 256000 on a GPU, 8192 on the CPU device].
+    #[arg(long, value_name = "V", value_parser = super::values::count)]
+    pub(super) vocab: Option<usize>,
+    /// Type of hidden states and classifier: f32, f16, bf16 [default: bf16 on a GPU, f32 on the CPU device;
+    /// with --data, the file's].
+    #[arg(long, value_name = "TYPE", value_parser = super::values::dtype)]
+    pub(super) dtype: Option<cce_codegen::problem::DType>,
+    /// The filter: exact, sampled, sampled:EPS, sampled:EPS,MAX_ENTRIES or blocks:EPS [default: sampled where
+    /// loss and device allow it].
+    #[arg(long, value_name = "FILTER", value_parser = super::values::filter)]
+    pub(super) filter: Option<cce_codegen::problem::Filter>,
+    /// What is minimised: the time of the loss alone (loss), or with gradients (gradients, hidden,
+    /// classifier).
+    #[arg(long, default_value = "gradients", value_name = "OBJECTIVE", value_parser = super::values::objective)]
+    pub(super) objective: cce_runtime::Gradients,
+    /// The gradient of a Row, Col or Scalar input of the loss is computed too; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub(super) input_gradient: Vec<String>,
+    /// The most workspace that a schedule may need, such as 512M.
+    #[arg(long, value_name = "BYTES", value_parser = super::values::bytes)]
+    pub(super) memory_limit: Option<u64>,
+    /// Tune for calls in which every token counts: none is ignored.
+    #[arg(long)]
+    pub(super) no_ignored: bool,
+}
 
 /// Loss, data file and head source of a command line.
 pub(super) struct Stated {

@@ -7,10 +7,10 @@
 use super::devices::devices;
 use super::output::{Output, counted};
 use super::programs::Programs;
-use super::tune::database_folder;
-use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, ProfileArgs};
+use super::tune::{database_folder, worker};
+use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
-use crate::data::{Head, MODELS};
+use crate::data::{HeadSource, MODELS};
 use crate::progress::{Console, Progress};
 use crate::search::Ended;
 use crate::stop::Stop;
@@ -20,9 +20,63 @@ use cce_codegen::problem::DType;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::{Device, DeviceKind, Gradients, selection};
 use cce_tuning_db::{Key, KeyWinners, Profile, Provenance, Winner};
+use clap::Args;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
+
+#[derive(Debug, Args)]
+pub(super) struct ProfileArgs {
+    /// The device: auto (the first GPU, else the CPU device), cpu, or the index of a GPU.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX")]
+    pub(super) gpu: super::values::Gpu,
+    /// Heads: all of the models below, some of them by name, or any as HIDDENxVOCAB, separated by commas. The models:
+    /// gpt-2, smollm2-135m, llama-3-8b, qwen-2.5-7b, gemma-2-2b, gemma-3-27b.
+    #[arg(long, default_value = "all", value_name = "HEADS", value_delimiter = ',', value_parser = heads)]
+    pub(super) heads: Vec<Vec<HeadShape>>,
+    /// Numbers of tokens, separated by commas; a plan finds the nearest power of two.
+    #[arg(long, default_value = "2048,8192,32768", value_name = "N,...", value_delimiter = ',',
+          value_parser = super::values::count)]
+    pub(super) tokens: Vec<usize>,
+    /// What is minimised, separated by commas: the time of the loss alone (loss), or with gradients (gradients,
+    /// hidden, classifier).
+    #[arg(long, default_value = "gradients,loss", value_name = "OBJECTIVE,...", value_delimiter = ',',
+          value_parser = super::values::objective)]
+    pub(super) objective: Vec<cce_runtime::Gradients>,
+    /// A shipped loss by its name, or a file saved with Program::save.
+    #[arg(long, default_value = "cross_entropy", value_name = "NAME|FILE")]
+    pub(super) loss: String,
+    /// Type of hidden states and classifier: f32, f16, bf16 [default: bf16 on a GPU, f32 on the CPU device].
+    #[arg(long, value_name = "TYPE", value_parser = super::values::dtype)]
+    pub(super) dtype: Option<cce_codegen::problem::DType>,
+    /// The filter, as for tuning [default: that of a plan].
+    #[arg(long, value_name = "FILTER", value_parser = super::values::filter)]
+    pub(super) filter: Option<cce_codegen::problem::Filter>,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = super::values::scalar)]
+    pub(super) scalar: Vec<(String, f32)>,
+    /// The seed of the generated heads.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(super) seed: u64,
+    /// Try only the first candidates of each problem, at most so many.
+    #[arg(long, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) candidates: Option<usize>,
+    /// How long one problem may take: 20s, 2m, 1h; or none.
+    #[arg(long, default_value = "60s", value_name = "TIME|none", value_parser = super::values::budget)]
+    pub(super) budget: super::values::Budget,
+    /// Measure again what the file or the database holds already.
+    #[arg(long)]
+    pub(super) again: bool,
+    /// Winners kept a problem: the next is taken where the best does not fit a call.
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) keep: usize,
+    /// The profile's name [default: the file's].
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// The profile. What it holds already for other problems stays.
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: std::path::PathBuf,
+}
 
 /// The head of a model, or of any shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +160,8 @@ pub(super) fn run(
     let generation = selection::generation(&keyed);
     let mut profile = Collected::open(&args.out, name, args.keep)?;
     let items = items(args, &program, device);
-    let most = args.tokens.iter().copied().max().unwrap_or(1);
-    let mut made: Option<(HeadShape, Head)> = None;
+    let source = HeadSource::Generated { seed: args.seed };
+    let worker = worker()?;
     let (mut values, mut code) = (Vec::new(), EXIT_OK);
     for (number, item) in items.iter().enumerate() {
         let place = format!("[{}/{}] {}", number + 1, items.len(), item.text());
@@ -125,19 +179,7 @@ pub(super) fn run(
             continue;
         }
         let started = Instant::now();
-        let (slot, console) = (&mut made, &console);
-        let report = tuner.tune(&item.task, device, move || {
-            if slot.as_ref().is_none_or(|(of, _)| *of != item.head) {
-                // One head at a time: the largest takes gigabytes.
-                *slot = None;
-                console.note(&format!("generating the inputs of {}", item.head.name));
-                let HeadShape { hidden, vocab, .. } = item.head;
-                let head = Head::generated(most, hidden, vocab, args.seed, item.task.dtype);
-                *slot = Some((item.head.clone(), head));
-            }
-            slot.as_ref().map(|(_, head)| head.first_tokens(item.task.tokens)).ok_or(Error::NoCandidate)
-        })?;
-        Programs::remember(&folder, &item.task.program)?;
+        let report = tuner.tune_in_workers(&item.task, &devices, (&source, item.task.tokens), &worker)?;
         report.notes.iter().for_each(|note| console.note(note));
         let default = space.candidates.first().map(|first| first.schedule);
         let (line, mut value) = described(&report, default, started.elapsed().as_secs_f64());

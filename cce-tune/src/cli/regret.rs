@@ -1,11 +1,22 @@
 //! `cce-tune regret`: what selection costs shapes that were not tuned.
 
+use super::EXIT_OK;
 use super::output::{Output, counted, table};
 use super::replay::{median_and_worst, read};
-use super::{EXIT_OK, RegretArgs};
 use crate::Error;
 use crate::regret::{Regret, regrets};
+use clap::Args;
 use serde_json::json;
+
+#[derive(Debug, Args)]
+pub(super) struct RegretArgs {
+    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    pub(super) trials: Vec<std::path::PathBuf>,
+    /// Near shapes whose winners are judged together: 1 takes the nearest's [default: that of a plan].
+    #[arg(long, default_value_t = cce_tuning_db::CONSULTED, hide_default_value = true, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) consulted: usize,
+}
 
 pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
     let recordings = read(&args.trials)?;

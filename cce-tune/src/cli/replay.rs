@@ -1,13 +1,33 @@
 //! `cce-tune replay`: strategies on recorded trials.
 
+use super::EXIT_OK;
 use super::output::{Output, counted, table};
-use super::{EXIT_OK, ReplayArgs};
 use crate::Error;
 use crate::recording::Recording;
 use crate::strategy::replay::{LIMITS, Played, experience, play};
 use crate::strategy::{Experience, Kind};
+use clap::Args;
 use rayon::prelude::*;
 use serde_json::json;
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// Recordings (cce-tune --record FILE), exports of trials, or folders of databases.
+    #[arg(required = true)]
+    pub(super) trials: Vec<std::path::PathBuf>,
+    /// Only this strategy; may be given several times.
+    #[arg(long, value_name = "STRATEGY")]
+    pub(super) strategy: Vec<crate::strategy::Kind>,
+    /// Runs of each, with another seed.
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) seeds: usize,
+    /// Schedules that are chosen at a time.
+    #[arg(long, default_value_t = crate::strategy::replay::BATCH, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) batch: usize,
+    /// Let each recording's search learn from the others of its loss, as a database's trials do.
+    #[arg(long)]
+    pub(super) learn: bool,
+}
 
 /// One strategy on one recording, over the seeds.
 struct Line<'a> {

@@ -1,10 +1,11 @@
 //! `cce-tune report`, and `--report` after tuning: pages for people.
 
+use super::EXIT_OK;
 use super::output::Output;
 use super::programs::Programs;
+use super::selected::SelectedArgs;
 use super::selected::{Selected, Selector, paths};
 use super::transfer::{existing, whole_text};
-use super::{EXIT_OK, ReportArgs, SelectedArgs};
 use crate::Error;
 use crate::floor::Peak;
 use crate::report::{Entry, Page, index};
@@ -13,8 +14,40 @@ use crate::stored;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::selection;
 use cce_tuning_db::{Config, ConfigHash, Database, Key, Record};
+use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// The page. Where there are several problems, an index, with a page of each beside it.
+    #[arg(long, value_name = "FILE.html", default_value = "cce-tune-report.html")]
+    pub(super) out: std::path::PathBuf,
+    #[command(flatten)]
+    pub(super) selected: SelectedArgs,
+    #[command(flatten)]
+    pub(super) peak: PeakArgs,
+}
+
+/// What the device can do at most, where no data sheet is known or another limit holds.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct PeakArgs {
+    /// The device's peak in 10^12 operations a second in the problem's type, from which follows the least time that a
+    /// schedule can take [default: at the highest clock, where the architecture is known].
+    #[arg(long, value_name = "TFLOPS", value_parser = super::values::positive, requires = "bandwidth")]
+    pub(super) peak: Option<f64>,
+    /// The device's memory bandwidth in 10^9 bytes a second.
+    #[arg(long, value_name = "GB/S", value_parser = super::values::positive, requires = "peak")]
+    pub(super) bandwidth: Option<f64>,
+}
+
+impl PeakArgs {
+    /// The peak, if one is stated.
+    pub(super) fn stated(self) -> Option<crate::floor::Peak> {
+        let (tera, giga) = (self.peak?, self.bandwidth?);
+        Some(crate::floor::Peak { flops: tera * 1e12, bandwidth: Some(giga * 1e9) })
+    }
+}
 
 pub(super) fn run(args: &ReportArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let (folder, mut database) = existing()?;

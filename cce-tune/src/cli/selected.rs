@@ -1,13 +1,24 @@
 //! The stored problems that a command is about, with their names, and files of their own.
 
-use super::SelectedArgs;
 use super::programs::Programs;
 use super::show::Names;
 use crate::Error;
 use crate::exchange::{Problem, problems};
 use cce_runtime::selection;
 use cce_tuning_db::{Key, ProgramHash, Record};
+use clap::Args;
 use std::path::{Path, PathBuf};
+
+/// Which of the stored problems.
+#[derive(Debug, Args)]
+pub(super) struct SelectedArgs {
+    /// Only those of this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(super) loss: Option<String>,
+    /// Only problems whose description, as `cce-tune show` prints it, contains this; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) only: Vec<String>,
+}
 
 /// A problem with its description.
 pub(super) struct Selected {

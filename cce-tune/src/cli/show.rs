@@ -1,18 +1,29 @@
 //! `cce-tune show`: what is stored.
 
+use super::EXIT_OK;
 use super::output::{Output, table};
 use super::programs::Programs;
 use super::tune::database_folder;
-use super::{EXIT_OK, ShowArgs};
 use crate::Error;
 use crate::search::describe;
 use crate::stored;
 use cce_codegen::ir::InputKind;
 use cce_runtime::selection;
 use cce_tuning_db::{Config, Database, Key, MemoryClass, Objective, ProgramHash, Record, Trial, Winner};
+use clap::Args;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Every trial, not only the winners.
+    #[arg(long)]
+    pub(super) trials: bool,
+    /// Only those of this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(super) loss: Option<String>,
+}
 
 pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let only = match &args.loss {

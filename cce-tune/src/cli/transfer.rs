@@ -1,19 +1,43 @@
 //! `cce-tune export` and `import`: trials from machine to machine, and to other tools.
 
+use super::EXIT_OK;
 use super::diff::{Difference, Side};
 use super::fleet::is_plan;
 use super::output::{Output, counted};
 use super::programs::Programs;
-use super::selected::{Selected, Selector, paths};
+use super::selected::{Selected, SelectedArgs, Selector, paths};
 use super::tune::database_folder;
-use super::{EXIT_OK, ExportArgs, ImportArgs};
 use crate::Error;
 use crate::exchange;
 use crate::tuning::host_name;
 use cce_tuning_db::{Database, Merged, Profile, Provenance};
+use clap::Args;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Where to; standard output if left out. With a format of another tool, which holds one problem a file, a
+    /// folder where there are several.
+    pub(super) file: Option<std::path::PathBuf>,
+    /// Write a profile of this name: the winners alone, for CCE_PROFILE on other machines.
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// The format: cce (all trials, what import reads), kernel-tuner (a cache file for Kernel Tuner's dashboard and
+    /// simulation mode), or t4 (the results format that several tuners share).
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", conflicts_with = "profile")]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) selected: SelectedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// Exports, or folders of other databases.
+    #[arg(required = true)]
+    pub(super) from: Vec<std::path::PathBuf>,
+}
 
 /// How trials are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

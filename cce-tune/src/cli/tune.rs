@@ -2,11 +2,12 @@
 
 use super::check::{Check, Checked};
 use super::devices::{devices, kinds};
-use super::inputs::{File, Stated};
+use super::inputs::{File, InputArgs, Stated};
 use super::output::{Output, bytes, counted, table};
 use super::programs::Programs;
+use super::report::PeakArgs;
 use super::transfer::whole;
-use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, TuneArgs};
+use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED};
 use crate::Error;
 use crate::arguments::Arguments;
 use crate::progress::{Console, Progress};
@@ -18,10 +19,57 @@ use crate::task::Task;
 use crate::tuning::{Report, Scope, Tuner};
 use crate::worker::WorkerCommand;
 use cce_runtime::{Device, selection};
+use clap::Args;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// What is tuned.
+#[derive(Debug, Args)]
+pub(super) struct TuneArgs {
+    /// The device: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
+    pub(super) gpu: super::values::Gpu,
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+    /// Try at most so many candidates [default: as many as the strategy thinks worth it].
+    #[arg(long, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) candidates: Option<usize>,
+    /// Who chooses the candidates: see docs/tuning.md.
+    #[arg(long, default_value_t, value_name = "STRATEGY")]
+    pub(super) strategy: crate::strategy::Kind,
+    /// Try every candidate: the same as --strategy exhaustive.
+    #[arg(long, conflicts_with = "strategy")]
+    pub(super) exhaustive: bool,
+    /// The candidates that there are to choose from, at most.
+    #[arg(long, default_value_t = crate::space::SEARCHED, value_name = "COUNT")]
+    pub(super) space: u64,
+    /// Write the problem's trials as a recording, for `cce-tune replay`; takes one device.
+    #[arg(long, value_name = "FILE")]
+    pub(super) record: Option<std::path::PathBuf>,
+    /// How long tuning one kind of device may take, inputs and reference included: 90s, 5m, or none to try
+    /// every candidate.
+    #[arg(long, default_value = "60s", value_name = "TIME|none", value_parser = super::values::budget)]
+    pub(super) budget: super::values::Budget,
+    /// The same as --budget 10s.
+    #[arg(long, conflicts_with = "budget")]
+    pub(super) quick: bool,
+    /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
+    #[arg(long)]
+    pub(super) again: bool,
+    /// List the candidates and the constraints that they break, without running any.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Print every candidate, not only the best.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Write a page for people when it is done: see `cce-tune report`.
+    #[arg(long, value_name = "FILE.html", conflicts_with = "dry_run")]
+    pub(super) report: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    pub(super) peak: PeakArgs,
+}
 
 /// Candidates that the table shows without `--all`.
 const SHOWN: usize = 12;
@@ -150,7 +198,6 @@ fn one(args: &TuneArgs, tuner: &Tuner<'_>, stated: &Stated, devices: &[Device]) 
     let task = stated.task(&args.input, first.kind());
     let report =
         tuner.tune_in_workers(&task, devices, (&stated.source, stated.counted(&task)), &worker()?)?;
-    Programs::remember(tuner.folder, &task.program)?;
     if let Some(path) = &args.record {
         record(path, &report, tuner)?;
     }

@@ -4,23 +4,56 @@ use super::devices::devices;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
 use super::show::Names;
-use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED, VerifyArgs};
+use super::tune::worker;
+use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::bench::DeviceBench;
-use crate::data::Head;
+use crate::data::HeadSource;
 use crate::progress::{Console, Progress};
+use crate::search::{Bench, Effort};
 use crate::stop::Stop;
 use crate::task::Task;
 use crate::tuning::{gpu_of, tuning_device};
 use crate::verify::{Line, Measuring, Verified, foremost, measure};
+use crate::worker::{Job, RemoteBench, WorkerCommand};
 use crate::{search, stored};
 use cce_codegen::ir::Program;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::{Device, DeviceKind, selection};
 use cce_tuning_db::{KeyWinners, Profile, ProgramHash, Source, Winner, Winners};
+use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// A profile; without it, the database, the profiles of CCE_PROFILE, and those that ship.
+    pub(super) profile: Option<std::path::PathBuf>,
+    /// The device: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
+    pub(super) gpu: super::values::Gpu,
+    /// Only winners for this loss: a name, or a file.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(super) loss: Option<String>,
+    /// Only check constraints, for every device that there are winners of. Runs nothing, needs no GPU.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Winners measured a problem, the best first; the default schedule is measured besides.
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) best: usize,
+    /// Timed runs of each.
+    #[arg(long, default_value_t = 11, value_name = "COUNT", value_parser = super::values::count)]
+    pub(super) rounds: usize,
+    /// By how many percent a time may differ before it has moved.
+    #[arg(long, default_value_t = 10.0, value_name = "PERCENT", value_parser = super::values::percent)]
+    pub(super) tolerance: f64,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = super::values::scalar)]
+    pub(super) scalar: Vec<(String, f32)>,
+    /// The seed of the generated heads.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(super) seed: u64,
+}
 
 /// What is to be verified.
 struct Stored {
@@ -186,6 +219,7 @@ fn measured(
     for device in devices(args.gpu)? {
         here.push((tuning_device(&device)?, device));
     }
+    let worker = worker()?;
     let mut elsewhere: Vec<&str> = Vec::new();
     let mut stopped = false;
     'all: for (source, entry) in &stored.all {
@@ -199,7 +233,7 @@ fn measured(
             continue;
         };
         console.note(&format!("measuring {heading}"));
-        match problem(args, &program, entry, device, stop)? {
+        match problem(args, &program, entry, (device, &worker), stop)? {
             Some(found) => findings.add(&heading, source, entry, &found),
             None => {
                 stopped = true;
@@ -232,7 +266,7 @@ fn problem(
     args: &VerifyArgs,
     program: &Program,
     entry: &KeyWinners,
-    device: &Device,
+    (device, worker): (&Device, &WorkerCommand),
     stop: &Stop,
 ) -> Result<Option<Verified>, Error> {
     let mut moved = Vec::new();
@@ -253,7 +287,7 @@ fn problem(
         Err(why) => return Ok(Some(Verified { lines: Vec::new(), moved: vec![why] })),
     };
     let measuring = Measuring { rounds: args.rounds, tolerance: args.tolerance / 100.0 };
-    let found = again(args, &task, &fitting, device, &measuring, stop)?;
+    let found = again(args, &task, &fitting, (device, worker), &measuring, stop)?;
     Ok(found.map(|found| Verified { moved: [moved, found.moved].concat(), ..found }))
 }
 
@@ -261,12 +295,12 @@ fn again(
     args: &VerifyArgs,
     task: &Task,
     winners: &[(&Winner, Schedule)],
-    device: &Device,
+    (device, worker): (&Device, &WorkerCommand),
     measuring: &Measuring,
     stop: &Stop,
 ) -> Result<Option<Verified>, Error> {
-    let head = Head::generated(task.tokens, task.width, task.vocab, args.seed, task.dtype);
-    let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &args.scalar)?;
+    // Wrong scalars are this caller's mistake, not the worker's.
+    Arguments::new(&task.program, task.tokens, task.vocab, &args.scalar)?;
     let problem = match winners.first() {
         Some((_, first)) => task.plan(device, *first)?.problem().clone(),
         None => return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() })),
@@ -277,6 +311,11 @@ fn again(
             Some(Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu_of(device)?)))
         }
     };
-    let mut bench = DeviceBench::prepare(device, task, &head, &arguments, &problem)?;
-    measure(winners, default, &mut bench, measuring, stop)
+    let job = Job::new(task, &args.scalar, HeadSource::Generated { seed: args.seed });
+    let mut bench = RemoteBench::start(worker.clone(), job.on(device, &problem));
+    // As long as a candidate that is timed beside these winners.
+    let slowest = winners.iter().map(|(winner, _)| winner.deciding_time()).fold(0.0, f64::max);
+    bench.limit(Effort::default().limit(slowest));
+    let refusal = bench.refusal();
+    measure(winners, default, &mut bench, measuring, stop).map_err(|error| refusal.instead_of(error))
 }

@@ -58,12 +58,13 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// Ends the search this long after now; the last fifth is the run-off's.
+    /// Ends the search this long after now; the last fifth is the run-off's, if there is one.
     #[must_use]
     pub fn within(self, budget: Option<Duration>) -> Effort {
         let now = Instant::now();
         let after = |part: f64| budget.and_then(|budget| now.checked_add(budget.mul_f64(part)));
-        Effort { screen_until: after(0.8), until: after(1.0), ..self }
+        let screening = if self.finalists == 0 { 1.0 } else { 0.8 };
+        Effort { screen_until: after(screening), until: after(1.0), ..self }
     }
 
     /// Rounds of the run-off when the best takes `ms`: steps, so that a measurement that comes out a little
@@ -78,7 +79,7 @@ impl Effort {
 
     /// How long one run may take when the best takes `best` ms: what takes twenty times as long hangs, or
     /// might as well.
-    pub(super) fn limit(&self, best: f64) -> Duration {
+    pub fn limit(&self, best: f64) -> Duration {
         let twenty = Duration::try_from_secs_f64(20.0 * best / 1e3).unwrap_or(self.timeout);
         twenty.max(self.patience).min(self.timeout)
     }
@@ -102,6 +103,17 @@ impl Effort {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_is_kept_for_a_run_off_only_where_there_is_one() {
+        let budget = Some(Duration::from_secs(100));
+        let kept = |effort: Effort| {
+            let effort = effort.within(budget);
+            effort.until.unwrap() - effort.screen_until.unwrap()
+        };
+        assert_eq!(kept(Effort::default()), Duration::from_secs(20));
+        assert_eq!(kept(Effort { finalists: 0, ..Effort::default() }), Duration::ZERO);
+    }
 
     #[test]
     fn the_limit_of_a_run_follows_the_best_between_patience_and_timeout() {

@@ -2,9 +2,9 @@
 
 use crate::Error;
 use cce_tuning_db::{
-    Config, ConfigHash, Database, Generation, Key, Provenance, Record, Shape, Status, Trial,
+    Config, ConfigHash, Database, Generation, Key, Provenance, Record, Shape, Status, Trial, disqualified,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The trials of one key in a database, of one code generator and one host; those that are added go to the
 /// log at once.
@@ -16,6 +16,8 @@ pub struct Store {
     generation: Generation,
     provenance: Provenance,
     trials: HashMap<ConfigHash, Trial>,
+    /// What other hosts, or this one at other shapes, found wrong: see [`disqualified`].
+    wrong: HashMap<ConfigHash, Trial>,
     /// When the trials that are measured again were measured.
     earlier: HashMap<ConfigHash, u64>,
     reused: usize,
@@ -65,24 +67,33 @@ impl Store {
         let of_here = |trial: &Trial| {
             trial.generation == generation && is_ours(&trial.provenance.host) && trial.shape == shape
         };
-        for trial in database.trials(&key)?.into_iter().filter(of_here) {
+        let all = database.trials(&key)?;
+        let is_own = |trial: &&Trial| trial.provenance.host == provenance.host && trial.shape == shape;
+        let wrong_in = |trials: Vec<&Trial>| -> HashMap<ConfigHash, Trial> {
+            let of_now = disqualified(trials).into_iter().filter(|((_, made), _)| **made == generation);
+            of_now.map(|((config, _), trial)| (config, trial.clone())).collect()
+        };
+        let (own, others) = all.iter().partition(is_own);
+        let (own_wrong, wrong) = (wrong_in(own), wrong_in(others));
+        for trial in all.into_iter().filter(of_here) {
             let newer = |known: &&mut Trial| known.provenance.unix_ms > trial.provenance.unix_ms;
             if trials.get_mut(&trial.config.hash()).as_ref().is_none_or(|known| !newer(known)) {
                 trials.insert(trial.config.hash(), trial);
             }
         }
-        let reused = trials.len();
+        trials.extend(own_wrong);
+        let reused = trials.keys().chain(wrong.keys()).collect::<HashSet<_>>().len();
         let next_ms = trials.values().map(|trial| trial.provenance.unix_ms + 1).max().unwrap_or(0);
         let earlier = HashMap::new();
-        Ok(Store { database, key, shape, generation, provenance, trials, earlier, reused, next_ms })
+        Ok(Store { database, key, shape, generation, provenance, trials, wrong, earlier, reused, next_ms })
     }
 
-    /// Takes what is stored for nothing, so that everything is measured again. What is kept from now on is
-    /// newer, and counts instead.
+    /// Takes what is stored for nothing, so that everything is measured again, but what other hosts found wrong. What
+    /// is kept from now on is newer, and counts instead.
     pub fn measure_again(&mut self) {
         let times = self.trials.drain().map(|(hash, trial)| (hash, trial.provenance.unix_ms));
         self.earlier.extend(times);
-        self.reused = 0;
+        self.reused = self.wrong.len();
     }
 
     /// The key.
@@ -95,9 +106,10 @@ impl Store {
         self.reused
     }
 
-    /// The newest trial of a configuration.
+    /// The newest trial of a configuration; of one that another host found wrong, that host's, because no plan takes it
+    /// whatever is measured here.
     pub fn known(&self, config: &Config) -> Option<&Trial> {
-        self.trials.get(&config.hash())
+        self.wrong.get(&config.hash()).or_else(|| self.trials.get(&config.hash()))
     }
 
     pub(super) fn dropped(&self, config: &Config, status: Status) -> Trial {

@@ -57,7 +57,7 @@ impl RemoteCompiler {
         process.send(&Request::Compiler(Box::new(self.job.clone())));
         match self.reply(&mut process)? {
             Reply::Ready => Ok(process),
-            Reply::Refused(reason) => Err(blameless(reason)),
+            Reply::Refused { reason, .. } => Err(blameless(reason)),
             other => Err(blameless(format!("the compiling worker answered {other:?}"))),
         }
     }
@@ -97,7 +97,7 @@ impl Compile for RemoteCompiler {
         let outcome = match self.reply(&mut process)? {
             Reply::Compiled(resources) => Ok(resources),
             Reply::Failed(failed) => Err(failed.into()),
-            Reply::Refused(reason) => Err(blameless(reason)),
+            Reply::Refused { reason, .. } => Err(blameless(reason)),
             other => Err(blameless(format!("the compiling worker answered {other:?}"))),
         };
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(process);

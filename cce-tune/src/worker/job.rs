@@ -6,7 +6,7 @@ use crate::data::{Head, HeadSource};
 use crate::task::Task;
 use cce_codegen::ir::Program;
 use cce_codegen::problem::{DType, Filter, IndexType, Problem};
-use cce_runtime::{Device, Gradients};
+use cce_runtime::{Device, Gradients, selection};
 use serde::{Deserialize, Serialize};
 
 /// The layout of [`Job`].
@@ -50,6 +50,17 @@ pub struct Job {
     pub problem: Option<Problem>,
     /// The GPU's index; `None`: the CPU device.
     pub gpu: Option<usize>,
+    /// Which device that is, in words: a GPU's UUID, a processor and its threads. `None`: any is right.
+    #[serde(default)]
+    pub identity: Option<String>,
+}
+
+/// What tells a device from others, in every process of a machine.
+fn identity(device: &Device) -> String {
+    match device.properties().cuda {
+        Some(info) => info.uuid.to_string(),
+        None => format!("{} with {} threads", selection::cpu().name(), rayon::current_num_threads()),
+    }
 }
 
 impl Job {
@@ -73,6 +84,7 @@ impl Job {
             source,
             problem: None,
             gpu: None,
+            identity: None,
         }
     }
 
@@ -80,7 +92,7 @@ impl Job {
     #[must_use]
     pub fn on(&self, device: &Device, problem: &Problem) -> Job {
         let gpu = device.properties().cuda.map(|info| info.index);
-        Job { gpu, problem: Some(problem.clone()), ..self.clone() }
+        Job { gpu, problem: Some(problem.clone()), identity: Some(identity(device)), ..self.clone() }
     }
 
     /// The task.
@@ -114,12 +126,24 @@ impl Job {
     /// The device.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// What the driver reports; when this process finds another device in its place.
     pub fn device(&self) -> Result<Device, Error> {
-        Ok(match self.gpu {
+        let device = match self.gpu {
             Some(index) => Device::cuda(index)?,
             None => Device::cpu(),
-        })
+        };
+        let found = identity(&device);
+        match &self.identity {
+            Some(expected) if *expected != found => {
+                let reason = format!(
+                    "the worker's device is {found}, expected {expected}: the environment was changed after the program \
+                     that tunes first used the device; set CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER and \
+                     RAYON_NUM_THREADS before it starts"
+                );
+                Err(Error::Usage { reason })
+            }
+            _ => Ok(device),
+        }
     }
 
     /// The inputs.

@@ -34,7 +34,11 @@ pub(super) enum Request {
 pub(super) enum Reply {
     Ready,
     /// There can be no worker: no candidate is to blame.
-    Refused(String),
+    Refused {
+        reason: String,
+        /// Whether whoever stated task and inputs can mend it.
+        mistake: bool,
+    },
     Compiled(Option<Resources>),
     /// The bits of the error: JSON has no NaN.
     Checked {

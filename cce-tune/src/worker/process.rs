@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const BURIAL: Duration = Duration::from_secs(10);
 
 /// How a worker is started: a program that calls [`serve`](super::serve) on its standard input and output
-/// when it is run with these arguments.
+/// when it is run with these arguments. It gets this process's environment, and as many threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerCommand {
     /// The program.
@@ -59,7 +59,10 @@ pub(super) struct Process {
 impl Process {
     pub(super) fn start(command: &WorkerCommand) -> std::io::Result<Process> {
         let mut starting = Command::new(&command.program);
-        starting.args(&command.arguments).envs(command.variables.iter().map(|(name, value)| (name, value)));
+        starting.args(&command.arguments);
+        // The CPU device's key holds their number, whatever has become of the environment that it came from.
+        starting.env("RAYON_NUM_THREADS", rayon::current_num_threads().to_string());
+        starting.envs(command.variables.iter().map(|(name, value)| (name, value)));
         starting.stdin(Stdio::piped()).stdout(Stdio::piped());
         // Ctrl-C at a terminal is for the parent, which ends its workers itself.
         #[cfg(unix)]

@@ -3,6 +3,7 @@
 use super::message::{Reply, Request};
 use super::process::{Process, Silence};
 use super::{Job, RemoteCompiler, WorkerCommand};
+use crate::Error;
 use crate::search::{Bench, Compile, Failure};
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::{Clocks, Resources, Status};
@@ -11,8 +12,10 @@ use std::time::{Duration, Instant};
 
 /// How long inputs and reference may take.
 const PREPARATION: Duration = Duration::from_secs(600);
-/// How long a build and a check may take at least: it may compile.
+/// How long a build and a check may take at least on a GPU: it may compile.
 const CHECK: Duration = Duration::from_secs(60);
+/// And on the CPU device, where nothing compiles.
+const CHECK_ON_CPU: Duration = Duration::from_secs(5);
 /// How often a worker that dies while it prepares is started again.
 const ATTEMPTS: usize = 3;
 
@@ -29,6 +32,22 @@ pub struct RemoteBench {
     gone: Arc<Mutex<Vec<u64>>>,
     /// Kept from batch to batch: its processes have loaded NVRTC.
     compiler: OnceLock<Arc<RemoteCompiler>>,
+    refusal: Refusal,
+}
+
+/// Why a worker could not make what candidates are compared with, where whoever stated task and inputs can mend it;
+/// its clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Refusal(Arc<OnceLock<String>>);
+
+impl Refusal {
+    /// The refusal as an error, else `error`, which is what it looks like to a search.
+    pub fn instead_of(&self, error: Error) -> Error {
+        match (self.0.get(), &error) {
+            (Some(reason), Error::Worker { .. }) => Error::Inputs { reason: reason.clone() },
+            _ => error,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -65,16 +84,29 @@ impl RemoteBench {
             Link { process: None, started: None, next: 0, clocks: None, preparation: Duration::ZERO };
         // A failure is met again, and reported, where the worker is needed.
         let _ = link.begin(&command, &job);
-        let limit = PREPARATION;
-        let (link, gone, compiler) = (Mutex::new(link), Arc::default(), OnceLock::new());
-        RemoteBench { command, job, limit, check: CHECK, link, gone, compiler }
+        let check = job.gpu.map_or(CHECK_ON_CPU, |_| CHECK);
+        RemoteBench {
+            command,
+            job,
+            limit: PREPARATION,
+            check,
+            link: Mutex::new(link),
+            gone: Arc::default(),
+            compiler: OnceLock::new(),
+            refusal: Refusal::default(),
+        }
     }
 
-    /// How long a build and a check may take at least: a minute, if this is not called. A check may take ten
-    /// times as long as inputs and reference took, if that is longer.
+    /// How long a build and a check may take at least: a minute (on the CPU device five seconds), if this is not
+    /// called. A check may take ten times as long as inputs and reference took, if that is longer.
     #[must_use]
     pub fn check_limit(self, check: Duration) -> RemoteBench {
         RemoteBench { check, ..self }
+    }
+
+    /// Where it is told why there can be no worker.
+    pub fn refusal(&self) -> Refusal {
+        self.refusal.clone()
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -88,7 +120,7 @@ impl RemoteBench {
     /// Sends a request and waits for the reply; `what` may not take longer than `limit`.
     fn ask(&self, request: &Request, limit: Option<Duration>, what: &str) -> Result<Reply, Failure> {
         let mut link = self.link();
-        link.prepare(&self.command, &self.job)?;
+        link.prepare(&self.command, &self.job, &self.refusal)?;
         let limit = limit.unwrap_or_else(|| self.check.max(10 * link.preparation));
         let Some(process) = &mut link.process else { return Err(blameless("there is no worker")) };
         process.send(request);
@@ -96,7 +128,7 @@ impl RemoteBench {
             Ok(Reply::Failed(failed)) if !failed.fatal => return Err(failed.into()),
             // The device is beyond use in that process.
             Ok(Reply::Failed(failed)) => failed.into(),
-            Ok(Reply::Refused(reason)) => blameless(reason),
+            Ok(Reply::Refused { reason, .. }) => blameless(reason),
             Ok(reply) => return Ok(reply),
             Err(Silence::TooLate) => {
                 let limit = limit.as_secs_f64();
@@ -128,7 +160,7 @@ impl Link {
     }
 
     /// Waits until there is a worker that is ready.
-    fn prepare(&mut self, command: &WorkerCommand, job: &Job) -> Result<(), Failure> {
+    fn prepare(&mut self, command: &WorkerCommand, job: &Job, refusal: &Refusal) -> Result<(), Failure> {
         let mut reason = String::new();
         for _ in 0..ATTEMPTS {
             if self.process.is_none() {
@@ -143,8 +175,12 @@ impl Link {
                     self.started = None;
                     return Ok(());
                 }
-                Ok(Reply::Refused(reason)) => {
+                Ok(Reply::Refused { reason, mistake }) => {
                     self.end();
+                    if mistake {
+                        // Every worker would say the same.
+                        let _ = refusal.0.set(reason.clone());
+                    }
                     return Err(blameless(reason));
                 }
                 Ok(other) => reason = format!("it answered {other:?}"),

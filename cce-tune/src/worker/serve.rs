@@ -72,7 +72,7 @@ pub fn serve<H: Host>(
     let mut reply = |reply: &Reply| {
         frame::write(&mut output, reply).map_err(|source| Error::Write { path: "the pipe".into(), source })
     };
-    let refused = |error: Error| Reply::Refused(error.to_string());
+    let refused = |error: Error| Reply::Refused { mistake: error.is_mistake(), reason: error.to_string() };
     match requests.recv() {
         Ok(Request::Bench(job)) => match host.bench(&job) {
             Ok(bench) => {
@@ -106,7 +106,8 @@ pub fn serve<H: Host>(
 }
 
 fn unexpected(request: &Request) -> Reply {
-    Reply::Refused(format!("this worker was asked for what it does not do: {request:?}"))
+    let reason = format!("this worker was asked for what it does not do: {request:?}");
+    Reply::Refused { reason, mistake: false }
 }
 
 /// Without destructors and exit handlers, which may wait for a device that hangs.

@@ -12,13 +12,13 @@ use cce_tune::search::{
 };
 use cce_tune::stop::Stop;
 use cce_tune::task::Task;
-use cce_tune::worker::{Host, Job, Plans, RemoteBench, RemoteCompiler, WorkerCommand, serve};
-use cce_tuning_db::{Clocks, Config, Database, Generation, Provenance, Resources, Status};
+use cce_tune::worker::{Host, Job, Plans, RemoteBench, RemoteCompiler, WorkerCommand, own_streams, serve};
+use cce_tuning_db::{Clocks, Config, Database, Generation, Profile, Provenance, Resources, Status};
 use rustix::process::{Pid, Signal, getpid, kill_process, test_kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -37,22 +37,33 @@ const LEAVES_HOLES: u32 = 107;
 const HANGS_WHEN_TIMED: u32 = 108;
 const BREAKS_THE_DEVICE: u32 = 109;
 const OVERFLOWS_THE_STACK: u32 = 110;
+const PRINTS: u32 = 111;
 
-pub fn main() {
+/// Which schedules misbehave besides, and how: `BLOCK/STRIP=ONE OF THE ABOVE`, separated by commas.
+const MISBEHAVE: &str = "CCE_TEST_MISBEHAVE";
+
+pub fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("worker") => {
             note_start();
             serve(&Misbehaving, std::io::stdin(), std::io::stdout()).unwrap();
         }
+        Some("protected") => {
+            let (requests, replies) = own_streams().unwrap();
+            serve(&Misbehaving, requests, replies).unwrap();
+        }
         Some("refuses") => serve(&Refuses, std::io::stdin(), std::io::stdout()).unwrap(),
         Some("dies") => std::process::abort(),
         Some("parent") => parent(),
-        _ => run_tests(),
+        // The command line, whose workers are this program.
+        Some("profile" | "verify") => return cce_tune::run([]),
+        _ => return run_tests(),
     }
+    ExitCode::SUCCESS
 }
 
 /// What cargo and nextest expect of a test program: `--list`, a name or a part of one, `--exact`.
-fn run_tests() {
+fn run_tests() -> ExitCode {
     let flags: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| flags.iter().any(|given| given == flag);
     let wanted = flags.iter().find(|given| !given.starts_with('-') && *given != "terse");
@@ -65,7 +76,7 @@ fn run_tests() {
         if !has("--ignored") {
             TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
         }
-        return;
+        return ExitCode::SUCCESS;
     }
     let mut failed = false;
     for (name, test) in TESTS.iter().filter(|(name, _)| is_wanted(name)) {
@@ -73,7 +84,7 @@ fn run_tests() {
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
         failed |= !passed;
     }
-    std::process::exit(i32::from(failed));
+    ExitCode::from(u8::from(failed))
 }
 
 const TESTS: &[(&str, fn())] = &[
@@ -102,6 +113,19 @@ const TESTS: &[(&str, fn())] = &[
         a_worker_does_not_outlive_its_parent_even_while_it_hangs,
     ),
     ("a_remote_bench_measures_what_a_bench_measures", a_remote_bench_measures_what_a_bench_measures),
+    ("what_a_library_prints_is_no_message", what_a_library_prints_is_no_message),
+    (
+        "a_worker_that_finds_another_device_refuses_and_says_why",
+        a_worker_that_finds_another_device_refuses_and_says_why,
+    ),
+    (
+        "a_profile_is_made_whatever_candidates_do_and_holds_none_that_failed",
+        a_profile_is_made_whatever_candidates_do_and_holds_none_that_failed,
+    ),
+    (
+        "winners_that_hang_crash_or_are_wrong_are_what_verify_reports",
+        winners_that_hang_crash_or_are_wrong_are_what_verify_reports,
+    ),
 ];
 
 /// Plans, some of which misbehave.
@@ -114,7 +138,15 @@ struct Spoiled {
 
 struct SpoiledBuilt {
     built: Built,
-    block: u32,
+    behaviour: u32,
+}
+
+/// What the worker does with a schedule: any other number than those above is good behaviour.
+fn behaviour(cpu: CpuSchedule) -> u32 {
+    let place = format!("{}/{}", cpu.token_block, cpu.strip);
+    let stated = std::env::var(MISBEHAVE).unwrap_or_default();
+    let mut stated = stated.split(',').filter_map(|one| one.split_once('='));
+    stated.find(|(of, _)| *of == place).map_or(cpu.token_block, |(_, what)| what.parse().unwrap())
 }
 
 impl Host for Misbehaving {
@@ -159,8 +191,8 @@ impl Compile for SpoiledCompiler {
 #[derive(Clone, Default)]
 struct SpoiledMemory {
     host: HostMemory,
-    /// The token block that runs.
-    block: Arc<AtomicU32>,
+    /// That of the schedule that runs.
+    behaviour: Arc<AtomicU32>,
 }
 
 impl Memory for SpoiledMemory {
@@ -188,7 +220,7 @@ impl Memory for SpoiledMemory {
 
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>, Error> {
         let mut values = self.host.download(buffer)?;
-        match self.block.load(Ordering::SeqCst) {
+        match self.behaviour.load(Ordering::SeqCst) {
             IS_WRONG => values.iter_mut().for_each(|x| *x *= 1.5),
             LEAVES_HOLES if values.len() > 100 => {
                 // What poison leaves where a kernel writes nothing.
@@ -235,7 +267,7 @@ impl Bench for Spoiled {
 
     fn build(&self, schedule: &Schedule) -> Result<SpoiledBuilt, Failure> {
         let Schedule::Cpu(cpu) = *schedule else { panic!("a schedule of another device") };
-        Ok(SpoiledBuilt { built: self.bench.build(schedule)?, block: cpu.token_block })
+        Ok(SpoiledBuilt { built: self.bench.build(schedule)?, behaviour: behaviour(cpu) })
     }
 
     fn resources(&self, built: &SpoiledBuilt) -> Option<Resources> {
@@ -243,7 +275,7 @@ impl Bench for Spoiled {
     }
 
     fn check(&mut self, built: &mut SpoiledBuilt) -> Result<f64, Failure> {
-        match built.block {
+        match built.behaviour {
             HANGS => hang(),
             ABORTS => std::process::abort(),
             IS_KILLED => {
@@ -260,15 +292,18 @@ impl Bench for Spoiled {
                 let failure = Failure::new(Status::Launch("an illegal address".to_owned()));
                 Err(Failure { fatal: true, ..failure })
             }
-            block => {
-                self.memory.block.store(block, Ordering::SeqCst);
+            behaviour => {
+                if behaviour == PRINTS {
+                    println!("the result is 42");
+                }
+                self.memory.behaviour.store(behaviour, Ordering::SeqCst);
                 self.bench.check(&mut built.built)
             }
         }
     }
 
     fn time(&mut self, built: &mut SpoiledBuilt, round: usize) -> Result<f64, Failure> {
-        match built.block {
+        match built.behaviour {
             HANGS_WHEN_TIMED => hang(),
             _ => self.bench.time(&mut built.built, round),
         }
@@ -297,7 +332,8 @@ impl Host for Refuses {
 fn note_start() {
     let Some(path) = std::env::var_os(STARTS) else { return };
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-    writeln!(file, "{}", getpid().as_raw_pid()).unwrap();
+    // In one piece: several start at once.
+    file.write_all(format!("{}\n", getpid().as_raw_pid()).as_bytes()).unwrap();
 }
 
 fn started(path: &Path) -> Vec<Pid> {
@@ -529,5 +565,128 @@ fn a_remote_bench_measures_what_a_bench_measures() {
         let (mine_error, its_error) = (here.check(&mut mine).unwrap(), there.check(&mut its).unwrap());
         assert!((mine_error - its_error).abs() < 1e-6, "{mine_error} {its_error}");
         assert!(there.time(&mut its, 0).unwrap() > 0.0);
+    }
+}
+
+fn what_a_library_prints_is_no_message() {
+    let case = Case::new();
+    let mut bench = case.bench("protected");
+    let mut built = bench.build(&schedule(PRINTS)).unwrap();
+    assert!(bench.check(&mut built).unwrap() < 1e-4);
+    assert!(bench.time(&mut built, 0).unwrap() > 0.0);
+}
+
+fn a_worker_that_finds_another_device_refuses_and_says_why() {
+    let case = Case::new();
+    let another = case.command("worker").variable("RAYON_NUM_THREADS", "97");
+    let mut bench = RemoteBench::start(another, case.job.clone());
+    let mut built = bench.build(&schedule(16)).unwrap();
+    let failure = bench.check(&mut built).unwrap_err();
+    let reason = failure.status.reason();
+    assert!(failure.blameless && reason.contains("with 97 threads, expected "), "{reason}");
+    let error = Error::Worker { reason: reason.to_owned() };
+    assert!(matches!(bench.refusal().instead_of(error), Error::Inputs { .. }));
+}
+
+/// The command line, with workers that misbehave so.
+fn command_line(folder: &Path, args: &[&str], misbehave: &[(CpuSchedule, u32)]) -> Output {
+    let stated: Vec<String> =
+        misbehave.iter().map(|(cpu, how)| format!("{}/{}={how}", cpu.token_block, cpu.strip)).collect();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(args).current_dir(folder).env(MISBEHAVE, stated.join(",")).env_remove("CCE_PROFILE");
+    command.env("CCE_TUNING_DIR", folder.join("database")).output().unwrap()
+}
+
+const PROFILE: [&str; 16] = [
+    "profile",
+    "--gpu",
+    "cpu",
+    "--heads",
+    "16x1500",
+    "--tokens",
+    "48",
+    "--objective",
+    "gradients",
+    "--filter",
+    "exact",
+    "--budget",
+    "none",
+    "--keep",
+    "8",
+    "--json",
+];
+
+fn profile_of(folder: &Path, misbehave: &[(CpuSchedule, u32)]) -> Vec<CpuSchedule> {
+    let ran = command_line(folder, &[&PROFILE[..], &["--out", "tiny.json"]].concat(), misbehave);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let (profile, skipped) = Profile::read(&folder.join("tiny.json")).unwrap();
+    assert!(skipped.is_empty() && profile.entries.len() == 1);
+    let of = |winner: &cce_tuning_db::Winner| match selection::schedule(&winner.config).unwrap() {
+        Schedule::Cpu(cpu) => cpu,
+        Schedule::Gpu(_) => panic!("a schedule of another device"),
+    };
+    profile.entries[0].winners.iter().map(of).collect()
+}
+
+const fn cpu(token_block: u32, strip: u32) -> CpuSchedule {
+    CpuSchedule { token_block, strip }
+}
+
+fn a_profile_is_made_whatever_candidates_do_and_holds_none_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = [
+        (cpu(16, 512), HANGS, "timeout"),
+        (cpu(16, 1024), ABORTS, "crashed"),
+        (cpu(16, 2048), EXITS, "crashed"),
+        (cpu(32, 512), IS_WRONG, "wrong"),
+        (cpu(32, 1024), OVERFLOWS_THE_STACK, "crashed"),
+        (cpu(32, 2048), LEAVES_HOLES, "wrong"),
+        (cpu(64, 512), HANGS_WHEN_TIMED, "timeout"),
+    ];
+    let winners = profile_of(folder.path(), &bad.map(|(cpu, how, _)| (cpu, how)));
+    assert!(!winners.is_empty());
+    let records = Database::open(&folder.path().join("database")).unwrap().records().unwrap();
+    let mut tried = 0;
+    for (cpu, _, status) in bad {
+        assert!(!winners.contains(&cpu), "{cpu:?}");
+        // The strategy may do without some.
+        let of = |record: &&cce_tuning_db::Record| {
+            selection::schedule(&record.trial.config).unwrap() == Schedule::Cpu(cpu)
+        };
+        for record in records.iter().filter(of) {
+            assert_eq!(record.trial.status.name(), status, "{cpu:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 3, "{tried} misbehaved");
+}
+
+fn winners_that_hang_crash_or_are_wrong_are_what_verify_reports() {
+    let folder = tempfile::tempdir().unwrap();
+    let winners = profile_of(folder.path(), &[]);
+    let rounds: [&[(u32, &str)]; 2] = [
+        &[
+            (HANGS, "timeout: the check took longer than 5.0 s"),
+            (ABORTS, "crashed: the check: the worker ended"),
+            (HANGS_WHEN_TIMED, "timeout: a timed run took longer than 2.0 s"),
+        ],
+        &[(IS_WRONG, "wrong: "), (IS_KILLED, "crashed: the check: the worker ended")],
+    ];
+    for hows in rounds {
+        assert!(winners.len() > hows.len(), "{winners:?}");
+        let misbehave: Vec<_> = winners.iter().zip(hows).map(|(cpu, (how, _))| (*cpu, *how)).collect();
+        let flags = ["verify", "tiny.json", "--gpu", "cpu", "--best", "4", "--rounds", "3", "--json"];
+        let ran = command_line(folder.path(), &flags, &misbehave);
+        assert_eq!(ran.status.code(), Some(5), "{}", String::from_utf8_lossy(&ran.stderr));
+        let value: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+        let lines = value["problems"][0]["schedules"].as_array().unwrap();
+        for (line, (_, expected)) in lines.iter().zip(hows) {
+            assert!(line["failure"].as_str().unwrap_or_default().contains(expected), "{line}");
+            assert!(line["ms"].is_null(), "{line}");
+        }
+        // Those that behave are measured beside them.
+        assert!(lines[hows.len()]["ms"].as_f64().unwrap() > 0.0, "{}", lines[hows.len()]);
+        let said = value["problems"][0]["moved"].to_string();
+        assert!(said.contains("number 1 (") && said.contains("no longer runs"), "{said}");
     }
 }

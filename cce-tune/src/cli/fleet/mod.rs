@@ -5,36 +5,35 @@
 //! `database`, which takes its trials as they come, and in the end `done.json`. Shards know nothing of each
 //! other; `run-off` takes in what they have, does what none of them did, and settles the winner on one device.
 //!
-//! Invariants: every command may be repeated at any time, and killed at any time: a shard goes on from the
-//! last batch that was stored, on whatever host, and one that is done does nothing; a merge adds what is not
-//! there yet.
+//! Invariants: every command may be repeated at any time, and killed at any time: a plan is there whole or not at
+//! all; a shard goes on from the last batch that was stored, on whatever host, and one that is done does nothing; a
+//! merge adds what is not there yet.
+
+mod files;
+
+pub(super) use files::is_plan;
 
 use super::devices::devices;
-use super::inputs::Stated;
+use super::inputs::{InputArgs, Stated};
 use super::output::{Output, counted};
 use super::programs::Programs;
-use super::transfer::whole_text;
 use super::tune::{database_folder, worker};
 use super::values::{Budget, Gpu};
-use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, InputArgs, values};
+use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED, values};
 use crate::Error;
+use crate::losses;
 use crate::progress::{Console, Progress};
 use crate::search::{Effort, Ended};
 use crate::stop::Stop;
-use crate::tuning::{Tuner, host_name};
+use crate::tuning::Tuner;
 use crate::worker::Job;
 use cce_runtime::DeviceKind;
 use cce_tuning_db::{Database, Merged};
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use files::{Done, RUN_OFF, Shard, shards};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// The layout of a shard's files.
-const SHARD_SCHEMA: u32 = 1;
-/// The folder of the run-off.
-const RUN_OFF: &str = "run-off";
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -69,70 +68,23 @@ pub(super) struct MergeArgs {
     plan: PathBuf,
 }
 
-/// What a shard's worker has to know.
-#[derive(Debug, Serialize, Deserialize)]
-#[non_exhaustive]
-struct Shard {
-    schema: u32,
-    kind: Kind,
-    job: Job,
-    on_gpu: bool,
-    counted: usize,
-    /// Which share of the candidates; `None`: the run-off.
-    share: Option<(usize, usize)>,
-    budget_ms: Option<u64>,
-}
-
-/// That a file is what it seems.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Kind {
-    #[serde(rename = "cce tuning shard")]
-    Shard,
-}
-
-/// What a shard came to.
-#[derive(Debug, Serialize, Deserialize)]
-#[non_exhaustive]
-struct Done {
-    schema: u32,
-    host: String,
-    device: String,
-    candidates: usize,
-    tried: usize,
-    winner: Option<String>,
-}
-
 pub(super) fn plan(args: &PlanArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let stated = Stated::of(&args.input, programs)?;
     let on_gpu = args.device == "gpu";
     let kind = if on_gpu { DeviceKind::Cuda } else { DeviceKind::Cpu };
     let task = stated.task(&args.input, kind);
-    if std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
-        let found =
-            if is_plan(&args.out) { "a plan" } else { "other files, or a plan that was not finished" };
-        let reason = format!(
-            "expected a new folder for the plan, found {found} in {}; name another, or remove this one",
-            args.out.display()
-        );
-        return Err(Error::Usage { reason });
-    }
+    files::is_free(&args.out)?;
     let job = Job::new(&task, &args.input.scalar, stated.source.clone());
     // Wrong scalars are told here, not on every node.
     job.arguments(&task)?;
     let counted_tokens = stated.counted(&task);
     let shares = (0..args.shards).map(|index| (format!("shard-{index}"), Some((index, args.shards))));
-    for (name, share) in shares.chain([(RUN_OFF.to_owned(), None)]) {
-        let shard = Shard {
-            schema: SHARD_SCHEMA,
-            kind: Kind::Shard,
-            job: job.clone(),
-            on_gpu,
-            counted: counted_tokens,
-            share,
-            budget_ms: args.budget.0.map(|budget| budget.as_millis() as u64),
-        };
-        write(&args.out.join(name).join("shard.json"), &shard)?;
-    }
+    let shard = |(name, share)| {
+        let budget_ms = args.budget.0.map(|budget| budget.as_millis() as u64);
+        (name, Shard::new(job.clone(), on_gpu, counted_tokens, share, budget_ms))
+    };
+    let shards: Vec<(String, Shard)> = shares.chain([(RUN_OFF.to_owned(), None)]).map(shard).collect();
+    files::make(&args.out, &shards)?;
     let out = args.out.display();
     let text = || {
         format!(
@@ -148,7 +100,7 @@ pub(super) fn plan(args: &PlanArgs, programs: &Programs, output: &Output) -> Res
 
 pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, Error> {
     let shard = Shard::read(&args.shard)?;
-    if let Some(done) = read::<Done>(&args.shard.join("done.json"))? {
+    if let Some(done) = Done::read(&args.shard)? {
         let text = || format!("{} is done already, by {}\n", args.shard.display(), done.host);
         output.either(text, &json!({"schema": 1, "shard": args.shard, "done": done, "again": true}))?;
         return Ok(EXIT_OK);
@@ -185,16 +137,9 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
     let task = shard.job.task()?;
     let report = tuner.tune_in_workers(&task, &devices, (&shard.job.source, shard.counted), &worker()?)?;
     let winner = report.ranking.winner();
-    let done = Done {
-        schema: SHARD_SCHEMA,
-        host: host_name(),
-        device: report.device.name().to_owned(),
-        candidates: report.ranking.entries.len(),
-        tried: report.ranking.entries.iter().filter(|entry| entry.trial.is_some()).count(),
-        winner: winner.map(|winner| winner.description.clone()),
-    };
+    let done = Done::of(&report);
     if report.ended != Ended::Stopped {
-        write(&args.shard.join("done.json"), &done)?;
+        done.write(&args.shard)?;
     }
     let text = || {
         let best = match (&done.winner, winner.and_then(|winner| winner.trial.as_ref()?.deciding_time())) {
@@ -228,7 +173,7 @@ fn take_in(run_off: &Path, folder: &Path, console: &Console) -> Result<(), Error
         .unwrap_or_default();
     let mut database = Database::open(folder)?;
     for shard in shards(&plan)? {
-        if read::<Done>(&shard.join("done.json"))?.is_none() {
+        if Done::read(&shard)?.is_none() {
             let name = shard.display();
             console.note(&format!("{name} is not done; what it lacks is tried here"));
         }
@@ -256,8 +201,8 @@ pub(super) fn merge(args: &MergeArgs, output: &Output) -> Result<u8, Error> {
     let mut kinds: Vec<String> = Vec::new();
     for path in folders {
         let shard = Shard::read(&path)?;
-        Programs::remember(&folder, &shard.job.task()?.program)?;
-        let done = read::<Done>(&path.join("done.json"))?;
+        losses::remember(&folder, &shard.job.task()?.program)?;
+        let done = Done::read(&path)?;
         let trials = path.join("database");
         let merged: Option<Merged> = trials.is_dir().then(|| database.merge(&trials)).transpose()?;
         let state = match (&done, &merged) {
@@ -283,61 +228,4 @@ pub(super) fn merge(args: &MergeArgs, output: &Output) -> Result<u8, Error> {
     }
     output.either(|| lines, &json!({"schema": 1, "database": folder, "merged": values, "devices": kinds}))?;
     Ok(EXIT_OK)
-}
-
-/// The run-off is written last: what has one is whole.
-pub(super) fn is_plan(path: &Path) -> bool {
-    path.join(RUN_OFF).join("shard.json").exists()
-}
-
-/// The shards of a plan, in order.
-fn shards(plan: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |source| Error::Read { path: plan.into(), source };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(plan).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let number =
-            path.file_name().and_then(|name| name.to_str()?.strip_prefix("shard-")?.parse::<usize>().ok());
-        found.extend(number.map(|number| (number, path)));
-    }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
-}
-
-impl Shard {
-    fn read(folder: &Path) -> Result<Shard, Error> {
-        let path = folder.join("shard.json");
-        let shard = read::<Shard>(&path)?.ok_or_else(|| Error::Usage {
-            reason: format!(
-                "{} is no shard: it has no shard.json; `cce-tune plan --out DIR` writes shards",
-                folder.display()
-            ),
-        })?;
-        match shard.schema {
-            SHARD_SCHEMA => Ok(shard),
-            other => Err(Error::Usage {
-                reason: format!("{} has schema {other}, expected {SHARD_SCHEMA}: plan again", path.display()),
-            }),
-        }
-    }
-}
-
-/// What a file holds; `None`: there is no such file.
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let text = match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(|source| Error::Read { path: path.into(), source })?,
-    };
-    let reason = |error: serde_json::Error| format!("{} is damaged: {error}; plan again", path.display());
-    serde_json::from_str(&text).map(Some).map_err(|error| Error::Usage { reason: reason(error) })
-}
-
-/// Written beside and renamed: whoever reads it finds a whole one, or none.
-fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let failed = |source| Error::Write { path: path.into(), source };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Json(error.to_string()))?;
-    whole_text(path, &text)
 }

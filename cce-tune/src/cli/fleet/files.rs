@@ -1,0 +1,269 @@
+//! The files of a plan: its folder, its shards, what they came to.
+//!
+//! Invariants: a plan's folder appears in one step, whole; a file in it is whole or not there; a file of another
+//! layout is told from a damaged one, and both say what to do.
+
+use super::super::transfer::whole_text;
+use crate::Error;
+use crate::tuning::{Report, host_name};
+use crate::worker::Job;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// The layout of a shard's files.
+const SHARD_SCHEMA: u32 = 1;
+/// The folder of the run-off.
+pub(super) const RUN_OFF: &str = "run-off";
+/// What a folder's name ends with in which a plan is being made.
+const UNFINISHED: &str = ".unfinished";
+
+/// What a shard's worker has to know.
+#[derive(Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub(super) struct Shard {
+    schema: u32,
+    kind: Kind,
+    pub(super) job: Job,
+    pub(super) on_gpu: bool,
+    pub(super) counted: usize,
+    /// Which share of the candidates; `None`: the run-off.
+    pub(super) share: Option<(usize, usize)>,
+    pub(super) budget_ms: Option<u64>,
+}
+
+/// That a file is what it seems.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    #[serde(rename = "cce tuning shard")]
+    Shard,
+}
+
+/// What a shard came to.
+#[derive(Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub(super) struct Done {
+    schema: u32,
+    pub(super) host: String,
+    pub(super) device: String,
+    pub(super) candidates: usize,
+    pub(super) tried: usize,
+    pub(super) winner: Option<String>,
+}
+
+impl Shard {
+    pub(super) fn new(
+        job: Job,
+        on_gpu: bool,
+        counted: usize,
+        share: Option<(usize, usize)>,
+        budget_ms: Option<u64>,
+    ) -> Shard {
+        Shard { schema: SHARD_SCHEMA, kind: Kind::Shard, job, on_gpu, counted, share, budget_ms }
+    }
+
+    pub(super) fn read(folder: &Path) -> Result<Shard, Error> {
+        let shard = read(&folder.join("shard.json"), "plan again")?;
+        shard.ok_or_else(|| Error::Usage {
+            reason: format!(
+                "{} is no shard: it has no shard.json; `cce-tune plan --out DIR` writes shards",
+                folder.display()
+            ),
+        })
+    }
+}
+
+impl Done {
+    pub(super) fn of(report: &Report) -> Done {
+        let entries = &report.ranking.entries;
+        Done {
+            schema: SHARD_SCHEMA,
+            host: host_name(),
+            device: report.device.name().to_owned(),
+            candidates: entries.len(),
+            tried: entries.iter().filter(|entry| entry.trial.is_some()).count(),
+            winner: report.ranking.winner().map(|winner| winner.description.clone()),
+        }
+    }
+
+    /// `None`: the shard is not done.
+    pub(super) fn read(folder: &Path) -> Result<Option<Done>, Error> {
+        read(
+            &folder.join("done.json"),
+            "remove this file and do the shard again: its trials are kept and not measured again",
+        )
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> Result<(), Error> {
+        write(&folder.join("done.json"), self)
+    }
+}
+
+/// Refuses a folder in which something is that would be lost. What a plan left that was killed while it was made does
+/// not count: nobody has worked on it.
+pub(super) fn is_free(out: &Path) -> Result<(), Error> {
+    let found = match is_plan(out) {
+        true => "a plan",
+        false if is_empty(out)? || is_half(out)? => return Ok(()),
+        false => "other files",
+    };
+    Err(taken(out, found))
+}
+
+fn taken(out: &Path, found: &str) -> Error {
+    let out = out.display();
+    let reason = format!(
+        "expected a new folder for the plan, found {found} in {out}; name another, or remove this one"
+    );
+    Error::Usage { reason }
+}
+
+/// Makes a plan of these shards, by their folders' names: beside its place, and then moved there in one step. What
+/// earlier ones left that were killed is removed.
+pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> {
+    let failed = |source| Error::Write { path: out.into(), source };
+    // Where a link leads to is what is moved to.
+    let place = fs::canonicalize(out).or_else(|_| std::path::absolute(out)).map_err(failed)?;
+    let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
+        return Err(taken(out, "the root of a file system"));
+    };
+    fs::create_dir_all(parent).map_err(failed)?;
+    let stem = format!(".{}.", name.to_string_lossy());
+    remove_unfinished(parent, &stem);
+    let aside = parent.join(format!("{stem}{}-{}{UNFINISHED}", host_name(), std::process::id()));
+    let made = fill(&aside, shards).and_then(|_lock| {
+        is_free(&place)?;
+        if !is_empty(&place)? {
+            fs::remove_dir_all(&place).map_err(failed)?;
+        }
+        // An empty folder may be in the way of the move on some systems; where it cannot go, the move says why.
+        let _ = fs::remove_dir(&place);
+        fs::rename(&aside, &place).map_err(|error| match error.kind() {
+            ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists => taken(out, "a plan"),
+            ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => Error::Usage {
+                reason: format!(
+                    "expected a folder that can be made in one step, found that {} is in use, such as a place where a \
+                     file system is mounted; name a folder inside it",
+                    out.display()
+                ),
+            },
+            _ => failed(error),
+        })
+    });
+    if made.is_err() {
+        // What is left over does no harm.
+        let _ = fs::remove_dir_all(&aside);
+    }
+    made
+}
+
+/// Writes the shards into a new folder, which stays locked as long as what is returned lives, where the file system has
+/// locks.
+fn fill(folder: &Path, shards: &[(String, Shard)]) -> Result<Option<File>, Error> {
+    let failed = |source| Error::Write { path: folder.into(), source };
+    fs::create_dir(folder).map_err(failed)?;
+    let lock = File::open(folder).ok().filter(|lock| lock.try_lock().is_ok());
+    for (name, shard) in shards {
+        let shard_folder = folder.join(name);
+        fs::create_dir(&shard_folder).map_err(failed)?;
+        write(&shard_folder.join("shard.json"), shard)?;
+    }
+    Ok(lock)
+}
+
+/// Removes what was being made for this place by processes that have ended. What cannot be told or removed is in
+/// nobody's way.
+fn remove_unfinished(parent: &Path, stem: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_one = name.to_str().is_some_and(|name| name.starts_with(stem) && name.ends_with(UNFINISHED));
+        // Whoever still makes it holds its lock.
+        let lock = is_one.then(|| File::open(entry.path()).ok()).flatten();
+        if lock.is_some_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether there is nothing.
+fn is_empty(path: &Path) -> Result<bool, Error> {
+    match fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(source) => Err(Error::Read { path: path.into(), source }),
+    }
+}
+
+/// Whether there are shards alone, none of them begun: a plan without its run-off, made by a version that wrote it in
+/// its place and was killed.
+fn is_half(path: &Path) -> Result<bool, Error> {
+    let failed = |source| Error::Read { path: path.into(), source };
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let number = entry.file_name().to_str().and_then(number_of_shard);
+        if number.is_none() && entry.file_name() != RUN_OFF || !entry.path().is_dir() {
+            return Ok(false);
+        }
+        for inside in fs::read_dir(entry.path()).map_err(failed)? {
+            let name = inside.map_err(failed)?.file_name();
+            if !name.to_str().is_some_and(|name| name.starts_with("shard.json")) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The run-off is written last: what has one is whole.
+pub(in crate::cli) fn is_plan(path: &Path) -> bool {
+    path.join(RUN_OFF).join("shard.json").exists()
+}
+
+/// The shards of a plan, in order.
+pub(super) fn shards(plan: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Read { path: plan.into(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(plan).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let number = path.file_name().and_then(|name| number_of_shard(name.to_str()?));
+        found.extend(number.map(|number| (number, path)));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+fn number_of_shard(name: &str) -> Option<usize> {
+    name.strip_prefix("shard-")?.parse().ok()
+}
+
+/// What a file holds; `None`: there is no such file. `mend`: what to do about one that cannot be read.
+fn read<T: DeserializeOwned>(path: &Path, mend: &str) -> Result<Option<T>, Error> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|source| Error::Read { path: path.into(), source })?,
+    };
+    let path = path.display();
+    let damaged =
+        |error: serde_json::Error| Error::Usage { reason: format!("{path} is damaged: {error}; {mend}") };
+    // The layout first: another one's fields say nothing.
+    let value: Value = serde_json::from_str(&text).map_err(damaged)?;
+    match value.get("schema").and_then(Value::as_u64) {
+        Some(schema) if schema != u64::from(SHARD_SCHEMA) => {
+            let reason = format!(
+                "{path} has schema {schema}, expected {SHARD_SCHEMA}: another version of cce-tune wrote it; use that \
+                 one, or {mend}"
+            );
+            Err(Error::Usage { reason })
+        }
+        _ => serde_json::from_value(value).map(Some).map_err(damaged),
+    }
+}
+
+/// Written beside and renamed: whoever reads it finds a whole one, or none.
+fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Json(error.to_string()))?;
+    whole_text(path, &text)
+}
