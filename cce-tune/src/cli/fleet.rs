@@ -193,7 +193,8 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
         tried: report.ranking.entries.iter().filter(|entry| entry.trial.is_some()).count(),
         winner: winner.map(|winner| winner.description.clone()),
     };
-    if report.ended != Ended::Stopped {
+    // A run-off that the time cut short goes on when it is worked on again.
+    if report.ended != Ended::Stopped && report.undecided == 0 {
         write(&args.shard.join("done.json"), &done)?;
     }
     let text = || {
@@ -201,7 +202,11 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
             (Some(winner), Some(ms)) => format!("the best is {winner} ({ms:.3} ms)"),
             _ => "none could run and was right".to_owned(),
         };
-        let stopped = if report.ended == Ended::Stopped { "; stopped, run it again to go on" } else { "" };
+        let stopped = match (report.ended, report.undecided) {
+            (Ended::Stopped, _) => "; stopped, run it again to go on",
+            (_, 1..) => "; the time cut the run-off short, run it again to go on",
+            _ => "",
+        };
         format!(
             "{} of {} tried on {}: {best}{stopped}\n",
             done.tried,
