@@ -69,7 +69,7 @@ impl Space {
         Ok(Space {
             knobs: vec![knob("token block", |s| s.token_block), knob("strip", |s| s.strip)],
             size: space.len() as u64,
-            candidates: candidates(space.into_iter().map(|s| (Schedule::Cpu(s), None)))?,
+            candidates: default_first(candidates(space.into_iter().map(|s| (Schedule::Cpu(s), None)))?),
             broken: Vec::new(),
         })
     }
@@ -96,10 +96,19 @@ impl Space {
         Ok(Space {
             knobs: knobs.collect(),
             size: space.size(),
-            candidates: candidates(possible.map(|(schedule, _)| (Schedule::Gpu(schedule), None)))?,
+            candidates: default_first(candidates(
+                possible.map(|(schedule, _)| (Schedule::Gpu(schedule), None)),
+            )?),
             broken: candidates(broken)?,
         })
     }
+}
+
+fn default_first(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    if let Some(first) = candidates.first_mut() {
+        first.is_default = true;
+    }
+    candidates
 }
 
 fn candidates(schedules: impl Iterator<Item = (Schedule, Option<String>)>) -> Result<Vec<Candidate>, Error> {
@@ -108,7 +117,7 @@ fn candidates(schedules: impl Iterator<Item = (Schedule, Option<String>)>) -> Re
         .filter(|(schedule, _)| seen.insert(*schedule))
         .map(|(schedule, constraint)| {
             let config = selection::config(&schedule).map_err(|error| Error::Json(error.to_string()))?;
-            Ok(Candidate { schedule, config, constraint })
+            Ok(Candidate { schedule, config, constraint, is_default: false })
         })
         .collect()
 }

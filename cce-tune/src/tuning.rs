@@ -8,7 +8,7 @@ use crate::floor::{Floor, Peak, Work};
 use crate::losses;
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
-use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on};
+use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on, undecided};
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
 use crate::strategy::{Experience, Kind, Outcome, Pool};
@@ -85,6 +85,8 @@ pub struct Report {
     pub recording: Option<Recording>,
     /// Whether it was complete.
     pub ended: Ended,
+    /// Candidates near the best that the run-off, cut short by the time, did not compare, or not often enough.
+    pub undecided: usize,
     /// Every candidate that was tried, or breaks a constraint.
     pub ranking: Ranking,
     /// What no schedule can be faster than, where the device's peak is known.
@@ -256,7 +258,7 @@ impl<'a> Tuner<'a> {
             };
             let ended = search_on(&listed, &mut store, &effort, &progress, self.stop, ready)?;
             match (ended, next.is_empty()) {
-                (Ended::Stopped, _) => break ended,
+                (Ended::Stopped, _) | (Ended::Spent, true) => break ended,
                 (_, true) if screened != Ended::Complete => break screened,
                 // The run-off's times may show the strategy something that is worth a trial after all.
                 (Ended::Complete, true) if !choose(&store).is_empty() => {}
@@ -285,6 +287,7 @@ impl<'a> Tuner<'a> {
             searched: space.candidates.len(),
             recording: recording(task, &store, &space),
             ended,
+            undecided: undecided(&tried, &store, &effort),
             ranking: Ranking::new(&tried, &store),
             floor,
             grade,

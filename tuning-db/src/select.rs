@@ -305,9 +305,9 @@ impl Costs {
             // Winners come in groups of generations, the newest first: the first group's times.
             let made = &found.winners.first()?.generation;
             let winners = || found.winners.iter().filter(|winner| winner.generation == *made);
-            let best = winners().map(Winner::deciding_time).min_by(f64::total_cmp)?;
+            let best = winners().map(Winner::order_time).min_by(f64::total_cmp)?;
             let times: HashMap<ConfigHash, f64> =
-                winners().map(|winner| (winner.config.hash(), winner.deciding_time() / best - 1.0)).collect();
+                winners().map(|winner| (winner.config.hash(), winner.order_time() / best - 1.0)).collect();
             let last = times.values().copied().fold(0.0, f64::max);
             Some(ShapeCosts { distance: found.relation.distance, times, others: last + NOT_A_WINNER })
         });

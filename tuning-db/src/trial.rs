@@ -176,8 +176,8 @@ impl Trial {
     }
 
     /// The order of trials of one problem: those that ended well first, and of these what was in a run-off first,
-    /// as what was not had lost to it before. Then the faster by the time that counts, the better placed, the
-    /// steadier, and the configuration's hash, so that every machine orders the same trials the same way.
+    /// as what was not had lost to it before. Then the faster by the time that counts, of what ties with a winner
+    /// by the winner's ([`Settled::order_ms`]), the better placed, the steadier, and the configuration's hash, so that every machine orders the same trials the same way.
     #[must_use]
     pub fn standing(&self, other: &Self) -> Ordering {
         let standing = |trial: &Self| Some(Standing::of(trial.settled, trial.time()?, trial.spread));
@@ -199,7 +199,8 @@ impl Trial {
     /// JSON has no NaN: a time that is none must not reach the log, where it would be read back as nothing.
     pub(crate) fn check(&self) -> Result<()> {
         let settled = self.settled.map(|settled| settled.ms);
-        let times = self.samples.iter().chain(&self.median).chain(&settled);
+        let tie = self.settled.and_then(|settled| settled.tie_ms);
+        let times = self.samples.iter().chain(&self.median).chain(&settled).chain(&tie);
         if let Some(bad) = times.copied().find(|ms| !ms.is_finite() || *ms <= 0.0) {
             return Err(Error::Invalid {
                 what: "time of a trial",
@@ -279,24 +280,49 @@ impl Status {
 #[non_exhaustive]
 pub struct Settled {
     /// The time that counts, in ms: corrected for the drift of the clocks by pairs of runs, the one of this
-    /// configuration, the other of a yardstick. Configurations that tie in a run-off have the winner's.
+    /// configuration, the other of a yardstick.
     pub ms: f64,
     /// The place in the run-off, 0 for the winner; `None` for what was not in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<u32>,
+    /// Of a configuration that ties with the winner of its run-off, the winner's time in ms: it is put in order by
+    /// this, and by its place, so that one that is faster by less than counts does not come before the winner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tie_ms: Option<f64>,
+    /// Whether the run-off was ended before all that were to be compared were, often enough.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_short: bool,
 }
 
 impl Settled {
     /// By pairs with a yardstick, outside a run-off.
     #[must_use]
     pub fn paired(ms: f64) -> Self {
-        Self { ms, place: None }
+        Self { ms, place: None, tie_ms: None, cut_short: false }
     }
 
     /// In a run-off.
     #[must_use]
     pub fn placed(ms: f64, place: u32) -> Self {
-        Self { ms, place: Some(place) }
+        Self { ms, place: Some(place), tie_ms: None, cut_short: false }
+    }
+
+    /// In a tie with the winner of the run-off, which takes so many ms.
+    #[must_use]
+    pub fn tying(self, winner_ms: f64) -> Self {
+        Self { tie_ms: Some(winner_ms), ..self }
+    }
+
+    /// In a run-off that was cut short.
+    #[must_use]
+    pub fn in_a_cut(self, cut_short: bool) -> Self {
+        Self { cut_short, ..self }
+    }
+
+    /// The time that it is put in order by, in ms: the winner's for what ties with it.
+    #[must_use]
+    pub fn order_ms(&self) -> f64 {
+        self.tie_ms.unwrap_or(self.ms)
     }
 }
 
@@ -312,7 +338,7 @@ impl Standing {
     pub(crate) fn of(settled: Option<Settled>, median: f64, spread: Option<f64>) -> Self {
         Self {
             place: settled.and_then(|settled| settled.place),
-            ms: settled.map_or(median, |settled| settled.ms),
+            ms: settled.map_or(median, |settled| settled.order_ms()),
             spread: spread.unwrap_or(f64::INFINITY),
         }
     }
@@ -436,7 +462,7 @@ mod tests {
         let screened = crate::sample::trial(1, 1.0);
         let paired = crate::sample::trial(2, 0.9).with_settled(Settled::paired(1.1));
         let first = crate::sample::trial(3, 1.6).with_settled(Settled::placed(1.5, 0));
-        let second = crate::sample::trial(4, 1.4).with_settled(Settled::placed(1.5, 1));
+        let second = crate::sample::trial(4, 1.4).with_settled(Settled::placed(1.495, 1).tying(1.5));
         let mut dropped = crate::sample::trial(5, 0.1);
         dropped.status = Status::Wrong("dE differs".to_owned());
         let mut all = [&dropped, &paired, &second, &screened, &first];

@@ -69,6 +69,11 @@ impl Winner {
         self.settled.map_or(self.median, |settled| settled.ms)
     }
 
+    /// The time that it is put in order by, in ms: that of the winner that it ties with, else the one that counts.
+    pub(crate) fn order_time(&self) -> f64 {
+        self.settled.map_or(self.median, |settled| settled.order_ms())
+    }
+
     /// The order of winners: that of their trials, [`Trial::standing`].
     fn rank(&self, other: &Self) -> std::cmp::Ordering {
         let standing = |winner: &Self| Standing::of(winner.settled, winner.median, winner.spread);
@@ -179,7 +184,9 @@ mod tests {
     fn what_was_settled_in_a_run_off_comes_first_and_a_tie_goes_to_the_better_placed() {
         let screened = sample::trial(1, 1.0);
         let settled = |config, median, place| {
-            sample::trial(config, median).with_settled(crate::trial::Settled::placed(1.5, place))
+            let ms = if place == 0 { 1.5 } else { 1.49 };
+            let settled = crate::trial::Settled::placed(ms, place).tying(1.5);
+            sample::trial(config, median).with_settled(settled)
         };
         let (second, first) = (settled(2, 1.4, 1), settled(3, 1.6, 0));
         let chosen = KeyWinners::choose(sample::key(), [&screened, &second, &first]);

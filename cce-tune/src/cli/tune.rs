@@ -298,14 +298,16 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
     text += &match (report.ended, report.ranking.winner()) {
         (Ended::Stopped, _) => "stopped; what is done is kept, run again to go on\n".to_owned(),
         (ended, Some(winner)) => format!(
-            "{}winner: {} ({:.3} ms); plans for this problem now use it (grade {})\n",
+            "{}winner: {} ({:.3} ms{}); plans for this problem now use it (grade {})\n",
             match ended {
-                Ended::Spent => "the time is spent, run again to go on; until then the ",
-                Ended::AtFloor => "so near the floor that the rest was not tried; ",
-                Ended::Complete | Ended::Stopped => "",
+                Ended::Spent if report.undecided > 0 => undecided_text(report.undecided),
+                Ended::Spent => "the time is spent, run again to go on; until then the ".to_owned(),
+                Ended::AtFloor => "so near the floor that the rest was not tried; ".to_owned(),
+                Ended::Complete | Ended::Stopped => String::new(),
             },
             winner.description,
             winner.trial.as_ref().and_then(cce_tuning_db::Trial::deciding_time).unwrap_or(f64::NAN),
+            against_default(report),
             report.grade
         ),
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
@@ -315,6 +317,24 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         text += &format!("\n{}", checked.text());
     }
     text
+}
+
+/// What the time left open of the run-off.
+fn undecided_text(undecided: usize) -> String {
+    let candidates = counted(undecided as u64, "candidate");
+    format!(
+        "the time is spent in the run-off, {candidates} near the best not compared to the end, run again to go on; \
+         until then the "
+    )
+}
+
+/// What tuning brought over the default.
+fn against_default(report: &Report) -> String {
+    match (report.ranking.winner(), report.ranking.of_default()) {
+        (Some(winner), _) if winner.is_default => ", the default".to_owned(),
+        (_, Some(ratio)) => format!(", {ratio:.3} of the default's time"),
+        _ => String::new(),
+    }
 }
 
 /// How far the winner is from what is possible.
@@ -351,7 +371,10 @@ fn row(at: usize, entry: &Ranked) -> Vec<String> {
             Some((spread, ms)) => format!("{:.1} %", 100.0 * spread / ms),
         },
         trial.and_then(|trial| trial.gradient_error).map_or(String::new(), |error| format!("{error:.1e}")),
-        entry.description.clone(),
+        match entry.is_default {
+            true => format!("{} (the default)", entry.description),
+            false => entry.description.clone(),
+        },
         match trial.filter(|trial| trial.status != cce_tuning_db::Status::Ok) {
             Some(trial) => format!("{}: {}", trial.status.name(), entry.reason),
             None => entry.reason.clone(),
@@ -364,8 +387,10 @@ fn candidate_value(entry: &Ranked) -> Value {
     json!({
         "schedule": entry.schedule,
         "description": entry.description,
+        "default": entry.is_default,
         "status": trial.map_or("not tried", |trial| trial.status.name()),
         "ms": trial.and_then(cce_tuning_db::Trial::deciding_time),
+        "ties": trial.and_then(|trial| trial.settled).is_some_and(|settled| settled.tie_ms.is_some()),
         "spread_ms": trial.and_then(|trial| trial.spread),
         "samples": trial.map_or(0, |trial| trial.samples.len()),
         "gradient_error": trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
@@ -391,6 +416,8 @@ fn value(tuned: &Tuned) -> Value {
         "alike": devices,
         "floor": report.floor,
         "of_floor": of_floor(report),
+        "of_default": report.ranking.of_default(),
+        "undecided": report.undecided,
         "reused": report.reused,
         "grade": report.grade.to_string(),
         "winner": report.ranking.winner().map(candidate_value),

@@ -10,7 +10,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         html,
         "Configurations, fastest first",
         "The times that count: medians, corrected for drifting clocks, of each configuration its last measurement. Those \
-         of the run-off come first, and those that tie in it have the winner's time. The floor is the least time that \
+         of the run-off come first, and of those that tie in it the default, else the simplest. The floor is the least time that \
          operations and bytes of the problem allow on this device, where its peak is known.",
     );
     let class = |place: usize, is_default: bool| match (place, is_default) {

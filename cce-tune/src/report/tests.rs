@@ -168,7 +168,7 @@ fn the_winner_of_the_page_is_that_of_the_run_off_and_not_a_lucky_screening() {
     let tied = [(config(128, 4, 8192), 1), (config(64, 4, 4096), 0)];
     for (config, place) in &tied {
         let finalist = all.iter_mut().find(|trial| trial.config == *config).unwrap();
-        finalist.settled = Some(Settled::placed(25.5, *place));
+        finalist.settled = Some(Settled::placed(25.5 - 0.1 * f64::from(*place), *place).tying(25.5));
     }
     let html = page(all).html();
     let document = parsed(&html);

@@ -8,7 +8,7 @@ pub struct Effort {
     /// Rounds of the screening; up to twice as many where they leave open who is near the best.
     pub screening: usize,
     /// Rounds of the run-off when the best takes less than 200 ms; slower ones take fewer. Up to three times
-    /// as many where they leave open who wins.
+    /// as many runs where they leave open who wins.
     pub finals: usize,
     /// How many go to the run-off at least. 0: there is none; the best meet others in a later search.
     pub finalists: usize,
@@ -16,11 +16,15 @@ pub struct Effort {
     pub most_finalists: usize,
     /// How far behind the third best, as a part of its time, a candidate may be in the screening and still win.
     pub near: f64,
-    /// Candidates this close to the fastest, as a part of its time, tie with it: the simplest of them wins.
+    /// Another one has to be faster by more than this, as a part of its time, to win against the default; no other
+    /// that is farther behind the fastest ties with it.
     pub tie: f64,
+    /// Whoever is this near to the fastest ties with it.
+    pub least_tie: f64,
     /// Candidates that are built together and timed in turn.
     pub batch: usize,
-    /// A candidate whose first two runs both take this much longer than the best is not timed again.
+    /// A candidate whose first two runs both take this much longer than the best is not timed again; a default that
+    /// does is not in the run-off.
     pub hopeless: f64,
     /// A run longer than this ends the candidate.
     pub timeout: Duration,
@@ -45,6 +49,7 @@ impl Default for Effort {
             most_finalists: 12,
             near: 0.03,
             tie: 0.01,
+            least_tie: 0.003,
             batch: rayon::current_num_threads().max(8),
             hopeless: 3.0,
             timeout: Duration::from_secs(60),

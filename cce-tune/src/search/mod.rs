@@ -7,13 +7,15 @@
 //!    the batch in parallel, check every survivor's results, then time all of them in interleaved rounds
 //!    beside the best so far. Whoever cannot win any more is left out of further rounds. Store the batch.
 //!    Several benches of one kind share the candidates.
-//! 3. *Run-off*: all that came near the best, interleaved, with more rounds, until it is clear who ties with
-//!    the fastest; of those the simplest wins. Stored as corrections of their screening.
+//! 3. *Run-off*: all that came near the best and the default, interleaved, with more rounds, until it is clear
+//!    whether another is faster than the default, and who ties with the fastest; of those the simplest wins. Stored
+//!    as corrections of their screening.
 //!
 //! Invariants: what has been stored stays true when the search is stopped or killed at any point, and a later
 //! search goes on from there; a candidate whose results are wrong is never timed and never wins; every
 //! candidate ends with a status, and those that are not best with a reason; the time budget may leave
-//! candidates untried, but never a winner without its run-off.
+//! candidates untried, but never a winner without its run-off; one that the time cuts short is stored as such, and
+//! gone on with.
 
 mod ahead;
 mod effort;
@@ -28,10 +30,12 @@ mod statistics;
 mod store;
 #[cfg(test)]
 mod tests;
+mod ties;
 
 pub use ahead::Compile;
 pub use effort::Effort;
 pub use ranking::{Ranked, Ranking};
+pub use run_off::undecided;
 pub use simplicity::simplicity;
 pub use store::Store;
 
@@ -149,6 +153,8 @@ pub struct Candidate {
     pub config: Config,
     /// The constraint that it breaks, which says why it is not tried.
     pub constraint: Option<String>,
+    /// Whether this is what a plan uses where nothing is tuned.
+    pub is_default: bool,
 }
 
 /// How a search ended.
@@ -158,7 +164,8 @@ pub enum Ended {
     Complete,
     /// It was asked to stop; what was done is stored.
     Stopped,
-    /// The time was spent: the best of those that were tried went through the run-off.
+    /// The time was spent: the best of those that were tried went through the run-off, which may have been cut
+    /// short ([`undecided`]).
     Spent,
     /// The best is so near to what is possible that the rest was not tried.
     AtFloor,

@@ -12,6 +12,8 @@ pub struct Ranked {
     pub schedule: Schedule,
     /// The schedule in a few words.
     pub description: String,
+    /// Whether this is what a plan uses where nothing is tuned.
+    pub is_default: bool,
     /// What was measured; `None` if the search was stopped before it came to this one.
     pub trial: Option<Trial>,
     /// Why it did not win; empty for the winner.
@@ -33,6 +35,7 @@ impl Ranking {
             .map(|candidate| Ranked {
                 schedule: candidate.schedule,
                 description: describe(&candidate.schedule),
+                is_default: candidate.is_default,
                 trial: store.known(&candidate.config).cloned(),
                 reason: String::new(),
             })
@@ -45,9 +48,9 @@ impl Ranking {
             };
             order(a).cmp(&order(b)).then_with(standing)
         });
-        let best = entries.first().and_then(|first| Some((time(first)?, first.trial.as_ref()?.spread)));
+        let best = entries.first().and_then(Best::of);
         for (place, entry) in entries.iter_mut().enumerate() {
-            entry.reason = match (&entry.trial, best) {
+            entry.reason = match (&entry.trial, &best) {
                 (None, _) => "not tried yet".to_owned(),
                 (Some(_), Some(_)) if place == 0 => String::new(),
                 (Some(trial), Some(best)) if trial.status == Status::Ok => slower(trial, best),
@@ -60,6 +63,16 @@ impl Ranking {
     /// The best one that was measured.
     pub fn winner(&self) -> Option<&Ranked> {
         self.entries.first().filter(|first| time(first).is_some())
+    }
+
+    /// What a plan uses where nothing is tuned, if it was measured.
+    pub fn default(&self) -> Option<&Ranked> {
+        self.entries.iter().find(|entry| entry.is_default && time(entry).is_some())
+    }
+
+    /// The winner's time over the default's, if both were measured.
+    pub fn of_default(&self) -> Option<f64> {
+        Some(time(self.winner()?)? / time(self.default()?)?)
     }
 
     /// How many ended in each way: `ok`, `constraint`, ..., `not tried`.
@@ -95,17 +108,33 @@ fn order(entry: &Ranked) -> u8 {
     }
 }
 
-fn slower(trial: &Trial, (best, best_spread): (f64, Option<f64>)) -> String {
-    let Some(ms) = trial.deciding_time() else { return String::new() };
-    if ms == best && trial.settled.is_some_and(|settled| settled.place.is_some()) {
-        return "ties; the best is simpler".to_owned();
+/// What the others are compared with.
+struct Best {
+    ms: f64,
+    spread: f64,
+    is_default: bool,
+}
+
+impl Best {
+    fn of(winner: &Ranked) -> Option<Best> {
+        let spread = winner.trial.as_ref()?.spread.unwrap_or(0.0);
+        Some(Best { ms: time(winner)?, spread, is_default: winner.is_default })
     }
-    let percent = 100.0 * (ms / best - 1.0);
+}
+
+fn slower(trial: &Trial, best: &Best) -> String {
+    let Some(ms) = trial.deciding_time() else { return String::new() };
+    let percent = 100.0 * (ms / best.ms - 1.0);
+    if trial.settled.is_some_and(|settled| settled.tie_ms == Some(best.ms)) {
+        let why = if best.is_default { "the best is the default" } else { "the best is simpler" };
+        let (by, how) = (percent.abs(), if percent < 0.0 { "faster" } else { "slower" });
+        return format!("{by:.1} % {how}, a tie: {why}");
+    }
     if percent < 0.0 {
         return format!("not in the run-off; {:.1} % faster in its screening", -percent);
     }
-    let noise = trial.spread.unwrap_or(0.0).max(best_spread.unwrap_or(0.0));
-    if ms - best <= noise && percent < 10.0 {
+    let noise = trial.spread.unwrap_or(0.0).max(best.spread);
+    if ms - best.ms <= noise && percent < 10.0 {
         return format!("{percent:.1} % slower, within the spread");
     }
     match percent {
@@ -129,13 +158,25 @@ mod tests {
         trial
     }
 
+    fn best(is_default: bool) -> Best {
+        Best { ms: 10.0, spread: 1.0, is_default }
+    }
+
     #[test]
     fn what_was_faster_in_its_screening_alone_is_not_said_to_be_slower() {
         let lucky = trial(9.5, Some(Settled::paired(9.5)));
-        assert_eq!(slower(&lucky, (10.0, Some(1.0))), "not in the run-off; 5.0 % faster in its screening");
+        assert_eq!(slower(&lucky, &best(false)), "not in the run-off; 5.0 % faster in its screening");
         let slow = trial(13.0, None);
-        assert_eq!(slower(&slow, (10.0, Some(1.0))), "30 % slower");
-        let tied = trial(10.1, Some(Settled::placed(10.0, 1)));
-        assert_eq!(slower(&tied, (10.0, Some(1.0))), "ties; the best is simpler");
+        assert_eq!(slower(&slow, &best(false)), "30 % slower");
+    }
+
+    #[test]
+    fn what_ties_says_by_how_much_and_why_it_is_not_the_best() {
+        let tied = |ms| trial(10.1, Some(Settled::placed(ms, 1).tying(10.0)));
+        assert_eq!(slower(&tied(9.96), &best(true)), "0.4 % faster, a tie: the best is the default");
+        assert_eq!(slower(&tied(10.07), &best(false)), "0.7 % slower, a tie: the best is simpler");
+        // It tied with a winner that has lost since.
+        let stale = trial(10.1, Some(Settled::placed(10.4, 1).tying(10.3)));
+        assert_eq!(slower(&stale, &best(false)), "4.0 % slower, within the spread");
     }
 }

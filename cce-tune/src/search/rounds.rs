@@ -53,14 +53,16 @@ pub(super) struct Rounds {
     pub after: Option<Clocks>,
     /// Those that failed, no longer among the entrants.
     pub failed: Vec<(usize, Failure)>,
+    /// Ended by the time before there were as many as the rule asks for.
+    pub cut_short: bool,
 }
 
 /// How many rounds, and when an entrant is out.
 pub(super) struct Rule<'a, B> {
     /// Rounds that count.
     pub rounds: usize,
-    /// Called when there are as many: how many there shall be, more than now to go on.
-    pub extend: &'a dyn Fn(&[Entrant<B>], usize) -> usize,
+    /// Called when there are as many: how many there shall be, more than now to go on. It may leave entrants out.
+    pub extend: &'a dyn Fn(&mut [Entrant<B>], usize) -> usize,
     /// Whether those that cannot win are left out, and the best time so far, in ms.
     pub screening: Option<f64>,
     /// The candidate that is never left out: the yardstick.
@@ -78,7 +80,7 @@ impl Search<'_> {
         let before = bench.clocks();
         let watched = before.is_some_and(|clocks| clocks.throttle_reasons.is_some());
         let mut best = rule.screening.unwrap_or(f64::INFINITY);
-        let mut done = Rounds { stopped: false, before, after: None, failed: Vec::new() };
+        let mut done = Rounds { stopped: false, before, after: None, failed: Vec::new(), cut_short: false };
         // What held the device back, by round; `None`: not the same throughout.
         let mut states: Vec<Option<u64>> = Vec::new();
         let mut wanted = rule.rounds;
@@ -98,6 +100,7 @@ impl Search<'_> {
                 None => (FEWEST, self.effort.is_over()),
             };
             if over && counting >= fewest {
+                done.cut_short = counting < rule.rounds;
                 break;
             }
             let round = states.len();

@@ -1,48 +1,83 @@
-//! The run-off: the few best, interleaved, with enough rounds to tell them apart; ties go to the simplest.
+//! The run-off: the few best and the default, interleaved, with enough rounds to tell them apart.
 //!
-//! What wins must not depend on the noise of one run. So: all that the screening found near the best take
-//! part; they are compared by the middle of their ratios within a round, which neither drifting clocks nor a few
-//! outliers move; rounds are added while a ratio's interval contains the edge of a tie; and among those that
-//! tie with the fastest the order of [`simplicity`] decides.
+//! All that the screening found near the best take part, and the default schedule with them; rounds are added while
+//! it is open who wins, for those that still may; [`super::ties`] decides. A run-off that the time cuts short says
+//! so in what it stores, and a later search goes on with all that were near.
 
 use super::rounds::{Entrant, Rule};
-use super::statistics::{interval, median, middle};
-use super::{Bench, Ended, Search, simplicity};
+use super::statistics::median;
+use super::ties::{Band, decide, is_undecided};
+use super::{Bench, Candidate, Effort, Ended, Search, Store, simplicity};
 use crate::Error;
 use cce_tuning_db::{Settled, Trial};
 
+/// Rounds are added up to so many times as many runs as without.
+const MORE_RUNS: usize = 3;
+/// Rounds at most, of which the last have few entrants left, as a multiple of those without.
+const MORE_ROUNDS: usize = 9;
+
+/// Of a candidate that was timed.
+struct Known {
+    index: usize,
+    ms: f64,
+    placed: Option<Settled>,
+    when: u64,
+}
+
+impl Known {
+    fn is_compared(&self) -> bool {
+        self.placed.is_some_and(|settled| !settled.cut_short)
+    }
+}
+
+/// Who has to be in a run-off: the default and the best few, if one of them was in none, or in one that was cut
+/// short. Empty: nobody.
+fn finalists(candidates: &[Candidate], store: &Store, effort: &Effort) -> Vec<Known> {
+    if effort.finalists == 0 {
+        return Vec::new();
+    }
+    let timed = candidates.iter().enumerate().filter_map(|(index, candidate)| {
+        let trial = store.known(&candidate.config)?;
+        let placed = trial.settled.filter(|settled| settled.place.is_some());
+        Some(Known { index, ms: trial.deciding_time()?, placed, when: trial.provenance.unix_ms })
+    });
+    let mut pool: Vec<Known> = timed.collect();
+    // Those from before the last run-off that were not in it have lost already, unless it was cut short, or showed
+    // that its entrants had been lucky in the screening: a yardstick that was unlucky makes a whole batch seem fast.
+    let last = pool.iter().filter(|known| known.is_compared()).map(|known| known.when).max();
+    let won = pool.iter().filter_map(|known| known.placed).filter(|settled| settled.place == Some(0));
+    let won = won.map(|settled| settled.ms).fold(f64::INFINITY, f64::min);
+    let has_lost =
+        |known: &Known| last.is_some_and(|last| known.when <= last) && known.ms * (1.0 + effort.tie) >= won;
+    pool.retain(|known| known.placed.is_some() || !has_lost(known));
+    pool.sort_by(|a, b| a.ms.total_cmp(&b.ms).then(a.index.cmp(&b.index)));
+    // Near the third: the first may be one that a few samples made too fast.
+    let best = pool.get(2).or(pool.last()).map_or(f64::INFINITY, |third| third.ms);
+    let near = pool.iter().filter(|known| known.ms <= best * (1.0 + effort.near)).count();
+    let most = near.max(effort.finalists).min(effort.most_finalists.max(1));
+    let is_default = |known: &Known| candidates[known.index].is_default;
+    let default = pool.iter().position(is_default).filter(|&at| pool[at].ms <= best * effort.hopeless);
+    // Wherever it came in, so that what is won is known, and what is stored can be compared: most batches had it as
+    // their yardstick. First, so that it takes part in a run-off that is cut short.
+    let default = default.map(|at| pool.remove(at));
+    pool.truncate(most.saturating_sub(usize::from(default.is_some())).max(1));
+    let chosen: Vec<Known> = default.into_iter().chain(pool).collect();
+    if chosen.iter().all(Known::is_compared) { Vec::new() } else { chosen }
+}
+
+/// How many candidates a run-off that was cut short left undecided.
+pub fn undecided(candidates: &[Candidate], store: &Store, effort: &Effort) -> usize {
+    finalists(candidates, store, effort).iter().filter(|known| !known.is_compared()).count()
+}
+
 impl Search<'_> {
-    /// Who has to be in a run-off: the best few, if one of them is newer than the last one. Empty: nobody.
+    /// [`finalists`], by their indices.
     pub(super) fn finalists(&self) -> Vec<usize> {
-        if self.effort.finalists == 0 {
-            return Vec::new();
-        }
-        let store = self.store();
-        let timed = || {
-            self.candidates.iter().enumerate().filter_map(|(at, candidate)| {
-                let trial = store.known(&candidate.config)?;
-                let placed = trial.settled.is_some_and(|settled| settled.place.is_some());
-                Some((at, trial.deciding_time()?, placed, trial.provenance.unix_ms))
-            })
-        };
-        // Those from before the last run-off that were not in it have lost already.
-        let last = timed().filter(|(_, _, placed, _)| *placed).map(|(.., when)| when).max();
-        let mut pool: Vec<(usize, f64, bool)> = timed()
-            .filter(|(_, _, placed, when)| *placed || last.is_none_or(|last| *when > last))
-            .map(|(at, ms, placed, _)| (at, ms, placed))
-            .collect();
-        pool.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        // Near the third: the first may be one that a few samples made too fast.
-        let best = pool.get(2).or(pool.last()).map_or(f64::INFINITY, |third| third.1);
-        let near = pool.iter().filter(|(_, ms, _)| *ms <= best * (1.0 + self.effort.near)).count();
-        pool.truncate(near.max(self.effort.finalists).min(self.effort.most_finalists.max(1)));
-        match pool.iter().all(|(_, _, placed)| *placed) {
-            true => Vec::new(),
-            false => pool.into_iter().map(|(at, ..)| at).collect(),
-        }
+        let chosen = finalists(self.candidates, &self.store(), self.effort);
+        chosen.into_iter().map(|known| known.index).collect()
     }
 
-    /// Run-offs until the best few have been in one.
+    /// Run-offs until the best few have been in one, or the time is over.
     pub(super) fn run_off<B: Bench>(&self, bench: &mut B) -> Result<Ended, Error> {
         loop {
             let finalists = self.finalists();
@@ -55,85 +90,80 @@ impl Search<'_> {
             let Some(mut entrants) = self.checked(bench, &finalists, false)? else {
                 return Ok(Ended::Stopped);
             };
-            let extend = |entrants: &[Entrant<B::Built>], done: usize| {
-                let open = !self.effort.is_over() && is_open(entrants, 1.0 + self.effort.tie);
-                let more = if open { done + 4 } else { done };
-                more.min(3 * rounds)
+            let dropped = finalists.iter().filter(|&&at| self.time(at).is_none()).count();
+            let all = entrants.len() + dropped == finalists.len();
+            let extend = |entrants: &mut [Entrant<B::Built>], done: usize| {
+                let default = self.default_of(entrants);
+                let runs: usize = entrants.iter().map(|entrant| entrant.samples().len()).sum();
+                let may = runs < MORE_RUNS * rounds * entrants.len() && !self.effort.is_over();
+                match may && is_undecided(entrants, default, self.band()) {
+                    true => (done + 4).min(MORE_ROUNDS * rounds),
+                    false => done,
+                }
             };
             let rule = Rule { rounds, extend: &extend, screening: None, stays: None };
             let done = self.rounds(bench, &mut entrants, &rule);
-            let failed = !done.failed.is_empty();
+            let failed = dropped + done.failed.len();
             for (index, failure) in done.failed {
                 self.drop_candidate(index, failure)?;
             }
             if done.stopped {
                 return Ok(Ended::Stopped);
             }
-            if failed {
+            if failed > 0 {
                 // The others do not count without whoever takes its place.
                 continue;
             }
-            let trials = self
-                .settle(&entrants)
-                .into_iter()
-                .map(|(at, settled)| self.measured(&entrants[at], settled, done.before, done.after));
+            let cut_short = !all || done.cut_short;
+            let trials = self.settle(&entrants).into_iter().map(|(at, settled)| {
+                self.measured(&entrants[at], settled.in_a_cut(cut_short), done.before, done.after)
+            });
             let trials: Vec<Trial> = trials.collect::<Result<_, Error>>()?;
             self.store().keep(trials)?;
+            if cut_short {
+                return Ok(Ended::Spent);
+            }
         }
+    }
+
+    fn band(&self) -> Band {
+        Band { least: self.effort.least_tie, most: self.effort.tie }
+    }
+
+    fn default_of<B>(&self, entrants: &[Entrant<B>]) -> Option<usize> {
+        entrants.iter().position(|entrant| self.candidates[entrant.index].is_default)
     }
 
     /// The places, best first: which entrant, and what counts for it.
     fn settle<B>(&self, entrants: &[Entrant<B>]) -> Vec<(usize, Settled)> {
-        let Some(leader) = leader(entrants) else { return Vec::new() };
-        let ratio = |at: usize| match at == leader {
-            true => 1.0,
-            false => middle(&entrants[at].ratios(&entrants[leader])),
-        };
-        let ties = |at: usize| ratio(at) <= 1.0 + self.effort.tie;
         let simple = |at: usize| simplicity(&self.candidates[entrants[at].index].schedule);
-        let mut order: Vec<usize> = (0..entrants.len()).collect();
-        order.sort_by(|&a, &b| {
-            let among_ties = || simple(a).cmp(&simple(b));
-            let among_others = || ratio(a).total_cmp(&ratio(b)).then_with(among_ties);
-            ties(b).cmp(&ties(a)).then_with(|| if ties(a) { among_ties() } else { among_others() })
-        });
-        // On the scale of the run-off before, if there was one: its other places stay true beside these.
-        let before = |at: usize| {
+        let Some(decision) = decide(entrants, self.default_of(entrants), self.band(), simple) else {
+            return Vec::new();
+        };
+        let ratios = &decision.ratios;
+        // On the scale of what is stored, so that all of it can be compared: that of the run-off before, or of the
+        // default, which most batches had as their yardstick, or of most.
+        let before = |at: usize| Some((at, self.time(entrants[at].index)? / ratios[at]));
+        let is_placed = |at: usize| {
             let store = self.store();
-            let trial = store.known(&self.candidates[entrants[at].index].config)?;
-            trial.settled.filter(|settled| settled.place.is_some()).map(|settled| (at, settled.ms))
+            let trial = store.known(&self.candidates[entrants[at].index].config);
+            trial.is_some_and(|trial| trial.settled.is_some_and(|settled| settled.place.is_some()))
         };
-        let incumbent = (0..entrants.len()).filter_map(before).min_by(|a, b| a.1.total_cmp(&b.1));
-        let scale = incumbent.map_or_else(|| entrants[leader].median(), |(at, ms)| ms / ratio(at));
-        let winners = order.first().map_or(scale, |&first| scale * ratio(first));
+        let scales: Vec<(usize, f64)> = (0..entrants.len()).filter_map(before).collect();
+        let of = |at: usize| scales.iter().find(|scale| scale.0 == at).map(|scale| scale.1);
+        let placed: Vec<f64> =
+            scales.iter().filter(|scale| is_placed(scale.0)).map(|scale| scale.1).collect();
+        let anchor = match self.default_of(entrants).and_then(of) {
+            _ if !placed.is_empty() => median(&placed),
+            Some(default) => default,
+            None => median(&scales.iter().map(|scale| scale.1).collect::<Vec<f64>>()),
+        };
+        let scale = if anchor.is_finite() { anchor } else { entrants[decision.leader].median() };
+        let winners = decision.order.first().map_or(scale, |&first| scale * ratios[first]);
         let of = |(place, &at): (usize, &usize)| {
-            let ms = if ties(at) { winners } else { winners.max(scale * ratio(at)) };
-            (at, Settled::placed(ms, place as u32))
+            let settled = Settled::placed(scale * ratios[at], place as u32);
+            (at, if decision.ties[at] { settled.tying(winners) } else { settled })
         };
-        order.iter().enumerate().map(of).collect()
+        decision.order.iter().enumerate().map(of).collect()
     }
-}
-
-/// Whether more rounds could change who is within this multiple of the fastest's time.
-pub(super) fn is_open<B>(entrants: &[Entrant<B>], edge: f64) -> bool {
-    let Some(leader) = leader(entrants) else { return false };
-    entrants.iter().enumerate().filter(|(at, entrant)| *at != leader && !entrant.out).any(|(_, entrant)| {
-        let (low, high) = interval(&entrant.ratios(&entrants[leader]));
-        low <= edge && edge <= high
-    })
-}
-
-/// The fastest: by the middle over the rounds of its time over the round's own median.
-pub(super) fn leader<B>(entrants: &[Entrant<B>]) -> Option<usize> {
-    let rounds = entrants.iter().map(|entrant| entrant.times.len()).max()?;
-    let of_round = |round: usize| -> f64 {
-        let times = entrants.iter().filter_map(|entrant| entrant.times.get(round).copied().flatten());
-        median(&times.collect::<Vec<f64>>())
-    };
-    let usual: Vec<f64> = (0..rounds).map(of_round).collect();
-    let score = |entrant: &Entrant<B>| {
-        let relative = entrant.times.iter().zip(&usual).filter_map(|(ms, usual)| Some((*ms)? / usual));
-        middle(&relative.collect::<Vec<f64>>())
-    };
-    (0..entrants.len()).min_by(|&a, &b| score(&entrants[a]).total_cmp(&score(&entrants[b])))
 }

@@ -7,8 +7,8 @@
 
 use super::ahead::Ahead;
 use super::rounds::{Entrant, Rule};
-use super::run_off::{is_open, leader};
 use super::statistics::{interval, middle};
+use super::ties::{is_open, leader};
 use super::{Bench, Ended, Failure, Search};
 use crate::Error;
 use cce_tuning_db::{Settled, Trial};
@@ -76,7 +76,7 @@ impl Search<'_> {
             group.extend(entrants);
             let edge = 1.0 + self.effort.near;
             let stays = known.or(shared.common);
-            let extend = |entrants: &[Entrant<B::Built>], done: usize| {
+            let extend = |entrants: &mut [Entrant<B::Built>], done: usize| {
                 let noisy = stays.is_some_and(|stays| is_noisy(entrants, stays, edge));
                 let open = !self.effort.screening_is_over() && (noisy || is_open(entrants, edge));
                 (if open { done + 1 } else { done }).min(2 * self.effort.screening)
@@ -182,9 +182,11 @@ impl Search<'_> {
             .map(|&at| (!self.stop.requested()).then(|| shared.build(&self.candidates[at].schedule)))
             .collect();
         let mut entrants = Vec::with_capacity(group.len());
+        // A run-off is a comparison.
+        let fewest = if screening { 1 } else { 2 };
         for (&index, built) in group.iter().zip(built) {
             let over = if screening { self.effort.screening_is_over() } else { self.effort.is_over() };
-            if over && !entrants.is_empty() {
+            if over && entrants.len() >= fewest {
                 // The rest is left for another time: nothing of it is stored.
                 break;
             }

@@ -65,6 +65,7 @@ pub(super) fn candidates(blocks: impl IntoIterator<Item = u32>) -> Vec<Candidate
             schedule: schedule(block),
             config: Config::new(serde_json::to_value(schedule(block)).unwrap()),
             constraint: (block == 99).then(|| "99 is too odd".to_owned()),
+            is_default: false,
         })
         .collect()
 }
@@ -243,6 +244,55 @@ fn a_spent_budget_leaves_candidates_untried_but_never_a_winner_without_its_run_o
     let ended = search(&candidates, &mut kept, &effort(), &Silent, &stop, bench).unwrap();
     assert_eq!(ended, Ended::Complete);
     assert_eq!(blocks(&Ranking::new(&candidates, &kept)), all);
+}
+
+#[test]
+fn a_run_off_that_the_time_cuts_short_says_so_and_a_later_search_compares_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let candidates = candidates([1000, 1001, 1002, 1003, 1004, 1005]);
+    let mut kept = store(folder.path());
+    let mut searched = |time: fn(u32, usize) -> f64, effort: &Effort| {
+        let bench = || Ok(Invented { time, fails: none, events: &events, stop_after: None });
+        let ended = search(&candidates, &mut kept, effort, &Silent, &stop, bench).unwrap();
+        (ended, undecided(&candidates, &kept, effort), Ranking::new(&candidates, &kept))
+    };
+    // In the screening 1000 seems the best, and 1005 is.
+    let lucky = |block, _| if block == 1000 { 990.0 } else { f64::from(block) };
+    let only_screening = Effort { finalists: 0, ..effort() };
+    assert_eq!(searched(lucky, &only_screening).0, Ended::Complete);
+    let truth = |block, _| if block == 1005 { 900.0 } else { f64::from(block) };
+    let over = Effort { finalists: 6, until: Some(std::time::Instant::now()), ..effort() };
+    let (ended, open, ranking) = searched(truth, &over);
+    assert_eq!((ended, open, blocks(&ranking)[0]), (Ended::Spent, 6, 1000));
+    let settled = |ranking: &Ranking| ranking.winner().unwrap().trial.as_ref().unwrap().settled.unwrap();
+    assert!(settled(&ranking).cut_short);
+    let whole = Effort { finalists: 6, ..effort() };
+    let (ended, open, ranking) = searched(truth, &whole);
+    assert_eq!((ended, open, blocks(&ranking)[0]), (Ended::Complete, 0, 1005));
+    assert!(!settled(&ranking).cut_short);
+}
+
+#[test]
+fn the_default_is_in_the_run_off_wherever_the_screening_saw_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let mut candidates = candidates([1400, 1000, 1001, 1002, 1003]);
+    candidates[0].is_default = true;
+    let mut store = store(folder.path());
+    let bench = || {
+        let time = |block, _| f64::from(block);
+        Ok(Invented { time, fails: none, events: &events, stop_after: None })
+    };
+    assert_eq!(search(&candidates, &mut store, &effort(), &Silent, &stop, bench).unwrap(), Ended::Complete);
+    let ranking = Ranking::new(&candidates, &store);
+    let default = ranking.default().unwrap().trial.as_ref().unwrap();
+    assert!(default.settled.unwrap().place.is_some(), "{default:?}");
+    assert!((ranking.of_default().unwrap() - 1000.0 / 1400.0).abs() < 1e-9);
+    // What is shown of those that tie is what each took.
+    let shown = |at: usize| ranking.entries[at].trial.as_ref().unwrap().deciding_time().unwrap();
+    assert!((shown(1) / shown(0) - 1.001).abs() < 1e-9, "{}", shown(1) / shown(0));
+    assert_eq!(ranking.entries[1].reason, "0.1 % slower, a tie: the best is simpler");
 }
 
 #[test]

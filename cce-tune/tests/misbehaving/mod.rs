@@ -348,7 +348,7 @@ fn schedule(token_block: u32) -> Schedule {
 fn candidates(blocks: &[u32]) -> Vec<Candidate> {
     let of = |&block: &u32| {
         let config = Config::new(serde_json::to_value(schedule(block)).unwrap());
-        Candidate { schedule: schedule(block), config, constraint: None }
+        Candidate { schedule: schedule(block), config, constraint: None, is_default: false }
     };
     blocks.iter().map(of).collect()
 }

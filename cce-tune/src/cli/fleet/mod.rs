@@ -138,7 +138,8 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
     let report = tuner.tune_in_workers(&task, &devices, (&shard.job.source, shard.counted), &worker()?)?;
     let winner = report.ranking.winner();
     let done = Done::of(&report);
-    if report.ended != Ended::Stopped {
+    // A run-off that the time cut short goes on when it is worked on again.
+    if report.ended != Ended::Stopped && report.undecided == 0 {
         done.write(&args.shard)?;
     }
     let text = || {
@@ -146,7 +147,11 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
             (Some(winner), Some(ms)) => format!("the best is {winner} ({ms:.3} ms)"),
             _ => "none could run and was right".to_owned(),
         };
-        let stopped = if report.ended == Ended::Stopped { "; stopped, run it again to go on" } else { "" };
+        let stopped = match (report.ended, report.undecided) {
+            (Ended::Stopped, _) => "; stopped, run it again to go on",
+            (_, 1..) => "; the time cut the run-off short, run it again to go on",
+            _ => "",
+        };
         format!(
             "{} of {} tried on {}: {best}{stopped}\n",
             done.tried,
