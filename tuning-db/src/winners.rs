@@ -15,7 +15,7 @@ use crate::index::read_record;
 use crate::key::Key;
 use crate::log::Log;
 use crate::profile::Profile;
-use crate::select::{Found, Relation, Request, Selection, nearest, order};
+use crate::select::{Found, Grade, Relation, Request, Selection, nearest, order};
 use crate::snapshot::{FILE, Snapshot};
 use crate::warning::{Source, Warning};
 use crate::winner::{KeyWinners, Winner};
@@ -131,7 +131,8 @@ impl Winners {
         }
         let candidates = order(request, found);
         if let Some(best) = candidates.first() {
-            if best.stale {
+            // Of another problem's it is for the caller to say what it is worth.
+            if best.grade == Grade::Stale {
                 self.warn(Warning::Stale {
                     source: best.source.clone(),
                     made_by: best.winner.generation.clone(),

@@ -416,11 +416,12 @@ struct ReplayArgs {
 
 #[derive(Debug, Args)]
 struct RegretArgs {
-    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, or folders of databases.
+    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, folders of databases, or profiles, of
+    /// which the winners alone are known.
     #[arg(required = true)]
     trials: Vec<std::path::PathBuf>,
-    /// Near shapes whose winners are judged together: 1 takes the nearest's [default: that of a plan].
-    #[arg(long, default_value_t = cce_tuning_db::CONSULTED, hide_default_value = true, value_name = "COUNT", value_parser = values::count)]
+    /// Near problems that are asked; most have to agree with the nearest [default: that of a plan].
+    #[arg(long, default_value_t = cce_runtime::selection::CONSULTED, hide_default_value = true, value_name = "COUNT", value_parser = values::count)]
     consulted: usize,
 }
 
@@ -483,7 +484,7 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
         Some(Command::Verify(args)) => verify::run(&args, &programs, &output, &stop),
         Some(Command::Replay(args)) => replay::run(&args, &output),
-        Some(Command::Regret(args)) => regret::run(&args, &output),
+        Some(Command::Regret(args)) => regret::run(&args, &programs, &output),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };
     ExitCode::from(match done {

@@ -1,15 +1,20 @@
 //! `cce-tune regret`: what selection costs shapes that were not tuned.
 
 use super::output::{Output, counted, table};
+use super::programs::Programs;
 use super::replay::{median_and_worst, read};
 use super::{EXIT_OK, RegretArgs};
 use crate::Error;
-use crate::regret::{Regret, regrets};
+use crate::regret::{Found, Regret, regrets};
+use cce_runtime::selection;
 use serde_json::json;
+use std::path::Path;
 
-pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
+pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let recordings = read(&args.trials)?;
-    let regrets = regrets(&recordings, args.consulted)?;
+    let folder = selection::folder();
+    let folder = folder.as_deref().unwrap_or(Path::new("."));
+    let regrets = regrets(&recordings, args.consulted, |key| programs.with_hash(folder, &key.program))?;
     if regrets.is_empty() {
         let reason = format!(
             "of {} none says anything of another: give at least two of the same loss, type, filter and gradients",
@@ -17,7 +22,9 @@ pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
         );
         return Err(Error::Nothing { reason });
     }
-    let of = |value: fn(&Regret) -> Option<f64>| -> Vec<f64> { regrets.iter().filter_map(value).collect() };
+    let of = |value: fn(&Regret) -> Found| -> Vec<f64> {
+        regrets.iter().filter_map(|regret| value(regret).over_best()).collect()
+    };
     let (selected, default) = (of(|regret| regret.selected), of(|regret| regret.default));
     let text = || {
         let rows: Vec<Vec<String>> = regrets.iter().map(row).collect();
@@ -25,7 +32,8 @@ pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
         let summary = |what: &str, values: &[f64]| {
             let (median, worst) = median_and_worst(values);
             format!(
-                "{what}: median {:.1} %, worst {:.1} % over the recorded best\n",
+                "{what}, of {} where it is known: median {:.1} %, worst {:.1} % over the recorded best\n",
+                counted(values.len() as u64, "problem"),
                 100.0 * median,
                 100.0 * worst
             )
@@ -38,14 +46,15 @@ pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
         )
     };
     let value = json!({
-        "schema": 1,
+        "schema": 2,
         "held_out": regrets.iter().map(|regret| json!({
             "recording": regret.name,
             "grade": regret.grade.to_string(),
-            "selected": regret.selected,
-            "recorded": regret.recorded,
-            "default": regret.default,
-            "passed": regret.passed,
+            "selected": regret.selected.over_best(),
+            "selected_recorded": matches!(regret.selected, Found::Recorded(_)),
+            "default": regret.default.over_best(),
+            "default_recorded": matches!(regret.default, Found::Recorded(_)),
+            "notes": regret.notes,
         })).collect::<Vec<_>>(),
     });
     output.either(text, &value)?;
@@ -53,21 +62,17 @@ pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
 }
 
 fn row(regret: &Regret) -> Vec<String> {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |over| format!("{:.1} %", 100.0 * over));
-    let mut notes = Vec::new();
-    match (regret.selected, regret.recorded) {
-        (None, _) => notes.push("nothing with its tiles was recorded".to_owned()),
-        (Some(_), false) => notes.push("the nearest with its tiles".to_owned()),
-        (Some(_), true) => {}
-    }
-    if regret.passed > 0 {
-        notes.push(format!("{} passed over", counted(regret.passed as u64, "schedule")));
-    }
+    // What stands in for a schedule that was not recorded is marked.
+    let percent = |found: Found| match found {
+        Found::Recorded(over) => format!("{:.1} %", 100.0 * over),
+        Found::Nearest(over) => format!("~{:.1} %", 100.0 * over),
+        Found::Unknown => "-".to_owned(),
+    };
     vec![
         regret.name.clone(),
         percent(regret.selected),
         percent(regret.default),
         regret.grade.to_string(),
-        notes.join(", "),
+        regret.notes.join("; "),
     ]
 }
