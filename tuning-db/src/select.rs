@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::hash::ConfigHash;
-use crate::key::{Device, Key, MemoryClass, Shape};
+use crate::key::{Device, Key, MemoryClass, Problem, Shape};
 use crate::provenance::{Generation, Provenance};
 use crate::warning::{Source, Warning};
 use crate::winner::Winner;
@@ -60,20 +60,42 @@ impl Request {
         if !stored.is_related_to(&self.key) {
             return None;
         }
-        let (ours, theirs) = (&self.key.problem, &stored.problem);
+        self.to_problem(self.to_device(&stored.device)?, stored.memory, &stored.problem)
+    }
+
+    /// How a device relates to the request's: `None` when its winners are of no use.
+    pub(crate) fn to_device(&self, stored: &Device) -> Option<Nearness> {
+        let distance = stored.distance(&self.key.device)?;
+        Some(Nearness { same: *stored == self.key.device, distance })
+    }
+
+    /// How a problem on a device relates to the request; it wants the same gradients.
+    pub(crate) fn to_problem(
+        &self,
+        device: Nearness,
+        memory: MemoryClass,
+        stored: &Problem,
+    ) -> Option<Relation> {
+        let ours = &self.key.problem;
         let flag = |differs: bool| if differs { 0.25 } else { 0.0 };
-        let shape = theirs.shape().distance(&ours.shape())
-            + flag(theirs.ignored != ours.ignored)
-            + flag(theirs.accumulate != ours.accumulate)
-            + memory_distance(stored.memory, self.key.memory);
-        let device = stored.device.distance(&self.key.device)?;
-        let kind = match (stored.device == self.key.device, shape == 0.0) {
+        let shape = stored.shape().distance(&ours.shape())
+            + flag(stored.ignored != ours.ignored)
+            + flag(stored.accumulate != ours.accumulate)
+            + memory_distance(memory, self.key.memory);
+        let kind = match (device.same, shape == 0.0) {
             (true, true) => Kind::Same,
             (true, false) => Kind::NearShape,
             (false, _) => Kind::OtherDevice,
         };
-        (shape <= self.snap_limit).then_some(Relation { kind, distance: shape + device })
+        (shape <= self.snap_limit).then_some(Relation { kind, distance: shape + device.distance })
     }
+}
+
+/// How a device relates to a request's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nearness {
+    same: bool,
+    distance: f64,
 }
 
 /// What was tuned under a tighter limit fits; what was tuned under a looser one may not, and comes later.
