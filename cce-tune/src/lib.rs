@@ -50,6 +50,7 @@ pub mod data;
 mod error;
 pub mod exchange;
 pub mod floor;
+pub mod interleaved;
 pub mod knobs;
 pub mod progress;
 pub mod recording;

@@ -1,16 +1,21 @@
 //! How much slower than its own best a shape is with the schedule that is selected for it from others.
 //!
 //! One problem is held out, the winners of the others are the database that a plan of it would ask, by the code that
-//! plans ask, and the selected schedule's recorded time is compared with the recorded best. The best of many times
-//! that do not repeat exactly is too good by chance: what is found here is an upper bound.
+//! plans ask. The selected schedule's recorded time is compared with the recorded best: an upper bound, because the
+//! best of many times that do not repeat exactly is too good by chance. Or the schedule is measured beside the winner.
 
 use crate::Error;
+use crate::interleaved;
 use crate::recording::{Recorded, Recording};
+use crate::search::{Bench, describe, middle};
+use crate::stop::Stop;
 use crate::stored;
 use crate::strategy::far_apart;
+use crate::verify::summary;
 use cce_codegen::ir::Program;
+use cce_codegen::problem::Problem;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
-use cce_runtime::selection::{self, Question};
+use cce_runtime::selection::{self, Chosen, Question};
 use cce_tuning_db::{Grade, Key, KeyWinners, Profile, Provenance, Request, Settled, Trial, Winners};
 
 /// What holding out one problem came to.
@@ -49,30 +54,33 @@ impl Found {
     }
 }
 
-/// Holds out each recording of which others say something at all; `consulted` near problems are asked. Losses
-/// that `program` does not know are left out.
+/// Holds out each of `asked` of which other recordings say something at all; `consulted` near problems are asked.
+/// Losses that `program` does not know are left out.
 ///
 /// # Errors
 /// Those of serialisation, and when a key is for a problem that this version does not have.
 pub fn regrets(
+    asked: &[&Recording],
     recordings: &[Recording],
     consulted: usize,
     program: impl Fn(&Key) -> Option<Program>,
 ) -> Result<Vec<Regret>, Error> {
     let winners = recordings.iter().map(winners).collect::<Result<Vec<_>, _>>()?;
     let mut regrets = Vec::new();
-    for held_out in recordings {
-        // Of one problem there may be several recordings.
-        let others = winners.iter().filter(|entry| entry.key != held_out.key);
-        let others: Vec<KeyWinners> = others
-            .filter(|entry| crate::strategy::distance(&held_out.key, &entry.key).is_some())
-            .cloned()
-            .collect();
+    for held_out in asked {
+        let others = others(&held_out.key, &winners);
         if let (false, Some(program)) = (others.is_empty(), program(&held_out.key)) {
             regrets.extend(held_out_of(held_out, others, consulted, &program)?);
         }
     }
     Ok(regrets)
+}
+
+/// Those of other problems that say something of one. Of one problem there may be several.
+fn others(key: &Key, winners: &[KeyWinners]) -> Vec<KeyWinners> {
+    let says =
+        |entry: &&KeyWinners| entry.key != *key && crate::strategy::distance(key, &entry.key).is_some();
+    winners.iter().filter(says).cloned().collect()
 }
 
 fn held_out_of(
@@ -82,27 +90,153 @@ fn held_out_of(
     program: &Program,
 ) -> Result<Option<Regret>, Error> {
     let Some(best) = held_out.best() else { return Ok(None) };
-    let problem = stored::problem(program, &held_out.key, held_out.shape)
-        .map_err(|reason| Error::Nothing { reason: format!("{}: {reason}", held_out.name) })?;
-    let default = match selection::gpu_of(&held_out.key.device) {
-        Some(gpu) => Some(Schedule::Gpu(GpuSchedule::default_for(program, &problem, &gpu))),
-        None => selection::cpu_space(&problem).first().copied().map(Schedule::Cpu),
-    };
+    let problem = problem(held_out, program)?;
+    let default = default_schedule(held_out, program, &problem);
     let default = default.map_or(Found::Unknown, |default| found(held_out, &default, best));
-    let profile = Profile::new("the others", Provenance::new("replay", 0), others);
-    let layers = Winners::empty().with_profile(profile);
-    let request = Request::new(held_out.key.clone(), held_out.generation.clone());
-    let question = Question::new(program, &problem, request).with_consulted(consulted);
-    let chosen = question.choose(&layers, |schedule| match failed(held_out, &schedule) {
-        // A plan cannot know that a schedule would be slow; it does know what does not fit.
-        Some(reason) => Err(reason),
-        None => Ok(found(held_out, &schedule, best)),
+    let chosen = selected(held_out, others, consulted, program, &problem, |schedule| {
+        match failed(held_out, &schedule) {
+            // A plan cannot know that a schedule would be slow; it does know what does not fit.
+            Some(reason) => Err(reason),
+            None => Ok(found(held_out, &schedule, best)),
+        }
     });
     Ok(Some(Regret {
         name: held_out.name.clone(),
         grade: chosen.grade,
         selected: chosen.value.unwrap_or(default),
         default,
+        notes: chosen.notes,
+    }))
+}
+
+/// What a plan of the held-out problem selects from others' winners.
+fn selected<T>(
+    held_out: &Recording,
+    others: Vec<KeyWinners>,
+    consulted: usize,
+    program: &Program,
+    problem: &Problem,
+    fit: impl FnMut(Schedule) -> Result<T, String>,
+) -> Chosen<T> {
+    let profile = Profile::new("the others", Provenance::new("replay", 0), others);
+    let request = Request::new(held_out.key.clone(), held_out.generation.clone());
+    let question = Question::new(program, problem, request).with_consulted(consulted);
+    question.choose(&Winners::empty().with_profile(profile), fit)
+}
+
+fn problem(recording: &Recording, program: &Program) -> Result<Problem, Error> {
+    stored::problem(program, &recording.key, recording.shape)
+        .map_err(|reason| Error::Nothing { reason: format!("{}: {reason}", recording.name) })
+}
+
+fn default_schedule(recording: &Recording, program: &Program, problem: &Problem) -> Option<Schedule> {
+    match selection::gpu_of(&recording.key.device) {
+        Some(gpu) => Some(Schedule::Gpu(GpuSchedule::default_for(program, problem, &gpu))),
+        None => selection::cpu_space(problem).first().copied().map(Schedule::Cpu),
+    }
+}
+
+/// How a held-out problem is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Measuring {
+    /// Near problems that are asked.
+    pub consulted: usize,
+    /// Timed runs of each schedule, interleaved.
+    pub rounds: usize,
+}
+
+/// The regret of one problem, measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// How good the match was.
+    pub grade: Grade,
+    /// The best that tuning the problem itself found, in a few words.
+    pub winner: String,
+    /// Its time, in ms: the median.
+    pub winner_ms: f64,
+    /// What was selected with the problem held out.
+    pub selected: Compared,
+    /// The default schedule.
+    pub default: Compared,
+    /// Why what was stored was passed over.
+    pub notes: Vec<String>,
+}
+
+/// A schedule beside the winner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compared {
+    /// In a few words.
+    pub schedule: String,
+    /// The middle of its ratios to the winner in each round, less 1: 0 of the winner itself. Or why there is none.
+    pub regret: Result<f64, String>,
+}
+
+/// Measures what would be selected for `held_out` from the others, and the default, beside the winner that tuning it
+/// found. `None`: there are no others, or no winner, or it was asked to stop.
+///
+/// # Errors
+/// When the winner no longer runs, what `bench` reports, and when the device fails for good.
+pub fn measured<B: Bench>(
+    held_out: &Recording,
+    recordings: &[Recording],
+    program: &Program,
+    measuring: &Measuring,
+    bench: impl FnOnce(Schedule) -> Result<B, Error>,
+    stop: &Stop,
+) -> Result<Option<Measured>, Error> {
+    let all = recordings.iter().map(winners).collect::<Result<Vec<_>, _>>()?;
+    let others = others(&held_out.key, &all);
+    let best = held_out.trials.iter().filter_map(|trial| Some((trial.schedule, trial.time?.0)));
+    // The first of equals.
+    let Some((winner, _)) = best.reduce(|best, other| if other.1 < best.1 { other } else { best }) else {
+        return Ok(None);
+    };
+    if others.is_empty() {
+        return Ok(None);
+    }
+    let problem = problem(held_out, program)?;
+    let default = default_schedule(held_out, program, &problem).ok_or(Error::NoCandidate)?;
+    let mut bench = bench(winner)?;
+    let chosen = selected(held_out, others, measuring.consulted, program, &problem, |schedule| {
+        // As a plan: what cannot be built is passed over.
+        let built = bench.build(&schedule);
+        built.map(|_| schedule).map_err(|failure| failure.status.reason().to_owned())
+    });
+    let selected = chosen.value.unwrap_or(default);
+    let mut schedules = vec![winner];
+    for schedule in [selected, default] {
+        if !schedules.contains(&schedule) {
+            schedules.push(schedule);
+        }
+    }
+    let Some(timed) = interleaved::time(&schedules, &mut bench, measuring.rounds, stop)? else {
+        return Ok(None);
+    };
+    let of = |schedule: Schedule| timed.iter().find(|timed| timed.schedule == schedule);
+    let reference = of(winner).filter(|timed| !timed.samples.is_empty()).ok_or_else(|| {
+        let failure = of(winner).and_then(|timed| timed.failure.clone()).unwrap_or_default();
+        Error::Nothing { reason: format!("the winner of {} no longer runs: {failure}", held_out.name) }
+    })?;
+    let compared = |schedule: Schedule| {
+        let timed = of(schedule);
+        let samples = timed.map(|timed| timed.samples.as_slice()).unwrap_or_default();
+        let ratios: Vec<f64> =
+            samples.iter().zip(&reference.samples).map(|(ms, winner_ms)| ms / winner_ms).collect();
+        let failure = timed.and_then(|timed| timed.failure.clone());
+        Compared {
+            schedule: describe(&schedule),
+            regret: match failure {
+                Some(failure) => Err(failure),
+                None => Ok(middle(&ratios) - 1.0),
+            },
+        }
+    };
+    Ok(Some(Measured {
+        grade: chosen.grade,
+        winner: describe(&winner),
+        winner_ms: summary(reference.samples.clone()).map_or(f64::NAN, |(median, _)| median),
+        selected: compared(selected),
+        default: compared(default),
         notes: chosen.notes,
     }))
 }
@@ -147,7 +281,8 @@ mod tests {
     use crate::strategy::invented;
 
     fn of(recordings: &[Recording]) -> Result<Vec<Regret>, Error> {
-        regrets(recordings, selection::CONSULTED, |_| cce::losses::named("cross_entropy"))
+        let asked: Vec<&Recording> = recordings.iter().collect();
+        regrets(&asked, recordings, selection::CONSULTED, |_| cce::losses::named("cross_entropy"))
     }
 
     #[test]

@@ -430,7 +430,7 @@ mod tests {
             let related = snapshot.related(&request).unwrap();
             related.iter().map(|(_, entry)| snapshot.key(entry).unwrap()).collect::<Vec<_>>()
         };
-        assert_eq!(found(&half), [half.clone()]);
+        assert_eq!(found(&half), std::slice::from_ref(&half));
         assert_eq!(found(&limited), [limited.clone(), sample::key()]);
         let winners: Vec<_> = snapshot.all().map(|w| (w.key, w.winners)).collect();
         for (key, winners) in winners {

@@ -50,6 +50,25 @@ impl DeviceBench {
             }
         })
     }
+
+    /// As [`DeviceBench::prepare`], on a generated head; `first` is a schedule that can run the task. With the problem
+    /// as the device's plans have it.
+    ///
+    /// # Errors
+    /// As there; and what of the scalars the loss does not have.
+    pub fn generated(
+        device: &Device,
+        task: &Task,
+        first: Schedule,
+        seed: u64,
+        scalars: &[(String, f32)],
+    ) -> Result<(DeviceBench, Problem), Error> {
+        let head = Head::generated(task.tokens, task.width, task.vocab, seed, task.dtype);
+        let arguments = Arguments::new(&task.program, task.tokens, task.vocab, scalars)?;
+        let problem = task.plan(device, first)?.problem().clone();
+        let bench = DeviceBench::prepare(device, task, &head, &arguments, &problem)?;
+        Ok((bench, problem))
+    }
 }
 
 fn prepared<M: Memory + Clone>(

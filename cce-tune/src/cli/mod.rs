@@ -7,6 +7,7 @@ mod doctor;
 mod emit;
 mod fleet;
 mod inputs;
+mod measured;
 mod output;
 mod profile;
 mod programs;
@@ -423,6 +424,24 @@ struct RegretArgs {
     /// Near problems that are asked; most have to agree with the nearest [default: that of a plan].
     #[arg(long, default_value_t = cce_runtime::selection::CONSULTED, hide_default_value = true, value_name = "COUNT", value_parser = values::count)]
     consulted: usize,
+    /// Measure what is selected, and the default schedule, beside the winner of each problem: on a device of its kind.
+    #[arg(long)]
+    measure: bool,
+    /// Only problems whose description, as `cce-tune show` prints it, contains this; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// The device that measures: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all", requires = "measure")]
+    gpu: values::Gpu,
+    /// Timed runs of each schedule.
+    #[arg(long, default_value_t = 11, value_name = "COUNT", value_parser = values::count, requires = "measure")]
+    rounds: usize,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::scalar, requires = "measure")]
+    scalar: Vec<(String, f32)>,
+    /// The seed of the generated heads.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER", requires = "measure")]
+    seed: u64,
 }
 
 #[derive(Debug, Args)]
@@ -484,7 +503,7 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
         Some(Command::Verify(args)) => verify::run(&args, &programs, &output, &stop),
         Some(Command::Replay(args)) => replay::run(&args, &output),
-        Some(Command::Regret(args)) => regret::run(&args, &programs, &output),
+        Some(Command::Regret(args)) => regret::run(&args, &programs, &output, &stop),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };
     ExitCode::from(match done {

@@ -3,24 +3,34 @@
 use super::output::{Output, counted, table};
 use super::programs::Programs;
 use super::replay::{median_and_worst, read};
-use super::{EXIT_OK, RegretArgs};
+use super::show::Names;
+use super::{EXIT_OK, RegretArgs, measured};
 use crate::Error;
+use crate::recording::Recording;
 use crate::regret::{Found, Regret, regrets};
+use crate::stop::Stop;
 use cce_runtime::selection;
+use cce_tuning_db::Key;
 use serde_json::json;
 use std::path::Path;
 
-pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
     let recordings = read(&args.trials)?;
     let folder = selection::folder();
     let folder = folder.as_deref().unwrap_or(Path::new("."));
-    let regrets = regrets(&recordings, args.consulted, |key| programs.with_hash(folder, &key.program))?;
+    let mut names = Names::new(programs, folder);
+    let mut is_asked = |recording: &Recording| {
+        let description = names.described(&recording.key).join(", ");
+        args.only.iter().all(|part| description.contains(part.as_str()))
+    };
+    let asked: Vec<&Recording> = recordings.iter().filter(|recording| is_asked(recording)).collect();
+    let program = |key: &Key| programs.with_hash(folder, &key.program);
+    if args.measure {
+        return measured::run(args, &asked, &recordings, program, output, stop);
+    }
+    let regrets = regrets(&asked, &recordings, args.consulted, program)?;
     if regrets.is_empty() {
-        let reason = format!(
-            "of {} none says anything of another: give at least two of the same loss, type, filter and gradients",
-            counted(recordings.len() as u64, "recording")
-        );
-        return Err(Error::Nothing { reason });
+        return Err(nothing(asked.len()));
     }
     let of = |value: fn(&Regret) -> Found| -> Vec<f64> {
         regrets.iter().filter_map(|regret| value(regret).over_best()).collect()
@@ -59,6 +69,15 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output) -> Re
     });
     output.either(text, &value)?;
     Ok(EXIT_OK)
+}
+
+/// Of so many recordings none could be held out.
+pub(super) fn nothing(asked: usize) -> Error {
+    let reason = format!(
+        "of {} none says anything of another: give at least two of the same loss, type, filter and gradients",
+        counted(asked as u64, "recording")
+    );
+    Error::Nothing { reason }
 }
 
 fn row(regret: &Regret) -> Vec<String> {

@@ -6,9 +6,7 @@ use super::programs::Programs;
 use super::show::Names;
 use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED, VerifyArgs};
 use crate::Error;
-use crate::arguments::Arguments;
 use crate::bench::DeviceBench;
-use crate::data::Head;
 use crate::progress::{Console, Progress};
 use crate::stop::Stop;
 use crate::task::Task;
@@ -265,18 +263,15 @@ fn again(
     measuring: &Measuring,
     stop: &Stop,
 ) -> Result<Option<Verified>, Error> {
-    let head = Head::generated(task.tokens, task.width, task.vocab, args.seed, task.dtype);
-    let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &args.scalar)?;
-    let problem = match winners.first() {
-        Some((_, first)) => task.plan(device, *first)?.problem().clone(),
-        None => return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() })),
+    let Some((_, first)) = winners.first() else {
+        return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() }));
     };
+    let (mut bench, problem) = DeviceBench::generated(device, task, *first, args.seed, &args.scalar)?;
     let default = match device.kind() {
         DeviceKind::Cpu => selection::cpu_space(&problem).first().copied().map(Schedule::Cpu),
         DeviceKind::Cuda => {
             Some(Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu_of(device)?)))
         }
     };
-    let mut bench = DeviceBench::prepare(device, task, &head, &arguments, &problem)?;
     measure(winners, default, &mut bench, measuring, stop)
 }

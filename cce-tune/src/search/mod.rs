@@ -33,6 +33,7 @@ pub use ahead::Compile;
 pub use effort::Effort;
 pub use ranking::{Ranked, Ranking};
 pub use simplicity::simplicity;
+pub(crate) use statistics::middle;
 pub use store::Store;
 
 use crate::Error;
