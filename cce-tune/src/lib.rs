@@ -51,6 +51,7 @@ pub mod data;
 mod error;
 pub mod exchange;
 pub mod floor;
+pub mod interleaved;
 pub mod knobs;
 pub mod losses;
 pub mod progress;

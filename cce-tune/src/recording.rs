@@ -7,7 +7,10 @@
 use crate::Error;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::selection;
-use cce_tuning_db::{ConfigHash, Database, Generation, Key, Provenance, Record, Shape, Status, Trial};
+use cce_tuning_db::{
+    ConfigHash, Database, Generation, Gradients, Key, KeyWinners, Profile, Provenance, Record, Shape, Status,
+    Trial, Winner,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -130,6 +133,26 @@ impl Recording {
         })
     }
 
+    /// What the winners of a problem say of it: those of the newest generation, at the shape of the best. `None` if
+    /// there are none.
+    pub fn of_winners(name: &str, entry: &KeyWinners) -> Option<Recording> {
+        let best = entry.winners.first()?;
+        let of_one = |winner: &&Winner| winner.generation == best.generation && winner.shape == best.shape;
+        let trials = entry.winners.iter().filter(of_one).filter_map(|winner| {
+            let schedule = selection::schedule(&winner.config).ok()?;
+            let time = Some((winner.deciding_time(), winner.spread.unwrap_or(0.0)));
+            Some(Recorded { schedule, status: Status::Ok, time })
+        });
+        Some(Recording {
+            name: name.to_owned(),
+            key: entry.key.clone(),
+            shape: best.shape,
+            generation: best.generation.clone(),
+            provenance: best.provenance.clone(),
+            trials: trials.collect(),
+        })
+    }
+
     /// The fastest time, in ms.
     pub fn best(&self) -> Option<f64> {
         let times = self.trials.iter().filter_map(|trial| Some(trial.time?.0));
@@ -176,7 +199,8 @@ impl Recording {
         Ok(format!("{head}[\n{rows}\n]}}\n"))
     }
 
-    /// Reads a recording, an export of trials, or the folder of a database.
+    /// Reads a recording, an export of trials, the folder of a database, or a profile, of which the winners alone are
+    /// known.
     ///
     /// # Errors
     /// When it cannot be read, or is none of these.
@@ -193,6 +217,21 @@ impl Recording {
         struct Kind {
             kind: String,
             schema: u32,
+        }
+        // Profiles say no kind.
+        if let Ok((profile, _)) = Profile::parse(&text) {
+            let recordings = profile.entries.iter().filter_map(|entry| {
+                let shape = entry.winners.first()?.shape;
+                let what = if entry.key.problem.gradients == Gradients::new(false, false) {
+                    "loss"
+                } else {
+                    "gradients"
+                };
+                let name =
+                    format!("{} {}x{}x{} {what}", profile.name, shape.tokens, shape.hidden, shape.vocab);
+                Recording::of_winners(&name, entry)
+            });
+            return some(path, recordings.collect());
         }
         let found: Kind = serde_json::from_str(&text).map_err(kind)?;
         match (found.kind.as_str(), found.schema) {

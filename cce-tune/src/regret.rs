@@ -1,100 +1,276 @@
 //! How much slower than its own best a shape is with the schedule that is selected for it from others.
 //!
-//! One recording is held out, the winners of the others are the database that a plan of its problem would ask, by
-//! the code that plans ask, and the selected schedule's recorded time is compared with the recorded best.
+//! One problem is held out, the winners of the others are the database that a plan of it would ask, by the code that
+//! plans ask. The selected schedule's recorded time is compared with the recorded best: an upper bound, because the
+//! best of many times that do not repeat exactly is too good by chance. Or the schedule is measured beside the winner.
 
 use crate::Error;
+use crate::interleaved;
 use crate::recording::{Recorded, Recording};
+use crate::search::{Bench, describe, middle};
+use crate::stop::Stop;
+use crate::stored;
 use crate::strategy::far_apart;
-use cce_codegen::schedule::Schedule;
-use cce_runtime::selection;
-use cce_tuning_db::{Grade, KeyWinners, Profile, Provenance, Request, Trial, Winners};
+use crate::verify::summary;
+use cce_codegen::ir::Program;
+use cce_codegen::problem::Problem;
+use cce_codegen::schedule::{GpuSchedule, Schedule};
+use cce_runtime::selection::{self, Chosen, Question};
+use cce_tuning_db::{Grade, Key, KeyWinners, Profile, Provenance, Request, Settled, Trial, Winners};
 
-/// What holding out one recording came to.
+/// What holding out one problem came to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Regret {
     /// The recording.
     pub name: String,
     /// How good the match was.
     pub grade: Grade,
-    /// The selected schedule's time over the best: 0.03 is 3 % slower. `None` if nothing like it was recorded.
-    pub selected: Option<f64>,
-    /// Whether the selected schedule itself was recorded; else it is the one with its tiles that is nearest to it.
-    pub recorded: bool,
-    /// The default schedule's, if that ran.
-    pub default: Option<f64>,
-    /// Stored schedules that were passed over: they failed here.
-    pub passed: usize,
+    /// What was selected.
+    pub selected: Found,
+    /// The default schedule.
+    pub default: Found,
+    /// Why what was stored was passed over.
+    pub notes: Vec<String>,
 }
 
-/// Holds out each recording of which others say something at all (the same loss, type, filter and gradients);
-/// `consulted` near shapes are judged together.
+/// What a recording knows of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Found {
+    /// Its time over the best: 0.03 is 3 % slower.
+    Recorded(f64),
+    /// It was not recorded; the one with its tiles that is nearest to it takes so much.
+    Nearest(f64),
+    /// None with its tiles was recorded that ran.
+    Unknown,
+}
+
+impl Found {
+    /// The time over the best, if there is one.
+    pub fn over_best(self) -> Option<f64> {
+        match self {
+            Found::Recorded(over) | Found::Nearest(over) => Some(over),
+            Found::Unknown => None,
+        }
+    }
+}
+
+/// Holds out each of `asked` of which other recordings say something at all; `consulted` near problems are asked.
+/// Losses that `program` does not know are left out.
 ///
 /// # Errors
-/// Those of serialisation.
-pub fn regrets(recordings: &[Recording], consulted: usize) -> Result<Vec<Regret>, Error> {
+/// Those of serialisation, and when a key is for a problem that this version does not have.
+pub fn regrets(
+    asked: &[&Recording],
+    recordings: &[Recording],
+    consulted: usize,
+    program: impl Fn(&Key) -> Option<Program>,
+) -> Result<Vec<Regret>, Error> {
     let winners = recordings.iter().map(winners).collect::<Result<Vec<_>, _>>()?;
     let mut regrets = Vec::new();
-    for (at, held_out) in recordings.iter().enumerate() {
-        let others =
-            winners.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, entry)| entry.clone());
-        let others: Vec<KeyWinners> =
-            others.filter(|entry| crate::strategy::distance(&held_out.key, &entry.key).is_some()).collect();
-        if !others.is_empty() {
-            regrets.extend(held_out_of(held_out, others, consulted));
+    for held_out in asked {
+        let others = others(&held_out.key, &winners);
+        if let (false, Some(program)) = (others.is_empty(), program(&held_out.key)) {
+            regrets.extend(held_out_of(held_out, others, consulted, &program)?);
         }
     }
     Ok(regrets)
 }
 
-fn held_out_of(held_out: &Recording, others: Vec<KeyWinners>, consulted: usize) -> Option<Regret> {
-    let best = held_out.best()?;
-    let over = |time: Option<(f64, f64)>| time.map(|(ms, _)| ms / best - 1.0);
-    let profile = Profile::new("the others", Provenance::new("replay", 0), others);
-    let layers = Winners::empty().with_profile(profile);
-    let request = Request::new(held_out.key.clone(), held_out.generation.clone()).with_consulted(consulted);
-    let selection = layers.select(&request);
-    let choice = selection.choose(|candidate| {
-        let schedule = selection::schedule(&candidate.winner.config)?;
-        match nearest(held_out, &schedule) {
-            Some((found, recorded)) if found.time.is_some() => Ok((over(found.time), recorded)),
-            // A plan cannot know that it would have been slow; it does know what does not fit.
-            Some((found, _)) => Err(found.status.reason().to_owned()),
-            None => Ok((None, false)),
+/// Those of other problems that say something of one. Of one problem there may be several.
+fn others(key: &Key, winners: &[KeyWinners]) -> Vec<KeyWinners> {
+    let says =
+        |entry: &&KeyWinners| entry.key != *key && crate::strategy::distance(key, &entry.key).is_some();
+    winners.iter().filter(says).cloned().collect()
+}
+
+fn held_out_of(
+    held_out: &Recording,
+    others: Vec<KeyWinners>,
+    consulted: usize,
+    program: &Program,
+) -> Result<Option<Regret>, Error> {
+    let Some(best) = held_out.best() else { return Ok(None) };
+    let problem = problem(held_out, program)?;
+    let default = default_schedule(held_out, program, &problem);
+    let default = default.map_or(Found::Unknown, |default| found(held_out, &default, best));
+    let chosen = selected(held_out, others, consulted, program, &problem, |schedule| {
+        match failed(held_out, &schedule) {
+            // A plan cannot know that a schedule would be slow; it does know what does not fit.
+            Some(reason) => Err(reason),
+            None => Ok(found(held_out, &schedule, best)),
         }
     });
-    let default = held_out.trials.first().and_then(|first| over(first.time));
-    let (selected, recorded) = match choice.chosen {
-        Some((_, found)) => found,
-        None => (default, true),
-    };
-    Some(Regret {
+    Ok(Some(Regret {
         name: held_out.name.clone(),
-        grade: choice.grade,
-        selected,
-        recorded,
+        grade: chosen.grade,
+        selected: chosen.value.unwrap_or(default),
         default,
-        passed: choice.rejected.len(),
-    })
+        notes: chosen.notes,
+    }))
 }
 
-/// The recorded schedule, or of those that have all its tiles the one that differs least in its numbers.
-fn nearest<'a>(recording: &'a Recording, schedule: &Schedule) -> Option<(&'a Recorded, bool)> {
-    let of = |trial: &'a Recorded| Some((far_apart(&trial.schedule, schedule)?, trial));
-    let found = recording.trials.iter().filter_map(of).min_by(|a, b| a.0.total_cmp(&b.0));
-    found.map(|(far, trial)| (trial, far == 0.0))
+/// What a plan of the held-out problem selects from others' winners.
+fn selected<T>(
+    held_out: &Recording,
+    others: Vec<KeyWinners>,
+    consulted: usize,
+    program: &Program,
+    problem: &Problem,
+    fit: impl FnMut(Schedule) -> Result<T, String>,
+) -> Chosen<T> {
+    let profile = Profile::new("the others", Provenance::new("replay", 0), others);
+    let request = Request::new(held_out.key.clone(), held_out.generation.clone());
+    let question = Question::new(program, problem, request).with_consulted(consulted);
+    question.choose(&Winners::empty().with_profile(profile), fit)
 }
 
-/// A recording's winners, as a database keeps them.
+fn problem(recording: &Recording, program: &Program) -> Result<Problem, Error> {
+    stored::problem(program, &recording.key, recording.shape)
+        .map_err(|reason| Error::Nothing { reason: format!("{}: {reason}", recording.name) })
+}
+
+fn default_schedule(recording: &Recording, program: &Program, problem: &Problem) -> Option<Schedule> {
+    match selection::gpu_of(&recording.key.device) {
+        Some(gpu) => Some(Schedule::Gpu(GpuSchedule::default_for(program, problem, &gpu))),
+        None => selection::cpu_space(problem).first().copied().map(Schedule::Cpu),
+    }
+}
+
+/// How a held-out problem is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Measuring {
+    /// Near problems that are asked.
+    pub consulted: usize,
+    /// Timed runs of each schedule, interleaved.
+    pub rounds: usize,
+}
+
+/// The regret of one problem, measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// How good the match was.
+    pub grade: Grade,
+    /// The best that tuning the problem itself found, in a few words.
+    pub winner: String,
+    /// Its time, in ms: the median.
+    pub winner_ms: f64,
+    /// What was selected with the problem held out.
+    pub selected: Compared,
+    /// The default schedule.
+    pub default: Compared,
+    /// Why what was stored was passed over.
+    pub notes: Vec<String>,
+}
+
+/// A schedule beside the winner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compared {
+    /// In a few words.
+    pub schedule: String,
+    /// The middle of its ratios to the winner in each round, less 1: 0 of the winner itself. Or why there is none.
+    pub regret: Result<f64, String>,
+}
+
+/// Measures what would be selected for `held_out` from the others, and the default, beside the winner that tuning it
+/// found. `None`: there are no others, or no winner, or it was asked to stop.
+///
+/// # Errors
+/// When the winner no longer runs, what `bench` reports, and when the device fails for good.
+pub fn measured<B: Bench>(
+    held_out: &Recording,
+    recordings: &[Recording],
+    program: &Program,
+    measuring: &Measuring,
+    bench: impl FnOnce(Schedule) -> Result<B, Error>,
+    stop: &Stop,
+) -> Result<Option<Measured>, Error> {
+    let all = recordings.iter().map(winners).collect::<Result<Vec<_>, _>>()?;
+    let others = others(&held_out.key, &all);
+    let best = held_out.trials.iter().filter_map(|trial| Some((trial.schedule, trial.time?.0)));
+    // The first of equals.
+    let Some((winner, _)) = best.reduce(|best, other| if other.1 < best.1 { other } else { best }) else {
+        return Ok(None);
+    };
+    if others.is_empty() {
+        return Ok(None);
+    }
+    let problem = problem(held_out, program)?;
+    let default = default_schedule(held_out, program, &problem).ok_or(Error::NoCandidate)?;
+    let mut bench = bench(winner)?;
+    let chosen = selected(held_out, others, measuring.consulted, program, &problem, |schedule| {
+        // As a plan: what cannot be built is passed over.
+        let built = bench.build(&schedule);
+        built.map(|_| schedule).map_err(|failure| failure.status.reason().to_owned())
+    });
+    let selected = chosen.value.unwrap_or(default);
+    let mut schedules = vec![winner];
+    for schedule in [selected, default] {
+        if !schedules.contains(&schedule) {
+            schedules.push(schedule);
+        }
+    }
+    let Some(timed) = interleaved::time(&schedules, &mut bench, measuring.rounds, stop)? else {
+        return Ok(None);
+    };
+    let of = |schedule: Schedule| timed.iter().find(|timed| timed.schedule == schedule);
+    let reference = of(winner).filter(|timed| !timed.samples.is_empty()).ok_or_else(|| {
+        let failure = of(winner).and_then(|timed| timed.failure.clone()).unwrap_or_default();
+        Error::Nothing { reason: format!("the winner of {} no longer runs: {failure}", held_out.name) }
+    })?;
+    let compared = |schedule: Schedule| {
+        let timed = of(schedule);
+        let samples = timed.map(|timed| timed.samples.as_slice()).unwrap_or_default();
+        let ratios: Vec<f64> =
+            samples.iter().zip(&reference.samples).map(|(ms, winner_ms)| ms / winner_ms).collect();
+        let failure = timed.and_then(|timed| timed.failure.clone());
+        Compared {
+            schedule: describe(&schedule),
+            regret: match failure {
+                Some(failure) => Err(failure),
+                None => Ok(middle(&ratios) - 1.0),
+            },
+        }
+    };
+    Ok(Some(Measured {
+        grade: chosen.grade,
+        winner: describe(&winner),
+        winner_ms: summary(reference.samples.clone()).map_or(f64::NAN, |(median, _)| median),
+        selected: compared(selected),
+        default: compared(default),
+        notes: chosen.notes,
+    }))
+}
+
+/// Why a schedule could not run, if it was recorded that it could not.
+fn failed(recording: &Recording, schedule: &Schedule) -> Option<String> {
+    let same = recording.trials.iter().find(|trial| trial.schedule == *schedule)?;
+    same.time.is_none().then(|| same.status.reason().to_owned())
+}
+
+/// The schedule's time, or of those that ran with all its tiles that of the one that differs least in its numbers.
+fn found(recording: &Recording, schedule: &Schedule, best: f64) -> Found {
+    let of = |trial: &Recorded| {
+        let (ms, _) = trial.time?;
+        Some((far_apart(&trial.schedule, schedule)?, ms / best - 1.0))
+    };
+    match recording.trials.iter().filter_map(of).min_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((0.0, over)) => Found::Recorded(over),
+        Some((_, over)) => Found::Nearest(over),
+        None => Found::Unknown,
+    }
+}
+
+/// A recording's winners, as a database keeps them; of equal times the one that was recorded first comes first.
 fn winners(recording: &Recording) -> Result<KeyWinners, Error> {
+    let mut ranked: Vec<(&Schedule, f64)> =
+        recording.trials.iter().filter_map(|trial| Some((&trial.schedule, trial.time?.0))).collect();
+    ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
     let mut trials = Vec::new();
-    for trial in &recording.trials {
-        let config = selection::config(&trial.schedule).map_err(|error| Error::Json(error.to_string()))?;
+    for (place, (schedule, ms)) in (0u32..).zip(ranked) {
+        let config = selection::config(schedule).map_err(|error| Error::Json(error.to_string()))?;
         let (generation, provenance) = (recording.generation.clone(), recording.provenance.clone());
-        trials.push(match trial.time {
-            Some((ms, _)) => Trial::measured(config, recording.shape, vec![ms], generation, provenance)?,
-            None => Trial::dropped(config, recording.shape, trial.status.clone(), generation, provenance),
-        });
+        let trial = Trial::measured(config, recording.shape, vec![ms], generation, provenance)?;
+        trials.push(trial.with_settled(Settled::placed(ms, place)));
     }
     Ok(KeyWinners::choose(recording.key.clone(), &trials))
 }
@@ -104,14 +280,19 @@ mod tests {
     use super::*;
     use crate::strategy::invented;
 
+    fn of(recordings: &[Recording]) -> Result<Vec<Regret>, Error> {
+        let asked: Vec<&Recording> = recordings.iter().collect();
+        regrets(&asked, recordings, selection::CONSULTED, |_| cce::losses::named("cross_entropy"))
+    }
+
     #[test]
     fn a_near_shape_s_winner_is_looked_up_in_the_held_out_recording() {
         let all = [invented::recording(4), invented::near(4)];
-        let regrets = regrets(&all, 1).unwrap();
+        let regrets = of(&all).unwrap();
         assert_eq!(regrets.len(), 2);
         for regret in &regrets {
             assert!(matches!(regret.grade, Grade::NearShape { .. }), "{regret:?}");
-            let selected = regret.selected.unwrap();
+            let selected = regret.selected.over_best().unwrap();
             assert!((0.0..0.1).contains(&selected), "{regret:?}");
         }
     }
@@ -119,7 +300,7 @@ mod tests {
     #[test]
     fn what_says_nothing_of_a_problem_is_not_asked() {
         let all = [invented::recording(0), invented::recording(1)];
-        assert_eq!(regrets(&all, 1).unwrap(), []);
+        assert_eq!(of(&all).unwrap(), []);
     }
 
     #[test]
@@ -127,7 +308,7 @@ mod tests {
         let mut far = invented::near(4);
         far.key.problem.tokens_bucket = 512;
         let all = [invented::recording(4), far];
-        let regret = &regrets(&all, 1).unwrap()[0];
+        let regret = &of(&all).unwrap()[0];
         assert_eq!(regret.grade, Grade::Default);
         assert_eq!(regret.selected, regret.default);
     }

@@ -6,10 +6,10 @@
 use crate::task::Task;
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::plan::GpuPlan;
-use cce_codegen::problem::{DType, Filter, IndexType};
-use cce_codegen::schedule::{Gpu, Schedule};
+use cce_codegen::problem::{DType, Filter, IndexType, Problem};
+use cce_codegen::schedule::Schedule;
 use cce_runtime::{Device, Gradients, selection};
-use cce_tuning_db::{self as db, Dtype, Key, MemoryClass, Shape, Winner};
+use cce_tuning_db::{self as db, Dtype, Key, Shape, Winner};
 
 /// The task that a key describes, at the shape of a measurement.
 ///
@@ -48,11 +48,21 @@ pub fn task(program: &Program, key: &Key, shape: Shape) -> Result<Task, String> 
         input_gradients,
         index: IndexType::I32,
         ignored: key.problem.ignored,
-        memory_limit: match key.memory {
-            MemoryClass::AtMost { log2_bytes } => Some(1u64 << log2_bytes.min(63)),
-            _ => None,
-        },
+        memory_limit: selection::limit_of(key.memory),
     })
+}
+
+/// The problem that a key describes, as a plan on its device has it.
+///
+/// # Errors
+/// In words, what of the key no plan of this version has.
+pub fn problem(program: &Program, key: &Key, shape: Shape) -> Result<Problem, String> {
+    let task = task(program, key, shape)?;
+    let built = match selection::gpu_of(&key.device) {
+        Some(_) => task.gpu_problem(),
+        None => task.builder().build(&Device::cpu()).map(|plan| plan.problem().clone()).map_err(Into::into),
+    };
+    built.map_err(|error| error.to_string())
 }
 
 /// The element type of a key.
@@ -81,20 +91,6 @@ pub fn filter(stored: db::Filter) -> Result<Filter, String> {
     })
 }
 
-/// A stored GPU as schedules know it; `None` for the CPU device.
-pub fn gpu(device: &db::Device) -> Option<Gpu> {
-    match device {
-        db::Device::Gpu(gpu) => Some(Gpu {
-            name: gpu.name.clone(),
-            capability: (gpu.compute_capability.0.into(), gpu.compute_capability.1.into()),
-            multiprocessors: gpu.sms,
-            shared_per_block: u32::try_from(gpu.shared_memory_bytes).unwrap_or(u32::MAX),
-            l2_bytes: gpu.l2_bytes,
-        }),
-        _ => None,
-    }
-}
-
 /// Whether a winner can run on the device it is stored for, as far as constraints say; needs no GPU.
 ///
 /// # Errors
@@ -103,7 +99,7 @@ pub fn check(program: &Program, key: &Key, winner: &Winner) -> Result<Schedule, 
     let schedule = selection::schedule(&winner.config)?;
     let task = task(program, key, winner.shape)?;
     let described = |error: crate::Error| error.to_string();
-    let (problem, built) = match (schedule, gpu(&key.device)) {
+    let (problem, built) = match (schedule, selection::gpu_of(&key.device)) {
         (Schedule::Gpu(on_gpu), Some(gpu)) => {
             let problem = task.gpu_problem().map_err(described)?;
             let built = GpuPlan::build(program, &problem, &on_gpu, &gpu).map(drop);
@@ -169,8 +165,11 @@ mod tests {
             let key = selection::key(&task.program, &problem, h100()).unwrap();
             let read = super::task(&task.program, &key, selection::shape(&problem)).unwrap();
             assert_eq!(read.gpu_problem().unwrap(), problem, "{task:?}");
-            let schedule =
-                Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu(&h100()).unwrap()));
+            let schedule = Schedule::Gpu(GpuSchedule::default_for(
+                &task.program,
+                &problem,
+                &selection::gpu_of(&h100()).unwrap(),
+            ));
             let stored = winner(selection::shape(&problem), &schedule);
             assert_eq!(check(&task.program, &key, &stored), Ok(schedule));
         }
@@ -182,13 +181,14 @@ mod tests {
         let problem = task.gpu_problem().unwrap();
         let key = selection::key(&task.program, &problem, h100()).unwrap();
         let shape = selection::shape(&problem);
-        let mut large = GpuSchedule::default_for(&task.program, &problem, &gpu(&h100()).unwrap());
+        let mut large =
+            GpuSchedule::default_for(&task.program, &problem, &selection::gpu_of(&h100()).unwrap());
         large.logits.stages = 64;
         let refused = |schedule| check(&task.program, &key, &winner(shape, &schedule)).unwrap_err();
         assert!(refused(Schedule::Gpu(large)).contains("64 stages"), "{}", refused(Schedule::Gpu(large)));
         let cpu = Schedule::Cpu(CpuSchedule { token_block: 16, strip: 512 });
         assert!(refused(cpu).contains("under a key of a GPU"));
-        let fits = GpuSchedule::default_for(&task.program, &problem, &gpu(&h100()).unwrap());
+        let fits = GpuSchedule::default_for(&task.program, &problem, &selection::gpu_of(&h100()).unwrap());
         let other = winner(Shape::new(1000, shape.hidden + 8, shape.vocab), &Schedule::Gpu(fits));
         assert!(check(&task.program, &key, &other).unwrap_err().contains("under another key"));
         let mut foreign = winner(shape, &cpu);

@@ -3,6 +3,7 @@
 //! Invariant: nothing is written. A verification says what moved; tuning again is what corrects it.
 
 use crate::Error;
+use crate::interleaved::{self, Timed};
 use crate::search::{Bench, describe};
 use crate::stop::Stop;
 use cce_codegen::schedule::Schedule;
@@ -54,99 +55,26 @@ pub fn measure<B: Bench>(
     stop: &Stop,
 ) -> Result<Option<Verified>, Error> {
     let further = default.filter(|default| winners.iter().all(|(_, schedule)| schedule != default));
-    let stored = winners.iter().map(|(winner, schedule)| (*schedule, Some(*winner)));
-    let mut entrants: Vec<Entrant<'_, B>> = stored
-        .chain(further.map(|schedule| (schedule, None)))
-        .map(|(schedule, winner)| Entrant {
-            schedule,
-            winner,
-            built: None,
-            samples: Vec::new(),
-            failure: None,
-        })
-        .collect();
-    for entrant in &mut entrants {
-        if stop.requested() {
-            return Ok(None);
-        }
-        entrant.prepare(bench)?;
-    }
-    for round in 0..measuring.rounds {
-        // Another one goes first in every round.
-        let first = round % entrants.len().max(1);
-        entrants.rotate_left(first);
-        for entrant in &mut entrants {
-            if stop.requested() {
-                return Ok(None);
-            }
-            entrant.time(bench, round)?;
-        }
-        entrants.rotate_right(first);
-    }
-    let lines: Vec<Line> = entrants.into_iter().map(Entrant::line).collect();
+    let schedules: Vec<Schedule> = winners.iter().map(|(_, schedule)| *schedule).chain(further).collect();
+    let Some(timed) = interleaved::time(&schedules, bench, measuring.rounds, stop)? else { return Ok(None) };
+    let stored = winners.iter().map(|(winner, _)| Some(*winner)).chain([None]);
+    let lines: Vec<Line> = timed.into_iter().zip(stored).map(|(timed, winner)| line(timed, winner)).collect();
     Ok(Some(Verified { moved: moved(&lines, measuring.tolerance), lines }))
 }
 
-struct Entrant<'a, B: Bench> {
-    schedule: Schedule,
-    winner: Option<&'a Winner>,
-    built: Option<B::Built>,
-    samples: Vec<f64>,
-    failure: Option<String>,
-}
-
-impl<B: Bench> Entrant<'_, B> {
-    fn prepare(&mut self, bench: &mut B) -> Result<(), Error> {
-        let built = bench.build(&self.schedule).and_then(|mut built| {
-            bench.check(&mut built)?;
-            Ok(built)
-        });
-        match built {
-            Ok(built) => self.built = Some(built),
-            Err(failure) => self.drop_for(&failure)?,
-        }
-        Ok(())
-    }
-
-    fn time(&mut self, bench: &mut B, round: usize) -> Result<(), Error> {
-        let Some(built) = &mut self.built else { return Ok(()) };
-        match bench.time(built, round) {
-            Ok(ms) => self.samples.push(ms),
-            Err(failure) => self.drop_for(&failure)?,
-        }
-        Ok(())
-    }
-
-    fn drop_for(&mut self, failure: &crate::search::Failure) -> Result<(), Error> {
-        let reason = failure.status.reason().to_owned();
-        if failure.blameless {
-            return Err(Error::Worker { reason });
-        }
-        if failure.fatal {
-            return Err(Error::DeviceLost { schedule: describe(&self.schedule), reason });
-        }
-        (self.built, self.samples) = (None, Vec::new());
-        self.failure = Some(format!("{}: {reason}", failure.status.name()));
-        Ok(())
-    }
-
-    fn line(self) -> Line {
-        let mut line = Line {
-            schedule: describe(&self.schedule),
-            stored_ms: self.winner.map(Winner::deciding_time),
-            ms: None,
-            spread_ms: None,
-            failure: self.failure,
-        };
-        if let Some((median, spread)) = summary(self.samples) {
-            (line.ms, line.spread_ms) = (Some(median), Some(spread));
-        }
-        line
+fn line(timed: Timed, winner: Option<&Winner>) -> Line {
+    let (ms, spread_ms) = summary(timed.samples).unzip();
+    Line {
+        schedule: describe(&timed.schedule),
+        stored_ms: winner.map(Winner::deciding_time),
+        ms,
+        spread_ms,
+        failure: timed.failure,
     }
 }
 
 /// Median and interquartile range, as trials have them.
-fn summary(samples: Vec<f64>) -> Option<(f64, f64)> {
+pub(crate) fn summary(samples: Vec<f64>) -> Option<(f64, f64)> {
     use cce_tuning_db::{Config, Generation, Provenance, Shape};
     let config = Config::new(serde_json::Value::Null);
     let (generation, provenance) = (Generation::new("", ""), Provenance::new("", 0));

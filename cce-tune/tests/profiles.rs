@@ -110,6 +110,46 @@ fn verify_measures_a_profile_again_and_says_what_moved() {
 }
 
 #[test]
+fn what_is_selected_for_held_out_problems_of_a_profile_is_measured_beside_their_winners() {
+    let tuner = Tuner::new();
+    profile(&tuner, &["--keep", "1"]).ok();
+    let out = tuner.path("tiny.json");
+    let regret = |more: &[&str]| {
+        let flags = ["regret", &out, "--measure", "--gpu", "cpu", "--rounds", "5"];
+        Tuner::new().run(&[&flags[..], more].concat())
+    };
+    let text = regret(&["--only", "32 x"]).ok().stdout;
+    assert!(text.contains("selected from the others, of 4 problems: median "), "{text}");
+    let value = regret(&["--json"]).ok().json();
+    let measured = value["measured"].as_array().unwrap();
+    assert_eq!((measured.len(), value["left_out"].clone()), (8, json!([])));
+    let stored = read(&tuner);
+    for line in measured {
+        let of = |what: &str| (line[what]["schedule"].clone(), line[what]["regret"].as_f64().unwrap());
+        let ((selected, over), (default, default_over)) = (of("selected"), of("default"));
+        assert!(over.is_finite() && over > -0.9, "{line}");
+        // The winner against itself is no measurement; one schedule has one time.
+        assert!(selected != line["winner"] || over == 0.0, "{line}");
+        assert!(selected != default || over == default_over, "{line}");
+        assert!(line["grade"].as_str().unwrap().starts_with("near shape (tuned at "), "{line}");
+        assert!(line["winner_ms"].as_f64().unwrap() > 0.0);
+    }
+    // With one problem alone there is nothing to select from; another device measures nothing of this one's.
+    let mut alone = stored.clone();
+    alone["entries"].as_array_mut().unwrap().truncate(1);
+    write(&tuner, &alone);
+    let refused = regret(&[]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains("no other problem says anything of it"), "{}", refused.stderr);
+    let mut elsewhere = stored;
+    for entry in elsewhere["entries"].as_array_mut().unwrap() {
+        entry["key"]["device"]["cpu"]["name"] = json!("another processor");
+    }
+    write(&tuner, &elsewhere);
+    assert!(regret(&[]).stderr.contains("it is of another processor"));
+}
+
+#[test]
 fn verify_speaks_of_devices_that_are_not_here_and_checks_their_constraints() {
     let tuner = Tuner::new();
     profile(&tuner, &[]).ok();

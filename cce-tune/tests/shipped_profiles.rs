@@ -48,7 +48,8 @@ fn head() -> Task {
 /// A profile of one winner: the default with this many stages.
 fn made(stages: Option<u32>, generation: Generation) -> Profile {
     let problem = head().gpu_problem().unwrap();
-    let mut schedule = GpuSchedule::default_for(&head().program, &problem, &stored::gpu(&h100()).unwrap());
+    let mut schedule =
+        GpuSchedule::default_for(&head().program, &problem, &selection::gpu_of(&h100()).unwrap());
     schedule.logits.stages = stages.unwrap_or(schedule.logits.stages);
     let key = selection::key(&head().program, &problem, h100()).unwrap();
     let config: Config = selection::config(&Schedule::Gpu(schedule)).unwrap();

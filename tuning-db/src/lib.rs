@@ -79,7 +79,7 @@ pub use key::{
 pub use log::ScanReport;
 pub use profile::{PROFILE_SCHEMA, Profile};
 pub use provenance::{Generation, Provenance};
-pub use select::{CONSULTED, Candidate, Choice, Grade, Rejection, Request, SNAP_LIMIT, Selection};
+pub use select::{Candidate, Choice, Grade, Rejection, Request, SNAP_LIMIT, Selection};
 pub use session::Repair;
 pub use trial::{Clocks, RECORD_SCHEMA, Record, Resources, Settled, Status, Trial};
 pub use warning::{Source, Warning};

@@ -4,11 +4,10 @@
 //! the actual call ([`Selection::choose`]) and launches the first that fits, or its own default. A store
 //! thereby cannot turn a working call into a failing one.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use crate::hash::ConfigHash;
-use crate::key::{Device, Key, MemoryClass, Shape};
+use crate::key::{Device, Key, MemoryClass, Problem, Shape};
 use crate::provenance::{Generation, Provenance};
 use crate::warning::{Source, Warning};
 use crate::winner::Winner;
@@ -17,10 +16,6 @@ use crate::winner::Winner;
 /// each of two or three dimensions (distance 1.41 and 1.73). Beyond it a default schedule is the better
 /// guess.
 pub const SNAP_LIMIT: f64 = 2.0;
-
-/// How many near shapes are judged together, by default: of the winners of all of them that comes first which does
-/// best over them, the nearer ones counting more.
-pub const CONSULTED: usize = 1;
 
 /// How many keys are followed for shapes that are near, and again for other devices.
 const NEIGHBOURS: usize = 8;
@@ -37,15 +32,13 @@ pub struct Request {
     pub provenance: Option<Provenance>,
     /// Farther shapes are not taken: see [`SNAP_LIMIT`].
     pub snap_limit: f64,
-    /// Near shapes whose winners are judged together: see [`CONSULTED`].
-    pub consulted: usize,
 }
 
 impl Request {
     /// A request with the default snap limit.
     #[must_use]
     pub fn new(key: Key, generation: Generation) -> Self {
-        Self { key, generation, provenance: None, snap_limit: SNAP_LIMIT, consulted: CONSULTED }
+        Self { key, generation, provenance: None, snap_limit: SNAP_LIMIT }
     }
 
     /// States driver and NVRTC, to be told when winners were measured with others.
@@ -62,32 +55,47 @@ impl Request {
         self
     }
 
-    /// Changes how many near shapes are judged together; 1 takes the nearest's winners alone.
-    #[must_use]
-    pub fn with_consulted(mut self, shapes: usize) -> Self {
-        self.consulted = shapes;
-        self
-    }
-
     /// How a stored key relates to the request: `None` when its winners are of no use.
     pub(crate) fn relation(&self, stored: &Key) -> Option<Relation> {
         if !stored.is_related_to(&self.key) {
             return None;
         }
-        let (ours, theirs) = (&self.key.problem, &stored.problem);
+        self.to_problem(self.to_device(&stored.device)?, stored.memory, &stored.problem)
+    }
+
+    /// How a device relates to the request's: `None` when its winners are of no use.
+    pub(crate) fn to_device(&self, stored: &Device) -> Option<Nearness> {
+        let distance = stored.distance(&self.key.device)?;
+        Some(Nearness { same: *stored == self.key.device, distance })
+    }
+
+    /// How a problem on a device relates to the request; it wants the same gradients.
+    pub(crate) fn to_problem(
+        &self,
+        device: Nearness,
+        memory: MemoryClass,
+        stored: &Problem,
+    ) -> Option<Relation> {
+        let ours = &self.key.problem;
         let flag = |differs: bool| if differs { 0.25 } else { 0.0 };
-        let shape = theirs.shape().distance(&ours.shape())
-            + flag(theirs.ignored != ours.ignored)
-            + flag(theirs.accumulate != ours.accumulate)
-            + memory_distance(stored.memory, self.key.memory);
-        let device = stored.device.distance(&self.key.device)?;
-        let kind = match (stored.device == self.key.device, shape == 0.0) {
+        let shape = stored.shape().distance(&ours.shape())
+            + flag(stored.ignored != ours.ignored)
+            + flag(stored.accumulate != ours.accumulate)
+            + memory_distance(memory, self.key.memory);
+        let kind = match (device.same, shape == 0.0) {
             (true, true) => Kind::Same,
             (true, false) => Kind::NearShape,
             (false, _) => Kind::OtherDevice,
         };
-        (shape <= self.snap_limit).then_some(Relation { kind, distance: shape + device })
+        (shape <= self.snap_limit).then_some(Relation { kind, distance: shape + device.distance })
     }
+}
+
+/// How a device relates to a request's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nearness {
+    same: bool,
+    distance: f64,
 }
 
 /// What was tuned under a tighter limit fits; what was tuned under a looser one may not, and comes later.
@@ -251,7 +259,6 @@ pub(crate) struct Found {
 /// Orders what the layers gave, in their order, into candidates.
 pub(crate) fn order(request: &Request, layers: Vec<Found>) -> Vec<Candidate> {
     let mut ranked = Vec::new();
-    let costs = Costs::of(request, &layers);
     for found in layers {
         for winner in found.winners {
             let stale = winner.generation != request.generation;
@@ -263,110 +270,12 @@ pub(crate) fn order(request: &Request, layers: Vec<Found>) -> Vec<Candidate> {
             };
             // An exact one of any layer goes before a stale one; among neighbours nearness counts first.
             let first = (found.relation.kind, found.relation.kind == Kind::Same && stale);
-            let cost = match found.relation.kind {
-                Kind::NearShape => costs.over_all(found.relation.distance, &winner.config.hash()),
-                Kind::Same | Kind::OtherDevice => None,
-            };
-            // Those that are not judged together come after those that are, the nearest first.
-            let cost = cost.unwrap_or(f64::INFINITY);
             let candidate =
                 Candidate { key: found.key.clone(), winner, grade, stale, source: found.source.clone() };
-            ranked.push((first, cost, found.relation.distance, stale, candidate));
+            ranked.push((first, found.relation.distance, stale, candidate));
         }
     }
     // Stable: layers keep their order, and winners theirs within a layer.
-    ranked.sort_by(|a, b| {
-        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
-    });
+    ranked.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
     ranked.into_iter().map(|(.., candidate)| candidate).collect()
-}
-
-/// What configurations cost the near shapes that are judged together.
-struct Costs {
-    shapes: Vec<ShapeCosts>,
-}
-
-/// What is known of one shape: the time of each of its winners over its best, and what the others take at least.
-struct ShapeCosts {
-    distance: f64,
-    times: HashMap<ConfigHash, f64>,
-    others: f64,
-}
-
-/// What a configuration that is no winner of a shape is taken to cost there besides what its last winner does.
-const NOT_A_WINNER: f64 = 0.02;
-
-impl Costs {
-    fn of(request: &Request, layers: &[Found]) -> Costs {
-        let mut near: Vec<&Found> = layers.iter().filter(|f| f.relation.kind == Kind::NearShape).collect();
-        near.sort_by(|a, b| a.relation.distance.total_cmp(&b.relation.distance));
-        let consulted = if request.consulted > 1 { request.consulted } else { 0 };
-        let shapes = near.into_iter().take(consulted).filter_map(|found| {
-            // Winners come in groups of generations, the newest first: the first group's times.
-            let made = &found.winners.first()?.generation;
-            let winners = || found.winners.iter().filter(|winner| winner.generation == *made);
-            let best = winners().map(Winner::order_time).min_by(f64::total_cmp)?;
-            let times: HashMap<ConfigHash, f64> =
-                winners().map(|winner| (winner.config.hash(), winner.order_time() / best - 1.0)).collect();
-            let last = times.values().copied().fold(0.0, f64::max);
-            Some(ShapeCosts { distance: found.relation.distance, times, others: last + NOT_A_WINNER })
-        });
-        Costs { shapes: shapes.collect() }
-    }
-
-    /// The mean over the shapes, the nearer ones counting more. `None` for a winner of a shape that is farther.
-    fn over_all(&self, distance: f64, config: &ConfigHash) -> Option<f64> {
-        let farthest = self.shapes.last()?.distance;
-        let weight = |shape: &ShapeCosts| 1.0 / (0.25 + shape.distance);
-        let cost = |shape: &ShapeCosts| shape.times.get(config).copied().unwrap_or(shape.others);
-        let sum: f64 = self.shapes.iter().map(|shape| weight(shape) * cost(shape)).sum();
-        let weights: f64 = self.shapes.iter().map(weight).sum();
-        (distance <= farthest).then(|| sum / weights)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sample;
-
-    /// The near shape of so many times the tokens, with these configurations' times.
-    fn near(times: u64, medians: &[(u32, f64)]) -> Found {
-        let mut key = sample::key();
-        key.problem.tokens_bucket *= times;
-        let trials: Vec<_> = medians.iter().map(|&(config, ms)| sample::trial(config, ms)).collect();
-        let winners = crate::winner::KeyWinners::choose(key.clone(), &trials).winners;
-        let relation = Relation { kind: Kind::NearShape, distance: (times as f64).log2() };
-        Found { relation, key, winners, source: Source::Database }
-    }
-
-    fn ordered(consulted: usize, layers: Vec<Found>) -> Vec<f64> {
-        let made = sample::trial(0, 1.0).generation;
-        let request = Request::new(sample::key(), made).with_consulted(consulted);
-        order(&request, layers).iter().map(|candidate| candidate.winner.median).collect()
-    }
-
-    #[test]
-    fn judged_together_the_configuration_that_does_well_on_all_near_shapes_comes_first() {
-        // 1 is the best of the nearest shape and bad on the other two; 2 is 1 % behind on each.
-        let layers = || {
-            vec![
-                near(2, &[(1, 1.0), (2, 1.01)]),
-                near(4, &[(3, 2.0), (2, 2.02), (1, 2.6)]),
-                near(8, &[(4, 4.0), (2, 4.04), (1, 5.2)]),
-            ]
-        };
-        assert_eq!(ordered(1, layers())[0], 1.0);
-        assert_eq!(ordered(3, layers())[0], 1.01);
-        // All are there all the same, each for the caller to validate.
-        assert_eq!(ordered(3, layers()).len(), ordered(1, layers()).len());
-    }
-
-    #[test]
-    fn shapes_that_are_not_judged_come_after_those_that_are_the_nearest_first() {
-        let layers =
-            vec![near(2, &[(1, 1.0)]), near(4, &[(2, 2.0)]), near(16, &[(3, 9.0)]), near(8, &[(4, 5.0)])];
-        let order = ordered(2, layers);
-        assert_eq!(order[2..], [5.0, 9.0]);
-    }
 }

@@ -69,11 +69,6 @@ impl Winner {
         self.settled.map_or(self.median, |settled| settled.ms)
     }
 
-    /// The time that it is put in order by, in ms: that of the winner that it ties with, else the one that counts.
-    pub(crate) fn order_time(&self) -> f64 {
-        self.settled.map_or(self.median, |settled| settled.order_ms())
-    }
-
     /// The order of winners: that of their trials, [`Trial::standing`].
     fn rank(&self, other: &Self) -> std::cmp::Ordering {
         let standing = |winner: &Self| Standing::of(winner.settled, winner.median, winner.spread);

@@ -15,7 +15,7 @@ use crate::index::read_record;
 use crate::key::Key;
 use crate::log::Log;
 use crate::profile::Profile;
-use crate::select::{Found, Relation, Request, Selection, nearest, order};
+use crate::select::{Found, Grade, Relation, Request, Selection, nearest, order};
 use crate::snapshot::{FILE, Snapshot};
 use crate::warning::{Source, Warning};
 use crate::winner::{KeyWinners, Winner};
@@ -131,7 +131,8 @@ impl Winners {
         }
         let candidates = order(request, found);
         if let Some(best) = candidates.first() {
-            if best.stale {
+            // Of another problem's it is for the caller to say what it is worth.
+            if best.grade == Grade::Stale {
                 self.warn(Warning::Stale {
                     source: best.source.clone(),
                     made_by: best.winner.generation.clone(),
@@ -173,17 +174,20 @@ impl Winners {
     }
 
     fn find_in_base(&self, base: &Base, request: &Request, found: &mut Vec<Found>) {
-        let Some(snapshot) = &base.snapshot else {
+        let from_log = |found: &mut Vec<Found>| {
             let winners = base.from_log.get().map_or(&[][..], Vec::as_slice);
-            return find_in_memory(winners, request, &Source::Database, found);
+            find_in_memory(winners, request, &Source::Database, found);
         };
-        let related = snapshot
-            .keys_of(request.key.program)
-            .filter_map(|(number, key)| Some((request.relation(&key)?, number)))
-            .collect();
-        for (relation, number) in nearest(related) {
-            let Some(key) = snapshot.key(number) else { continue };
-            let winners = snapshot.winners(number).unwrap_or_else(|| self.winners_in_log(base, &key));
+        let Some(snapshot) = &base.snapshot else { return from_log(found) };
+        let Ok(related) = snapshot.related(request) else {
+            if base.from_log.get().is_none() {
+                self.read_log(base, "a part of the snapshot of winners is damaged".to_owned());
+            }
+            return from_log(found);
+        };
+        for (relation, entry) in nearest(related) {
+            let Some(key) = snapshot.key(&entry) else { continue };
+            let winners = snapshot.winners(&entry).unwrap_or_else(|| self.winners_in_log(base, &key));
             found.push(Found { relation, key, winners, source: Source::Database });
         }
     }

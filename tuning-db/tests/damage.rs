@@ -269,7 +269,10 @@ fn readers_fall_back_to_the_log_when_the_snapshot_is_damaged_and_the_next_writer
     *entry.last_mut().unwrap() ^= 1;
     let mut head = whole.clone();
     head[30] ^= 1;
-    for damaged in [entry, head, whole[..whole.len() / 2].to_vec(), b"junk".to_vec(), vec![]] {
+    // Format 1, as an earlier version wrote it, is not misread.
+    let mut earlier = whole.clone();
+    earlier[12] = 1;
+    for damaged in [entry, head, earlier, whole[..whole.len() / 2].to_vec(), b"junk".to_vec(), vec![]] {
         fs::write(&path, &damaged).unwrap();
         let (tile, warnings) = best(folder.path());
         assert_eq!(tile, Some(0));
@@ -295,10 +298,10 @@ fn a_snapshot_of_a_later_format_is_not_overwritten() {
     let folder = filled();
     let path = folder.path().join("winners.snap");
     let mut later = fs::read(&path).unwrap();
-    later[12] = 2;
+    later[12] = 3;
     fs::write(&path, &later).unwrap();
     let mut database = Database::open(folder.path()).unwrap();
-    assert!(matches!(database.index(), Err(Error::Newer { found: 2, .. })));
+    assert!(matches!(database.index(), Err(Error::Newer { found: 3, .. })));
     assert_eq!(fs::read(&path).unwrap(), later);
     assert_eq!(best(folder.path()).0, Some(0), "readers take the log");
     database.append(&[record(RECORDS, 99.0)]).unwrap();

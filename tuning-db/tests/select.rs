@@ -78,6 +78,18 @@ fn a_winner_of_another_generation_is_stale_used_and_warned_about_once() {
 }
 
 #[test]
+fn of_a_stale_winner_of_a_near_shape_nothing_is_said_here_for_it_is_the_caller_s_to_use_or_not() {
+    let (_folder, winners) = stored(&[Record::new(key(), measured(1, 1.0))]);
+    let mut near = key();
+    near.problem.vocab /= 2;
+    let selection = winners.select(&Request::new(near, Generation::new("2", "s1")));
+    assert!(
+        matches!(selection.candidates[0].grade, Grade::NearShape { .. }) && selection.candidates[0].stale
+    );
+    assert_eq!(selection.warnings, []);
+}
+
+#[test]
 fn fresh_winners_go_before_faster_stale_ones() {
     let mut old = measured(1, 0.5);
     old.generation = Generation::new("0", "s1");
@@ -302,12 +314,14 @@ fn a_listing_shows_every_layer_with_its_source() {
 #[test]
 fn shipped_profiles_come_last_and_what_is_stale_of_one_source_is_remarked_on_once() {
     let older = |codegen: &str| Generation::new(codegen, "s0");
-    let two = profile(1, 1.0, &older("0.1")).merged_with(profile(2, 2.0, &older("0.2")));
+    let mut near = key();
+    near.problem.vocab = 200_000;
+    let mut second = profile(2, 2.0, &older("0.2"));
+    second.entries[0].key = near.clone();
+    let two = profile(1, 1.0, &older("0.1")).merged_with(second);
     let text = serde_json::to_string(&two).unwrap();
     let shipped = || Winners::empty().with_shipped_profile("h100.json", &text);
     let winners = shipped();
-    let mut near = key();
-    near.problem.vocab = 200_000;
     for asked in [key(), near.clone(), key()] {
         assert!(!winners.select(&request(asked)).candidates.is_empty());
     }

@@ -1,5 +1,6 @@
 //! How a plan computes: plain data, the only thing that the tuner varies.
 
+mod change;
 mod defaults;
 mod gpu;
 mod resources;
@@ -9,6 +10,7 @@ mod space;
 #[cfg(test)]
 mod space_tests;
 
+pub use change::Change;
 pub(crate) use defaults::GROUP_OF_PRODUCTS;
 pub use gpu::Gpu;
 pub use resources::ScheduleError;

@@ -3,7 +3,7 @@
 use crate::driver::DeviceInfo;
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::problem::{DType, Filter, Ignored, Problem};
-use cce_codegen::schedule::Schedule;
+use cce_codegen::schedule::{Gpu, Schedule};
 use cce_tuning_db as db;
 use cce_tuning_db::{Config, Key};
 
@@ -17,6 +17,28 @@ pub fn gpu(info: &DeviceInfo) -> db::Device {
         info.shared_per_block.into(),
         info.l2_bytes,
     )
+}
+
+/// A stored GPU as schedules know it; `None` for the CPU device.
+pub fn gpu_of(device: &db::Device) -> Option<Gpu> {
+    match device {
+        db::Device::Gpu(gpu) => Some(Gpu {
+            name: gpu.name.clone(),
+            capability: (gpu.compute_capability.0.into(), gpu.compute_capability.1.into()),
+            multiprocessors: gpu.sms,
+            shared_per_block: u32::try_from(gpu.shared_memory_bytes).unwrap_or(u32::MAX),
+            l2_bytes: gpu.l2_bytes,
+        }),
+        _ => None,
+    }
+}
+
+/// The tightest workspace limit of a class, in bytes; `None`: no limit.
+pub fn limit_of(memory: db::MemoryClass) -> Option<u64> {
+    match memory {
+        db::MemoryClass::AtMost { log2_bytes } => Some(1u64 << log2_bytes.min(63)),
+        _ => None,
+    }
 }
 
 /// The key of the CPU device: the processor's model and the threads of the rayon pool that it is called from.

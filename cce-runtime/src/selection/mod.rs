@@ -17,12 +17,14 @@
 mod cpu_space;
 mod generation;
 mod key;
+mod near;
 mod places;
 mod shipped;
 
 pub use cpu_space::cpu_space;
 pub use generation::generation;
-pub use key::{config, cpu, gpu, key, schedule, shape};
+pub use key::{config, cpu, gpu, gpu_of, key, limit_of, schedule, shape};
+pub use near::CONSULTED;
 pub use places::{folder, open, profiles, winners};
 pub use shipped::SHIPPED;
 
@@ -30,7 +32,7 @@ use cce_codegen::ir::Program;
 use cce_codegen::problem::Problem;
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db as db;
-use cce_tuning_db::{Grade, Request, Selection, Winners};
+use cce_tuning_db::{Candidate, Grade, Request, Winners};
 
 /// How a plan came by its schedule.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,20 +65,81 @@ pub fn choose_from<T>(
     program: &Program,
     problem: &Problem,
     device: db::Device,
-    mut fit: impl FnMut(Schedule) -> Result<T, String>,
+    fit: impl FnMut(Schedule) -> Result<T, String>,
 ) -> Chosen<T> {
     let generation = generation(&device);
-    let selection = match key(program, problem, device) {
-        Ok(key) => winners.select(&Request::new(key, generation)),
+    match key(program, problem, device) {
+        Ok(key) => Question::new(program, problem, Request::new(key, generation)).choose(winners, fit),
         // A filter that no key can state is refused by the plan itself, in better words.
-        Err(_) => Selection::default(),
-    };
-    let mut notes: Vec<String> = selection.warnings.iter().map(ToString::to_string).collect();
-    let choice = selection.choose(|candidate| schedule(&candidate.winner.config).and_then(&mut fit));
-    for rejection in &choice.rejected {
-        notes.push(format!("a stored schedule ({}) was not used: {}", rejection.grade, rejection.reason));
+        Err(_) => Chosen { grade: Grade::Default, value: None, notes: Vec::new() },
     }
-    Chosen { grade: choice.grade, value: choice.chosen.map(|(_, value)| value), notes }
+}
+
+/// What a plan asks the winners.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    program: &'a Program,
+    problem: &'a Problem,
+    request: Request,
+    consulted: usize,
+}
+
+impl<'a> Question<'a> {
+    /// Asks for this problem of this loss; the request is that of its key.
+    #[must_use]
+    pub fn new(program: &'a Program, problem: &'a Problem, request: Request) -> Self {
+        Self { program, problem, request, consulted: CONSULTED }
+    }
+
+    /// Changes how many near problems are asked: see [`CONSULTED`].
+    #[must_use]
+    pub fn with_consulted(mut self, problems: usize) -> Self {
+        self.consulted = problems;
+        self
+    }
+
+    /// The problem's own winners, best first, then what follows from those of near shapes, then of other devices:
+    /// the first that `fit` accepts.
+    pub fn choose<T>(
+        &self,
+        winners: &Winners,
+        mut fit: impl FnMut(Schedule) -> Result<T, String>,
+    ) -> Chosen<T> {
+        let mut own = winners.select(&self.request);
+        let mut notes: Vec<String> = own.warnings.iter().map(ToString::to_string).collect();
+        let mut rejected = |grade: &Grade, reason: &str| {
+            notes.push(format!("a stored schedule ({grade}) was not used: {reason}"));
+        };
+        let is_own = |candidate: &Candidate| matches!(candidate.grade, Grade::Exact | Grade::Stale);
+        let (mut near, mut elsewhere) = (Vec::new(), Vec::new());
+        for candidate in own.candidates.extract_if(.., |candidate| !is_own(candidate)) {
+            match candidate.grade {
+                Grade::NearShape { .. } => near.push(candidate),
+                _ => elsewhere.push(candidate),
+            }
+        }
+        let choice = own.choose(|candidate| schedule(&candidate.winner.config).and_then(&mut fit));
+        for rejection in &choice.rejected {
+            rejected(&rejection.grade, &rejection.reason);
+        }
+        if let Some((_, value)) = choice.chosen {
+            return Chosen { grade: choice.grade, value: Some(value), notes };
+        }
+        for mut candidates in [near, elsewhere] {
+            let Some(nearest) = candidates.first().map(|candidate| candidate.grade.clone()) else { continue };
+            candidates.retain(|candidate| !candidate.stale);
+            let device = &self.request.key.device;
+            let carried = near::carried(self.program, self.problem, device, &candidates, self.consulted);
+            let outcome = carried.unwrap_or_else(|| {
+                Err("another version made it, whose default schedules are not known here".to_owned())
+            });
+            match outcome.and_then(|(grade, schedule)| Ok((grade, fit(schedule)?))) {
+                Ok((grade, value)) => return Chosen { grade, value: Some(value), notes },
+                Err(reason) => rejected(&nearest, &reason),
+            }
+        }
+        Chosen { grade: Grade::Default, value: None, notes }
+    }
 }
 
 #[cfg(test)]

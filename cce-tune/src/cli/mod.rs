@@ -6,7 +6,9 @@ mod diff;
 mod doctor;
 mod emit;
 mod fleet;
+mod generated;
 mod inputs;
+mod measured;
 mod output;
 mod profile;
 mod programs;
@@ -146,7 +148,7 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
         Some(Command::Verify(args)) => verify::run(&args, &programs, &output, &stop),
         Some(Command::Replay(args)) => replay::run(&args, &output),
-        Some(Command::Regret(args)) => regret::run(&args, &output),
+        Some(Command::Regret(args)) => regret::run(&args, &programs, &output, &stop),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };
     ExitCode::from(match done {

@@ -1,34 +1,70 @@
 //! `cce-tune regret`: what selection costs shapes that were not tuned.
 
-use super::EXIT_OK;
 use super::output::{Output, counted, table};
+use super::programs::Programs;
 use super::replay::{median_and_worst, read};
+use super::show::Names;
+use super::{EXIT_OK, measured};
 use crate::Error;
-use crate::regret::{Regret, regrets};
+use crate::recording::Recording;
+use crate::regret::{Found, Regret, regrets};
+use crate::stop::Stop;
+use cce_runtime::selection;
+use cce_tuning_db::Key;
 use clap::Args;
 use serde_json::json;
+use std::path::Path;
 
 #[derive(Debug, Args)]
 pub(super) struct RegretArgs {
-    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, or folders of databases.
+    /// Recordings of several shapes (cce-tune --record FILE), exports of trials, folders of databases, or profiles, of
+    /// which the winners alone are known.
     #[arg(required = true)]
     pub(super) trials: Vec<std::path::PathBuf>,
-    /// Near shapes whose winners are judged together: 1 takes the nearest's [default: that of a plan].
-    #[arg(long, default_value_t = cce_tuning_db::CONSULTED, hide_default_value = true, value_name = "COUNT", value_parser = super::values::count)]
+    /// Near problems that are asked; most have to agree with the nearest [default: that of a plan].
+    #[arg(long, default_value_t = cce_runtime::selection::CONSULTED, hide_default_value = true, value_name = "COUNT", value_parser = super::values::count)]
     pub(super) consulted: usize,
+    /// Measure what is selected, and the default schedule, beside the winner of each problem: on a device of its kind.
+    #[arg(long)]
+    pub(super) measure: bool,
+    /// Only problems whose description, as `cce-tune show` prints it, contains this; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) only: Vec<String>,
+    /// The device that measures: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all", requires = "measure")]
+    pub(super) gpu: super::values::Gpu,
+    /// Timed runs of each schedule.
+    #[arg(long, default_value_t = 11, value_name = "COUNT", value_parser = super::values::count, requires = "measure")]
+    pub(super) rounds: usize,
+    /// A value for a Scalar input of the loss; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = super::values::scalar, requires = "measure")]
+    pub(super) scalar: Vec<(String, f32)>,
+    /// The seed of the generated heads.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER", requires = "measure")]
+    pub(super) seed: u64,
 }
 
-pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
+pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
     let recordings = read(&args.trials)?;
-    let regrets = regrets(&recordings, args.consulted)?;
-    if regrets.is_empty() {
-        let reason = format!(
-            "of {} none says anything of another: give at least two of the same loss, type, filter and gradients",
-            counted(recordings.len() as u64, "recording")
-        );
-        return Err(Error::Nothing { reason });
+    let folder = selection::folder();
+    let folder = folder.as_deref().unwrap_or(Path::new("."));
+    let mut names = Names::new(programs, folder);
+    let mut is_asked = |recording: &Recording| {
+        let description = names.described(&recording.key).join(", ");
+        args.only.iter().all(|part| description.contains(part.as_str()))
+    };
+    let asked: Vec<&Recording> = recordings.iter().filter(|recording| is_asked(recording)).collect();
+    let program = |key: &Key| programs.with_hash(folder, &key.program);
+    if args.measure {
+        return measured::run(args, &asked, &recordings, program, output, stop);
     }
-    let of = |value: fn(&Regret) -> Option<f64>| -> Vec<f64> { regrets.iter().filter_map(value).collect() };
+    let regrets = regrets(&asked, &recordings, args.consulted, program)?;
+    if regrets.is_empty() {
+        return Err(nothing(asked.len()));
+    }
+    let of = |value: fn(&Regret) -> Found| -> Vec<f64> {
+        regrets.iter().filter_map(|regret| value(regret).over_best()).collect()
+    };
     let (selected, default) = (of(|regret| regret.selected), of(|regret| regret.default));
     let text = || {
         let rows: Vec<Vec<String>> = regrets.iter().map(row).collect();
@@ -36,7 +72,8 @@ pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
         let summary = |what: &str, values: &[f64]| {
             let (median, worst) = median_and_worst(values);
             format!(
-                "{what}: median {:.1} %, worst {:.1} % over the recorded best\n",
+                "{what}, of {} where it is known: median {:.1} %, worst {:.1} % over the recorded best\n",
+                counted(values.len() as u64, "problem"),
                 100.0 * median,
                 100.0 * worst
             )
@@ -49,36 +86,42 @@ pub(super) fn run(args: &RegretArgs, output: &Output) -> Result<u8, Error> {
         )
     };
     let value = json!({
-        "schema": 1,
+        "schema": 2,
         "held_out": regrets.iter().map(|regret| json!({
             "recording": regret.name,
             "grade": regret.grade.to_string(),
-            "selected": regret.selected,
-            "recorded": regret.recorded,
-            "default": regret.default,
-            "passed": regret.passed,
+            "selected": regret.selected.over_best(),
+            "selected_recorded": matches!(regret.selected, Found::Recorded(_)),
+            "default": regret.default.over_best(),
+            "default_recorded": matches!(regret.default, Found::Recorded(_)),
+            "notes": regret.notes,
         })).collect::<Vec<_>>(),
     });
     output.either(text, &value)?;
     Ok(EXIT_OK)
 }
 
+/// Of so many recordings none could be held out.
+pub(super) fn nothing(asked: usize) -> Error {
+    let reason = format!(
+        "of {} none says anything of another: give at least two of the same loss, type, filter and gradients",
+        counted(asked as u64, "recording")
+    );
+    Error::Nothing { reason }
+}
+
 fn row(regret: &Regret) -> Vec<String> {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |over| format!("{:.1} %", 100.0 * over));
-    let mut notes = Vec::new();
-    match (regret.selected, regret.recorded) {
-        (None, _) => notes.push("nothing with its tiles was recorded".to_owned()),
-        (Some(_), false) => notes.push("the nearest with its tiles".to_owned()),
-        (Some(_), true) => {}
-    }
-    if regret.passed > 0 {
-        notes.push(format!("{} passed over", counted(regret.passed as u64, "schedule")));
-    }
+    // What stands in for a schedule that was not recorded is marked.
+    let percent = |found: Found| match found {
+        Found::Recorded(over) => format!("{:.1} %", 100.0 * over),
+        Found::Nearest(over) => format!("~{:.1} %", 100.0 * over),
+        Found::Unknown => "-".to_owned(),
+    };
     vec![
         regret.name.clone(),
         percent(regret.selected),
         percent(regret.default),
         regret.grade.to_string(),
-        notes.join(", "),
+        regret.notes.join("; "),
     ]
 }

@@ -137,7 +137,7 @@ fn default(one: &Selected, programs: &Programs, folder: &Path) -> Option<ConfigH
     let key = &one.of.key;
     let program = programs.with_hash(folder, &key.program)?;
     let task = stored::task(&program, key, one.of.trials.first()?.shape).ok()?;
-    let schedule = match stored::gpu(&key.device) {
+    let schedule = match selection::gpu_of(&key.device) {
         Some(gpu) => Schedule::Gpu(GpuSchedule::default_for(&program, &task.gpu_problem().ok()?, &gpu)),
         None => {
             let plan = task.builder().build(&cce_runtime::Device::cpu()).ok()?;

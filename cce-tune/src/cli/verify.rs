@@ -1,21 +1,18 @@
 //! `cce-tune verify`: stored winners, measured again on this machine.
 
 use super::devices::devices;
+use super::generated::Generated;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
 use super::show::Names;
 use super::tune::worker;
 use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
-use crate::arguments::Arguments;
-use crate::data::HeadSource;
 use crate::progress::{Console, Progress};
-use crate::search::{Bench, Effort};
 use crate::stop::Stop;
 use crate::task::Task;
 use crate::tuning::{gpu_of, tuning_device};
 use crate::verify::{Line, Measuring, Verified, foremost, measure};
-use crate::worker::{Job, RemoteBench, WorkerCommand};
 use crate::{search, stored};
 use cce_codegen::ir::Program;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
@@ -219,7 +216,7 @@ fn measured(
     for device in devices(args.gpu)? {
         here.push((tuning_device(&device)?, device));
     }
-    let worker = worker()?;
+    let generated = Generated { worker: worker()?, seed: args.seed, scalars: &args.scalar };
     let mut elsewhere: Vec<&str> = Vec::new();
     let mut stopped = false;
     'all: for (source, entry) in &stored.all {
@@ -233,7 +230,7 @@ fn measured(
             continue;
         };
         console.note(&format!("measuring {heading}"));
-        match problem(args, &program, entry, (device, &worker), stop)? {
+        match problem(args, &program, entry, (device, &generated), stop)? {
             Some(found) => findings.add(&heading, source, entry, &found),
             None => {
                 stopped = true;
@@ -266,7 +263,7 @@ fn problem(
     args: &VerifyArgs,
     program: &Program,
     entry: &KeyWinners,
-    (device, worker): (&Device, &WorkerCommand),
+    (device, generated): (&Device, &Generated<'_>),
     stop: &Stop,
 ) -> Result<Option<Verified>, Error> {
     let mut moved = Vec::new();
@@ -287,35 +284,28 @@ fn problem(
         Err(why) => return Ok(Some(Verified { lines: Vec::new(), moved: vec![why] })),
     };
     let measuring = Measuring { rounds: args.rounds, tolerance: args.tolerance / 100.0 };
-    let found = again(args, &task, &fitting, (device, worker), &measuring, stop)?;
+    let found = again(&task, &fitting, (device, generated), &measuring, stop)?;
     Ok(found.map(|found| Verified { moved: [moved, found.moved].concat(), ..found }))
 }
 
 fn again(
-    args: &VerifyArgs,
     task: &Task,
     winners: &[(&Winner, Schedule)],
-    (device, worker): (&Device, &WorkerCommand),
+    (device, generated): (&Device, &Generated<'_>),
     measuring: &Measuring,
     stop: &Stop,
 ) -> Result<Option<Verified>, Error> {
-    // Wrong scalars are this caller's mistake, not the worker's.
-    Arguments::new(&task.program, task.tokens, task.vocab, &args.scalar)?;
-    let problem = match winners.first() {
-        Some((_, first)) => task.plan(device, *first)?.problem().clone(),
-        None => return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() })),
+    let Some((_, first)) = winners.first() else {
+        return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() }));
     };
+    let slowest = winners.iter().map(|(winner, _)| winner.deciding_time()).fold(0.0, f64::max);
+    let (mut bench, problem) = generated.bench(device, task, *first, slowest)?;
     let default = match device.kind() {
         DeviceKind::Cpu => selection::cpu_space(&problem).first().copied().map(Schedule::Cpu),
         DeviceKind::Cuda => {
             Some(Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu_of(device)?)))
         }
     };
-    let job = Job::new(task, &args.scalar, HeadSource::Generated { seed: args.seed });
-    let mut bench = RemoteBench::start(worker.clone(), job.on(device, &problem));
-    // As long as a candidate that is timed beside these winners.
-    let slowest = winners.iter().map(|(winner, _)| winner.deciding_time()).fold(0.0, f64::max);
-    bench.limit(Effort::default().limit(slowest));
     let refusal = bench.refusal();
     measure(winners, default, &mut bench, measuring, stop).map_err(|error| refusal.instead_of(error))
 }

@@ -37,6 +37,7 @@ pub use effort::Effort;
 pub use ranking::{Ranked, Ranking};
 pub use run_off::undecided;
 pub use simplicity::simplicity;
+pub(crate) use statistics::middle;
 pub use store::Store;
 
 use crate::Error;

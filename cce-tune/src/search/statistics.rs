@@ -15,7 +15,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 /// by the median absolute deviation, and further than 5 %; of the others, the median of the geometric means of
 /// all pairs, each with itself too (Hodges and Lehmann 1963). As steady as a mean where a drift made some too
 /// large and as many too small, and as hard to move as a median. NaN of nothing.
-pub(super) fn middle(ratios: &[f64]) -> f64 {
+pub(crate) fn middle(ratios: &[f64]) -> f64 {
     let median_of_all = median(ratios);
     let distance = |ratio: f64| (ratio / median_of_all).ln().abs();
     let deviation = 1.4826 * median(&ratios.iter().map(|ratio| distance(*ratio)).collect::<Vec<f64>>());

@@ -10,12 +10,29 @@ use super::{
 use crate::error::{Error, Result};
 use crate::hash::ProgramHash;
 
+/// Bytes of a problem.
+const PROBLEM: usize = 34;
+
+/// Bytes of [`Key::rest_bytes`]: the memory class in two, and the problem.
+pub(crate) const REST: usize = 2 + PROBLEM;
+
 impl Key {
     /// The stable byte form.
     ///
     /// # Errors
     /// When the key has another schema than [`KEY_SCHEMA`], or a device name of more than 65535 bytes.
     pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut out = self.kind_prefix()?;
+        match self.memory {
+            MemoryClass::AtMost { log2_bytes } => out.extend([0, log2_bytes]),
+            MemoryClass::Unlimited => out.push(1),
+        }
+        out.extend(self.problem.to_bytes());
+        Ok(out)
+    }
+
+    /// What the encodings of all keys of a device, program, type, objective and filter begin with.
+    pub(crate) fn kind_prefix(&self) -> Result<Vec<u8>> {
         if self.schema != KEY_SCHEMA {
             return Err(Error::Invalid {
                 what: "schema of a key",
@@ -45,19 +62,39 @@ impl Key {
                 out.extend(max_entries.to_be_bytes());
             }
         }
-        match self.memory {
-            MemoryClass::AtMost { log2_bytes } => out.extend([0, log2_bytes]),
-            MemoryClass::Unlimited => out.push(1),
-        }
-        let p = &self.problem;
-        out.extend([
-            u8::from(p.gradients.hidden) | u8::from(p.gradients.classifier) << 1,
-            u8::from(p.ignored) | u8::from(p.accumulate) << 1,
-        ]);
-        for n in [p.gradients.inputs, p.hidden, p.vocab, p.tokens_bucket] {
-            out.extend(n.to_be_bytes());
-        }
         Ok(out)
+    }
+
+    /// What a key adds to its [`Key::kind_prefix`], always as long.
+    pub(crate) fn rest_bytes(&self) -> [u8; REST] {
+        let mut out = [0; REST];
+        let memory = match self.memory {
+            MemoryClass::AtMost { log2_bytes } => [0, log2_bytes],
+            MemoryClass::Unlimited => [1, 0],
+        };
+        for (to, byte) in out.iter_mut().zip(memory.into_iter().chain(self.problem.to_bytes())) {
+            *to = byte;
+        }
+        out
+    }
+
+    /// A key that begins with these bytes, of no particular problem.
+    pub(crate) fn of_kind_prefix(prefix: &[u8]) -> Result<Self> {
+        let mut bytes = prefix.to_vec();
+        bytes.push(1);
+        bytes.extend([0; PROBLEM]);
+        Self::decode(&bytes)
+    }
+
+    /// Memory class and problem of [`Key::rest_bytes`].
+    pub(crate) fn read_rest(bytes: &[u8; REST]) -> Result<(MemoryClass, Problem)> {
+        let mut r = Bytes { rest: bytes };
+        let memory = match r.take("memory class")? {
+            [0, log2_bytes] => MemoryClass::AtMost { log2_bytes },
+            [1, 0] => MemoryClass::Unlimited,
+            _ => return Err(wrong("memory class")),
+        };
+        Ok((memory, Problem::read(&mut r)?))
     }
 
     /// What the encodings of all keys of a device begin with.
@@ -156,23 +193,44 @@ impl Key {
             1 => MemoryClass::Unlimited,
             _ => return Err(wrong("memory class")),
         };
+        let problem = Problem::read(&mut r)?;
+        if !r.rest.is_empty() {
+            return Err(wrong("end"));
+        }
+        Ok(Self { schema, program, problem, objective, memory, dtype, filter, device })
+    }
+}
+
+impl Problem {
+    fn to_bytes(self) -> [u8; PROBLEM] {
+        let gradients = self.gradients;
+        let mut out = [0; PROBLEM];
+        let flags = [
+            u8::from(gradients.hidden) | u8::from(gradients.classifier) << 1,
+            u8::from(self.ignored) | u8::from(self.accumulate) << 1,
+        ];
+        let numbers = [gradients.inputs, self.hidden, self.vocab, self.tokens_bucket];
+        let bytes = flags.into_iter().chain(numbers.into_iter().flat_map(u64::to_be_bytes));
+        for (to, byte) in out.iter_mut().zip(bytes) {
+            *to = byte;
+        }
+        out
+    }
+
+    fn read(r: &mut Bytes<'_>) -> Result<Self> {
         let (wanted, flags) = (r.byte("gradients")?, r.byte("flags")?);
         if wanted > 3 || flags > 3 {
             return Err(wrong("gradients or flags"));
         }
         let inputs = r.u64("gradients")?;
-        let problem = Problem {
+        Ok(Self {
             gradients: Gradients { hidden: wanted & 1 != 0, classifier: wanted & 2 != 0, inputs },
             ignored: flags & 1 != 0,
             accumulate: flags & 2 != 0,
             hidden: r.u64("hidden")?,
             vocab: r.u64("vocab")?,
             tokens_bucket: r.u64("tokens")?,
-        };
-        if !r.rest.is_empty() {
-            return Err(wrong("end"));
-        }
-        Ok(Self { schema, program, problem, objective, memory, dtype, filter, device })
+        })
     }
 }
 

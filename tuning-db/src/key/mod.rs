@@ -12,6 +12,7 @@ mod device;
 mod filter;
 mod problem;
 
+pub(crate) use bytes::REST;
 pub use device::{Cpu, Device, Gpu};
 pub use filter::{Eps, Filter};
 pub use problem::{Gradients, Problem, Shape};
