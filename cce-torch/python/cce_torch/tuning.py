@@ -389,8 +389,8 @@ def _worker(device: torch.device) -> tuple[str, list[str]]:
     """The program that candidates run in, and its arguments: this interpreter, without torch."""
     if not sys.executable:
         raise RuntimeError(
-            "`sys.executable` is empty, expected the program of this interpreter: schedules are measured in processes of "
-            "their own; call `tune` in a Python that was started as a program"
+            "`sys.executable` is empty, expected the program of this interpreter: schedules are measured in processes "
+            "of their own; call `tune` in a Python that was started as a program"
         )
     library = _plans.nvrtc() if device.type == "cuda" else None
     # -S: what start-up files of the installation print or import is no business of a worker.
