@@ -7,6 +7,7 @@
 //! ```text
 //! program   built operation by operation, or read; as text, which is its identity on the Python side
 //! plans     made for a program, shape, types, filter, wanted gradients and device, and made again as they were
+//! known     what is known of plans, within bounds
 //! calls     a plan's forward and backward on raw memory: all `unsafe` of this crate
 //! tune      the tuner, its workers and its diagnosis
 //! errors    this project's errors as Python exceptions with the same text
@@ -14,6 +15,7 @@
 
 mod calls;
 mod errors;
+mod known;
 mod plans;
 mod program;
 mod tune;
@@ -26,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use super::calls::{backward, forward};
     #[pymodule_export]
-    use super::plans::{Plan, device_name, plan, plans_alive};
+    use super::plans::{Plan, device_name, plan, plans_alive, plans_known};
     #[pymodule_export]
     use super::program::{Builder, Description, describe, dump, functions};
     #[pymodule_export]

@@ -2,7 +2,9 @@
 //!
 //! The Python side keeps plans, those used last and those whose backward is still to come. What stays here of a plan that
 //! nobody keeps is its [`Recipe`], the filter and the schedule that were decided on: some hundred bytes. A plan that is
-//! asked for again is built from it, whatever was tuned meanwhile.
+//! asked for again is built from it, whatever was tuned meanwhile. Of plans that nobody keeps the recipes of the
+//! [`known::MOST`] asked for last stay: one of which it is gone is decided on anew, which comes to the same as long as nothing is
+//! tuned between the forward and the backward of a compiled graph.
 //!
 //! Invariants: all plans of a key lay out their workspaces alike, so that what one's forward left, another's backward
 //! reads rightly: a compiled graph names its plan by the key alone. Two threads that ask for one plan wait for one build;
@@ -10,15 +12,15 @@
 //! be asked; plans of other numbers of tokens share them.
 
 use crate::errors::{exception, unexpected};
+use crate::known::{self, locked, shared};
 use crate::program;
 use cce::{
     DType, Device, Filter, GradientOutput, IndexType, InputKind, Kernels, Layout, Place, Program, Schedule,
 };
 use pyo3::prelude::*;
-use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
+use std::collections::HashMap;
 use std::str::FromStr as _;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 /// A plan, and what a call has to look up in it.
 #[pyclass(frozen, module = "cce_torch._native")]
@@ -149,26 +151,10 @@ struct Known {
 /// Locked while a plan is built.
 type Slot = Mutex<Known>;
 
-static PLANS: LazyLock<Mutex<HashMap<Key, Arc<Slot>>>> = LazyLock::new(Mutex::default);
-static TEXTS: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
+static PLANS: LazyLock<Mutex<known::Known<Key, Slot>>> = LazyLock::new(Mutex::default);
 /// The kernels of every plan there was.
 static KERNELS: LazyLock<Mutex<Kernels>> = LazyLock::new(Mutex::default);
 static DEVICES: LazyLock<Mutex<HashMap<usize, Device>>> = LazyLock::new(Mutex::default);
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One copy of a text.
-fn shared(text: &str) -> Arc<str> {
-    let mut texts = locked(&TEXTS);
-    if let Some(known) = texts.get(text) {
-        return Arc::clone(known);
-    }
-    let new: Arc<str> = text.into();
-    texts.insert(Arc::clone(&new));
-    new
-}
 
 pub(crate) fn device(ordinal: Option<usize>) -> cce::Result<Device> {
     let Some(ordinal) = ordinal else { return Ok(Device::cpu()) };
@@ -279,7 +265,7 @@ pub(crate) fn plan(
         classifier_layout: layouts.1,
         device,
     };
-    let this = Arc::clone(locked(&PLANS).entry(key.clone()).or_default());
+    let this = locked(&PLANS).get(&key, is_alive);
     // Building takes no lock but the slot's, and not the interpreter's: compiling may take seconds.
     py.detach(|| {
         let mut known = locked(&this);
@@ -292,9 +278,8 @@ pub(crate) fn plan(
             Ok(plan) => Arc::new(plan),
             Err(error) => {
                 // Whoever waits for this slot tries for himself; who comes later makes one of his own. A recipe stays.
-                let mut plans = locked(&PLANS);
-                if known.recipe.is_none() && plans.get(&key).is_some_and(|kept| Arc::ptr_eq(kept, &this)) {
-                    plans.remove(&key);
+                if known.recipe.is_none() {
+                    locked(&PLANS).remove(&key, &this);
                 }
                 return Err(error);
             }
@@ -314,8 +299,20 @@ pub(crate) fn plan(
 #[pyfunction]
 pub(crate) fn plans_alive() -> usize {
     let slots: Vec<Arc<Slot>> = locked(&PLANS).values().cloned().collect();
-    let is_alive = |slot: &Arc<Slot>| slot.try_lock().is_ok_and(|known| known.plan.strong_count() > 0);
     slots.iter().filter(|slot| is_alive(slot)).count()
+}
+
+/// Whether somebody keeps the plan, as far as can be told without waiting for its build.
+fn is_alive(slot: &Slot) -> bool {
+    slot.try_lock().is_ok_and(|known| known.plan.strong_count() > 0)
+}
+
+/// How many plans can be made again as they were, at most how many of those that nobody keeps, and of how many texts of
+/// programs and states of the database they are.
+#[pyfunction]
+pub(crate) fn plans_known() -> (usize, usize, usize) {
+    let plans = locked(&PLANS).values().count();
+    (plans, known::MOST, known::texts())
 }
 
 /// The name of the GPU with this ordinal, or of the CPU device.

@@ -112,14 +112,14 @@ def turned(tensor):
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "through the dispatcher"])
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_backward_runs_its_forward_s_plan_whatever_strides_come_back(direct, padded, monkeypatch):
-    from cce_torch import _native, _ops
+    from cce_torch import _eager, _native
 
     plans = []
     for name in ("forward", "backward"):
         own = getattr(_native, name)
         monkeypatch.setattr(_native, name, lambda plan, *rest, own=own: (plans.append(plan), own(plan, *rest))[1])
     if not direct:
-        monkeypatch.setattr(_ops, "_is_eager", lambda: False)
+        monkeypatch.setattr(_eager, "is_eager", lambda: False)
     p = problem(32, vocab=4000)
     e, c = (turned(t.detach()).requires_grad_() if padded else t for t in (p.e, p.c))
     plain = torch.autograd.grad(cce.linear_cross_entropy(e, c, p.targets, seed=3, **SAMPLED), (e, c))

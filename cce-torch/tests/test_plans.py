@@ -7,11 +7,12 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import cce_torch as cce
 import pytest
 import torch
-from cce_torch import _native, _plans
+from cce_torch import _linear, _native, _plans
 from conftest import DEVICE, problem
 
 SAMPLED = {"filter": "sampled", "filter_eps": 2.0**-4, "max_entries": 64}
@@ -48,10 +49,10 @@ def test_what_was_used_last_is_kept(few):
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "through the dispatcher"])
 def test_a_backward_whose_plan_was_dropped_meanwhile_gives_the_same_bits(few, direct, monkeypatch):
-    from cce_torch import _ops
+    from cce_torch import _eager
 
     if not direct:
-        monkeypatch.setattr(_ops, "_is_eager", lambda: False)
+        monkeypatch.setattr(_eager, "is_eager", lambda: False)
     p = problem(32, vocab=4000)
     expected = torch.autograd.grad(loss_of(p), (p.e, p.c))
     pending = loss_of(p)
@@ -229,3 +230,47 @@ def test_a_schedule_on_a_gpu_that_was_not_tuned_for_the_problem_is_said_once(cap
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("linear_cross_entropy on NVIDIA Invented: the schedule's grade is near shape")
     assert "`cce_torch.tune`" in line
+
+
+def native_plan(tokens, program=None):
+    layout = (8, 4)
+    program = program or _linear.cross_entropy((), False)
+    return _native.plan(
+        program, "none", (tokens, 8, 16), "f32", "i64", -100, "exact", (None, None), [], (layout, layout), None
+    )
+
+
+def test_what_is_known_of_plans_that_nobody_keeps_is_bounded(few):
+    most = _native.plans_known()[1]
+    kept = native_plan(7)
+    identity = kept.identity
+    text = _linear.cross_entropy((), False)
+    for number in range(300):
+        native_plan(3, text.replace("linear_cross_entropy", f"loss_{number}"))
+    known, _, texts = _native.plans_known()
+    assert known >= 300 and texts >= 300
+    for tokens in range(10_000, 10_000 + 2 * most):
+        native_plan(tokens)
+    gc.collect()
+    known, _, left = _native.plans_known()
+    assert known <= most + _native.plans_alive()
+    # The texts of programs that none of the plans has went with them.
+    assert left <= texts - 300
+    # What somebody keeps stays, however long ago it was asked for.
+    assert native_plan(7).identity == identity
+
+
+def test_threads_that_make_plans_while_others_are_forgotten_each_get_their_own():
+    failed = []
+
+    def make(first):
+        for tokens in range(first, first + 4000):
+            if f"tokens: {tokens}" not in repr(native_plan(tokens)):
+                failed.append(tokens)
+
+    threads = [threading.Thread(target=make, args=(100_000 + 2000 * at,)) for at in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed

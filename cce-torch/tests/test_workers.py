@@ -74,11 +74,13 @@ def test_whatever_a_candidate_does_costs_that_candidate_only(monkeypatch, folder
 
 
 def children(pid):
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def test_a_worker_does_not_outlive_a_caller_that_is_killed():
-    program = "import cce_torch as cce; cce.tune((2048, 256), (50000, 256), device='cpu', filter='exact', progress=False)"
+    shapes = "(2048, 256), (50000, 256)"
+    program = f"import cce_torch as cce; cce.tune({shapes}, device='cpu', filter='exact', progress=False)"
     caller = subprocess.Popen([sys.executable, "-c", program])
     begun = time.monotonic()
     while not (workers := children(caller.pid)):
@@ -107,7 +109,7 @@ def test_without_a_worker_nothing_is_tuned_and_nobody_is_blamed(monkeypatch, fol
     with pytest.raises(RuntimeError, match="cannot start the worker /no/such/program"):
         cce.tune(*SHAPES, candidates=2, **OPTIONS)
     monkeypatch.setattr(tuning, "_worker", lambda device: (sys.executable, ["-c", "print('hello')"]))
-    with pytest.raises(RuntimeError, match="no worker could make inputs and reference, the last of 3: the worker wrote"):
+    with pytest.raises(RuntimeError, match="no worker could make inputs and reference, .* the worker wrote"):
         cce.tune(*SHAPES, candidates=2, **OPTIONS)
     monkeypatch.undo()
     monkeypatch.setenv("CCE_TUNING_DIR", str(folder / "tuning"))

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Union
 import torch
 from torch import Tensor
 
-from . import _matrices, _ops, _options, _plans, _seeds
+from . import _direct, _eager, _matrices, _options, _plans, _seeds
 from ._constant import constant
 from ._spec import Spec, describe
 
@@ -75,11 +75,11 @@ def run(
         seed = _seeds.draw(e.device)
     if check_targets and given_targets is not None and not torch.compiler.is_compiling():
         try:
-            loss, values = _ops.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
+            loss, values = _direct.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
         except IndexError as error:
             raise _located(given_targets, shift, ignore_index, c.shape[0], error) from None
     else:
-        loss, values = _ops.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
+        loss, values = _direct.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
     outputs: dict[str, Tensor] = {"loss": loss} if known.reduced else {}
     if not rows:
         return outputs
@@ -145,7 +145,7 @@ def _key(
 ) -> Hashable | None:
     """Everything that :func:`_decide` looks at; None where that is not known to be all there is: in a graph that is
     compiled, of subclasses of tensors, of options that are no plain values."""
-    if torch.compiler.is_compiling() or not _ops.are_plain(e, c, targets):
+    if torch.compiler.is_compiling() or not _eager.are_plain(e, c, targets):
         return None
     for option in options:
         # Of other types two may be equal and mean something else: 1 is no flag, and True no index.

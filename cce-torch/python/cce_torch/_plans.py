@@ -177,7 +177,6 @@ def load_nvrtc() -> None:
         ctypes.CDLL(library)
 
 
-@cache
 def nvrtc() -> str | None:
     """The NVRTC that torch's own packages brought.
 

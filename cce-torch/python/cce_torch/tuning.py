@@ -157,6 +157,7 @@ def tune(
     A result holds for the loss, D, V, N rounded to a power of two, the type, the gradients, the filter and the device.
     Inputs are generated, with a softmax like a trained model's. Results are stored batch by batch: after Ctrl-C,
     which ends it after the run at hand (twice: at once) and is raised as KeyboardInterrupt, the same call goes on.
+    Schedules are measured in processes of their own: one that hangs or crashes is a candidate that failed.
 
     Plans of this process that are made later find the winner, and those of before are dropped; a compiled graph is
     compiled again at its next call; a CUDA graph replays what it captured.
@@ -186,7 +187,7 @@ def tune(
 
     Raises:
         TypeError, ValueError: what does not fit, with what was expected.
-        RuntimeError: the device or the database failed.
+        RuntimeError: the device or the database failed, or no process could be started to measure in.
     """
     where = _device(e, c, device)
     program, wanted, scalars = _program(loss, inputs)
@@ -389,8 +390,8 @@ def _worker(device: torch.device) -> tuple[str, list[str]]:
     """The program that candidates run in, and its arguments: this interpreter, without torch."""
     if not sys.executable:
         raise RuntimeError(
-            "`sys.executable` is empty, expected the program of this interpreter: schedules are measured in processes of "
-            "their own; call `tune` in a Python that was started as a program"
+            "`sys.executable` is empty, expected the program of this interpreter: schedules are measured in processes "
+            "of their own; call `tune` in a Python that was started as a program"
         )
     library = _plans.nvrtc() if device.type == "cuda" else None
     # -S: what start-up files of the installation print or import is no business of a worker.
