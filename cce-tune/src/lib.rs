@@ -51,6 +51,7 @@ mod error;
 pub mod exchange;
 pub mod floor;
 pub mod knobs;
+pub mod phases;
 pub mod progress;
 pub mod recording;
 pub mod regret;

@@ -5,6 +5,7 @@ use crate::arguments::Arguments;
 use crate::bench::DeviceBench;
 use crate::data::{Head, HeadSource};
 use crate::floor::{Floor, Peak, Work};
+use crate::phases::{Phase, Stopwatch};
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on, undecided};
@@ -91,6 +92,10 @@ pub struct Report {
     pub floor: Option<Floor>,
     /// How a plan for this task, without a schedule of its own, now comes by its schedule.
     pub grade: Grade,
+    /// Where the time went, in the order of what was done.
+    pub phases: Vec<Phase>,
+    /// Where the time of the first bench's preparation went, beside what its worker's parent did.
+    pub preparation: Vec<Phase>,
     /// What is worth knowing besides.
     pub notes: Vec<String>,
 }
@@ -145,9 +150,8 @@ impl<'a> Tuner<'a> {
     ) -> Result<Report, Error> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         self.tune_on(task, (device, 1), task.tokens, |task, problem| {
-            let head = head()?;
             self.progress.note("computing the reference");
-            Ok(vec![DeviceBench::prepare(device, task, &head, &arguments, problem)?])
+            Ok(vec![DeviceBench::prepare(device, task, head, &arguments, problem)?])
         })
     }
 
@@ -182,7 +186,9 @@ impl<'a> Tuner<'a> {
         benches: impl FnOnce(&Task, &Problem) -> Result<Vec<B>, Error>,
     ) -> Result<Report, Error> {
         let effort = self.effort.within(self.budget);
+        let mut watch = Stopwatch::start();
         let (problem, space) = self.space(task, device)?;
+        watch.lap("the space, and kernels of the default");
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
@@ -211,9 +217,10 @@ impl<'a> Tuner<'a> {
         let mut tried = space.broken.clone();
         let known = space.candidates.iter().filter(|candidate| store.known(&candidate.config).is_some());
         tried.extend(known.cloned());
+        watch.lap("the database");
         // So many batches at a time that one compiles while another is measured, on every device.
         let at_once = effort.batch * (devices + 1);
-        let (mut made, mut benches) = (Vec::new(), Some(benches));
+        let (mut made, mut benches): (Vec<B>, _) = (Vec::new(), Some(benches));
         let mut screened = Ended::Complete;
         let choose = |store: &Store| {
             let outcomes = outcomes(store);
@@ -228,6 +235,7 @@ impl<'a> Tuner<'a> {
         let progress = Whole::begin(self.progress, ahead * (2 + effort.screening));
         let ended = loop {
             let next = if screened == Ended::Complete { choose(&store) } else { Vec::new() };
+            watch.lap("choice of candidates");
             tried.extend(next.iter().map(|&at| space.candidates[at].clone()));
             // The run-off is for the best of all: once nothing is left to try.
             let effort = match next.is_empty() {
@@ -249,6 +257,7 @@ impl<'a> Tuner<'a> {
                 Ok(made.iter_mut().collect())
             };
             let ended = search_on(&listed, &mut store, &effort, &progress, self.stop, ready)?;
+            watch.lap(if next.is_empty() { "run-off" } else { "preparation and screening" });
             match (ended, next.is_empty()) {
                 (Ended::Stopped, _) | (Ended::Spent, true) => break ended,
                 (_, true) if screened != Ended::Complete => break screened,
@@ -259,6 +268,10 @@ impl<'a> Tuner<'a> {
             }
         };
         drop(progress);
+        let preparation = made.first().map(Bench::phases).unwrap_or_default();
+        // A worker takes its time to end.
+        drop(made);
+        watch.lap("end of the workers");
         let mut notes = store.publish()?;
         let grade = if selection::folder().as_deref() == Some(self.folder) {
             let plan = task.builder().build(device)?;
@@ -271,6 +284,7 @@ impl<'a> Tuner<'a> {
             notes.extend(chosen.notes);
             chosen.grade
         };
+        watch.lap("what a plan finds now");
         Ok(Report {
             device: keyed,
             problem,
@@ -283,6 +297,8 @@ impl<'a> Tuner<'a> {
             ranking: Ranking::new(&tried, &store),
             floor,
             grade,
+            phases: watch.phases(),
+            preparation,
             notes,
         })
     }

@@ -5,6 +5,7 @@ use super::{Comparison, DeviceCompiler, HostData, Memory, Tolerance};
 use crate::Error;
 use crate::arguments::Arguments;
 use crate::data::{Head, Targets};
+use crate::phases::Phase;
 use crate::search::{Bench, Compile, Failure};
 use crate::task::Task;
 use cce_codegen::ir::{InputKind, Program};
@@ -33,6 +34,7 @@ pub struct PlanBench<M: Memory> {
     workspace: Option<(u64, Workspace<'static>)>,
     reference: Option<Reference<M::Buffer>>,
     problem: Option<Problem>,
+    phases: Vec<Phase>,
 }
 
 /// One copy of hidden states, classifier and targets.
@@ -85,10 +87,11 @@ impl<M: Memory> PlanBench<M> {
         let outputs = OutputBuffers::new(&memory, &task)?;
         let rows = named_values(&arguments.rows, |name, v| memory.upload(HostData::F32(v), name))?;
         let cols = named_values(&arguments.cols, |name, v| memory.upload(HostData::F32(v), name))?;
-        let mut copies = vec![copied(&memory, head, 0)?];
+        let mut copies = vec![copied(&memory, head, None, 0)?];
         let bytes = ((head.hidden.len() + head.classifier.len()) * head.dtype().bytes()) as u64;
         while search.is_some() && copies.len() < MOST_COPIES && memory.free_bytes() / 2 > bytes {
-            copies.push(copied(&memory, head, copies.len())?);
+            let copy = copied(&memory, head, copies.first(), copies.len())?;
+            copies.push(copy);
         }
         let problem_filter = task.filter.unwrap_or(cce_codegen::problem::Filter::SAMPLED);
         Ok(PlanBench {
@@ -103,8 +106,15 @@ impl<M: Memory> PlanBench<M> {
             workspace: None,
             reference: None,
             problem: search.cloned(),
+            phases: Vec::new(),
             task,
         })
+    }
+
+    /// Says where the time of its preparation went.
+    #[must_use]
+    pub(super) fn with_phases(self, phases: Vec<Phase>) -> PlanBench<M> {
+        PlanBench { phases, ..self }
     }
 
     /// Runs a plan of this task once: what it computes is what candidates are compared with.
@@ -331,8 +341,14 @@ fn named_values<B>(
     values.iter().map(|(name, values)| Ok((name.clone(), make(name, values)?))).collect()
 }
 
-/// Copy number `turn` of the inputs, with the tokens rotated by a part of their number.
-fn copied<M: Memory>(memory: &M, head: &Head, turn: usize) -> Result<Copied<M::Buffer>, Error> {
+/// Copy number `turn` of the inputs, with the tokens rotated by a part of their number; the classifier is copied on the
+/// device from the first one's.
+fn copied<M: Memory>(
+    memory: &M,
+    head: &Head,
+    first: Option<&Copied<M::Buffer>>,
+    turn: usize,
+) -> Result<Copied<M::Buffer>, Error> {
     let (hidden, targets) = head.rotated_tokens(turn * head.tokens / MOST_COPIES);
     let targets = match &targets {
         Targets::I32(values) => HostData::I32(values),
@@ -340,7 +356,10 @@ fn copied<M: Memory>(memory: &M, head: &Head, turn: usize) -> Result<Copied<M::B
     };
     Ok(Copied {
         hidden: memory.upload((&hidden).into(), "the hidden states")?,
-        classifier: memory.upload((&head.classifier).into(), "the classifier")?,
+        classifier: match first {
+            Some(first) => memory.duplicate(&first.classifier, "the classifier")?,
+            None => memory.upload((&head.classifier).into(), "the classifier")?,
+        },
         targets: memory.upload(targets, "the targets")?,
     })
 }
@@ -396,6 +415,10 @@ impl<M: Memory> Bench for PlanBench<M> {
 
     fn clocks(&self) -> Option<Clocks> {
         self.memory.clocks()
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        self.phases.clone()
     }
 
     fn compiler(&self) -> Option<Arc<dyn Compile>> {

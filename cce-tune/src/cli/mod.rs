@@ -155,6 +155,9 @@ struct TuneArgs {
     /// Write a page for people when it is done: see `cce-tune report`.
     #[arg(long, value_name = "FILE.html", conflicts_with = "dry_run")]
     report: Option<std::path::PathBuf>,
+    /// Print where the time went; --json always does.
+    #[arg(long, conflicts_with = "dry_run")]
+    phases: bool,
     #[command(flatten)]
     peak: PeakArgs,
 }

@@ -9,6 +9,7 @@ use super::transfer::whole;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED, TuneArgs};
 use crate::Error;
 use crate::arguments::Arguments;
+use crate::phases::Phase;
 use crate::progress::{Console, Progress};
 use crate::search::{Ended, Ranked};
 use crate::space::Space;
@@ -266,10 +267,26 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
     };
     text += &floor_text(report);
+    if args.phases {
+        text += &phases_text(report);
+    }
     if let Some(checked) = checked {
         text += &format!("\n{}", checked.text());
     }
     text
+}
+
+/// Where the time went.
+fn phases_text(report: &Report) -> String {
+    let row = |indent: &str, phase: &Phase| {
+        vec![format!("{:.2}", phase.seconds), format!("{indent}{}", phase.name)]
+    };
+    let mut rows = Vec::new();
+    for phase in &report.phases {
+        rows.push(row("", phase));
+    }
+    rows.extend(report.preparation.iter().map(|phase| row("preparation: ", phase)));
+    format!("\n{}", table(&["s", "where the time went"], &rows, &[0]))
 }
 
 /// What the time left open of the run-off.
@@ -371,6 +388,8 @@ fn value(tuned: &Tuned) -> Value {
         "of_floor": of_floor(report),
         "of_default": report.ranking.of_default(),
         "undecided": report.undecided,
+        "phases": report.phases,
+        "preparation": report.preparation,
         "reused": report.reused,
         "grade": report.grade.to_string(),
         "winner": report.ranking.winner().map(candidate_value),

@@ -265,7 +265,7 @@ fn again(
     measuring: &Measuring,
     stop: &Stop,
 ) -> Result<Option<Verified>, Error> {
-    let head = Head::generated(task.tokens, task.width, task.vocab, args.seed, task.dtype);
+    let head = || Ok(Head::generated(task.tokens, task.width, task.vocab, args.seed, task.dtype));
     let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &args.scalar)?;
     let problem = match winners.first() {
         Some((_, first)) => task.plan(device, *first)?.problem().clone(),
@@ -277,6 +277,6 @@ fn again(
             Some(Schedule::Gpu(GpuSchedule::default_for(&task.program, &problem, &gpu_of(device)?)))
         }
     };
-    let mut bench = DeviceBench::prepare(device, task, &head, &arguments, &problem)?;
+    let mut bench = DeviceBench::prepare(device, task, head, &arguments, &problem)?;
     measure(winners, default, &mut bench, measuring, stop)
 }

@@ -141,7 +141,7 @@ mod tests {
 
     /// The first is the default; those that come later are the simpler.
     fn order(times: &[f64], noise: f64) -> Vec<usize> {
-        decide(&entrants(times, noise), Some(0), BAND, |at| std::cmp::Reverse(at)).unwrap().order
+        decide(&entrants(times, noise), Some(0), BAND, std::cmp::Reverse).unwrap().order
     }
 
     #[test]
