@@ -142,7 +142,7 @@ impl Search {
             let make = if self.untrained { Head::untrained } else { Head::generated };
             Ok(make(task.tokens, task.width, task.vocab, 0, task.dtype))
         };
-        let report = tuner.tune(task, &self.device, head)?;
+        let report = tuner.tune(task, &self.device, (head, task.tokens))?;
         cce_tune::cli::remember(&self.folder, &task.program)?;
         let scalars = Arguments::new(&task.program, 0, 0, &self.scalars)?.scalars;
         Ok(self.tuned(&report, scalars))

@@ -136,8 +136,8 @@ impl<'a> Tuner<'a> {
     }
 
     /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
-    /// task's shape and type, only if something has to be run. The floor counts every token: where many of them are
-    /// ignored, the search may end too early.
+    /// task's shape and type, only if something has to be run; `counted` of its tokens are not ignored, which the floor
+    /// counts.
     ///
     /// # Errors
     /// When the task is not possible, the reference is wrong or not finite, the database cannot be used, or the device
@@ -146,10 +146,10 @@ impl<'a> Tuner<'a> {
         &self,
         task: &Task,
         device: &Device,
-        head: impl FnOnce() -> Result<Head, Error>,
+        (head, counted): (impl FnOnce() -> Result<Head, Error>, usize),
     ) -> Result<Report, Error> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
-        self.tune_on(task, (device, 1), task.tokens, |task, problem| {
+        self.tune_on(task, (device, 1), counted, |task, problem| {
             self.progress.note("computing the reference");
             Ok(vec![DeviceBench::prepare(device, task, head, &arguments, problem)?])
         })

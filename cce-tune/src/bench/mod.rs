@@ -2,6 +2,7 @@
 //!
 //! - The reference is computed once a problem, under the filter `Exact`, and its schedule is itself compared with
 //!   the f64 oracle on a part of the problem ([`check_against_f64`]) before anything is measured.
+//! - A sampled gradient is compared by whether it is biased: several seeds tell ([`sampled`]).
 //! - Outputs are filled with NaN before every run that is compared: what was not written cannot look right.
 //! - Timed runs rotate through several copies of the inputs, each with its tokens in another order, so that
 //!   no cache holds what the next run reads: the level-2 cache holds what the run before left there, which is
@@ -15,6 +16,7 @@ mod difference;
 mod host;
 mod plans;
 mod reference;
+mod sampled;
 #[cfg(test)]
 mod tests;
 

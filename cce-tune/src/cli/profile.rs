@@ -126,7 +126,7 @@ pub(super) fn run(
         }
         let started = Instant::now();
         let (slot, console) = (&mut made, &console);
-        let report = tuner.tune(&item.task, device, move || {
+        let head = move || {
             if slot.as_ref().is_none_or(|(of, _)| *of != item.head) {
                 // One head at a time: the largest takes gigabytes.
                 *slot = None;
@@ -136,7 +136,8 @@ pub(super) fn run(
                 *slot = Some((item.head.clone(), head));
             }
             slot.as_ref().map(|(_, head)| head.first_tokens(item.task.tokens)).ok_or(Error::NoCandidate)
-        })?;
+        };
+        let report = tuner.tune(&item.task, device, (head, item.task.tokens))?;
         Programs::remember(&folder, &item.task.program)?;
         report.notes.iter().for_each(|note| console.note(note));
         let default = space.candidates.first().map(|first| first.schedule);

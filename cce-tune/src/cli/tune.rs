@@ -310,6 +310,11 @@ fn against_default(report: &Report) -> String {
 /// How far the winner is from what is possible.
 fn floor_text(report: &Report) -> String {
     match (report.floor, of_floor(report)) {
+        (Some(floor), Some(times)) if times < 1.0 => format!(
+            "that is less than the floor of {:.3} ms: it was measured on data of which more tokens are ignored (--again \
+             measures anew), or the peak is higher\n",
+            floor.ms
+        ),
         (Some(floor), Some(times)) => format!(
             "that is {times:.2} times the floor of {:.3} ms ({:.2} TFLOP at {:.0} TFLOP/s, {:.2} GB)\n",
             floor.ms,
