@@ -38,7 +38,7 @@
 //! tuner.scalars = vec![("cap".to_owned(), 50.0)];
 //! let task = Task::new(cce::losses::softcapped::program(), 1024, 576, 49152, DType::F32);
 //! let head = || Ok(Head::generated(1024, 576, 49152, 0, DType::F32));
-//! let report = tuner.tune(&task, &cce_runtime::Device::cpu(), head)?;
+//! let report = tuner.tune(&task, &cce_runtime::Device::cpu(), (head, 1024))?;
 //! println!("{:?}", report.ranking.winner().map(|winner| &winner.description));
 //! # Ok(())
 //! # }
@@ -54,6 +54,7 @@ pub mod floor;
 pub mod interleaved;
 pub mod knobs;
 pub mod losses;
+pub mod phases;
 pub mod progress;
 pub mod recording;
 pub mod regret;

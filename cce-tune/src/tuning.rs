@@ -6,6 +6,7 @@ use crate::bench::DeviceBench;
 use crate::data::{Head, HeadSource};
 use crate::floor::{Floor, Peak, Work};
 use crate::losses;
+use crate::phases::{Phase, Stopwatch};
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on, undecided};
@@ -93,6 +94,10 @@ pub struct Report {
     pub floor: Option<Floor>,
     /// How a plan for this task, without a schedule of its own, now comes by its schedule.
     pub grade: Grade,
+    /// Where the time went, in the order of what was done.
+    pub phases: Vec<Phase>,
+    /// Where the time of the first bench's preparation went, beside what its worker's parent did.
+    pub preparation: Vec<Phase>,
     /// What is worth knowing besides.
     pub notes: Vec<String>,
 }
@@ -133,8 +138,8 @@ impl<'a> Tuner<'a> {
     }
 
     /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
-    /// task's shape and type, only if something has to be run. The floor counts every token: where many of them are
-    /// ignored, the search may end too early.
+    /// task's shape and type, only if something has to be run; `counted` of its tokens are not ignored, which the floor
+    /// counts.
     ///
     /// # Errors
     /// When the task is not possible, the reference is wrong or not finite, the database cannot be used, or the device
@@ -143,13 +148,12 @@ impl<'a> Tuner<'a> {
         &self,
         task: &Task,
         device: &Device,
-        head: impl FnOnce() -> Result<Head, Error>,
+        (head, counted): (impl FnOnce() -> Result<Head, Error>, usize),
     ) -> Result<Report, Error> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
-        self.tune_on(task, (device, 1), task.tokens, |task, problem| {
-            let head = head()?;
+        self.tune_on(task, (device, 1), counted, |task, problem| {
             self.progress.note("computing the reference");
-            Ok(vec![DeviceBench::prepare(device, task, &head, &arguments, problem)?])
+            Ok(vec![DeviceBench::prepare(device, task, head, &arguments, problem)?])
         })
     }
 
@@ -189,7 +193,9 @@ impl<'a> Tuner<'a> {
         benches: impl FnOnce(&Task, &Problem) -> Result<Vec<B>, Error>,
     ) -> Result<Report, Error> {
         let effort = self.effort.within(self.budget);
+        let mut watch = Stopwatch::start();
         let (problem, space) = self.space(task, device)?;
+        watch.lap("the space, and kernels of the default");
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
@@ -219,9 +225,10 @@ impl<'a> Tuner<'a> {
         let mut tried = space.broken.clone();
         let known = space.candidates.iter().filter(|candidate| store.known(&candidate.config).is_some());
         tried.extend(known.cloned());
+        watch.lap("the database");
         // So many batches at a time that one compiles while another is measured, on every device.
         let at_once = effort.batch * (devices + 1);
-        let (mut made, mut benches) = (Vec::new(), Some(benches));
+        let (mut made, mut benches): (Vec<B>, _) = (Vec::new(), Some(benches));
         let mut screened = Ended::Complete;
         let choose = |store: &Store| {
             let outcomes = outcomes(store);
@@ -236,6 +243,7 @@ impl<'a> Tuner<'a> {
         let progress = Whole::begin(self.progress, ahead * (2 + effort.screening));
         let ended = loop {
             let next = if screened == Ended::Complete { choose(&store) } else { Vec::new() };
+            watch.lap("choice of candidates");
             tried.extend(next.iter().map(|&at| space.candidates[at].clone()));
             // The run-off is for the best of all: once nothing is left to try.
             let effort = match next.is_empty() {
@@ -257,6 +265,7 @@ impl<'a> Tuner<'a> {
                 Ok(made.iter_mut().collect())
             };
             let ended = search_on(&listed, &mut store, &effort, &progress, self.stop, ready)?;
+            watch.lap(if next.is_empty() { "run-off" } else { "preparation and screening" });
             match (ended, next.is_empty()) {
                 (Ended::Stopped, _) | (Ended::Spent, true) => break ended,
                 (_, true) if screened != Ended::Complete => break screened,
@@ -267,6 +276,10 @@ impl<'a> Tuner<'a> {
             }
         };
         drop(progress);
+        let preparation = made.first().map(Bench::phases).unwrap_or_default();
+        // A worker takes its time to end.
+        drop(made);
+        watch.lap("end of the workers");
         let mut notes = store.publish()?;
         let grade = if selection::folder().as_deref() == Some(self.folder) {
             let plan = task.builder().build(device)?;
@@ -279,6 +292,7 @@ impl<'a> Tuner<'a> {
             notes.extend(chosen.notes);
             chosen.grade
         };
+        watch.lap("what a plan finds now");
         Ok(Report {
             device: keyed,
             problem,
@@ -291,6 +305,8 @@ impl<'a> Tuner<'a> {
             ranking: Ranking::new(&tried, &store),
             floor,
             grade,
+            phases: watch.phases(),
+            preparation,
             notes,
         })
     }

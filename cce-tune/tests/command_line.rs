@@ -25,7 +25,7 @@ fn the_first_run_tunes_and_the_second_only_reads() {
     assert!(tried.iter().all(|c| c["status"] == "ok" && c["ms"].as_f64().unwrap() > 0.0));
     assert!(tried.iter().all(|c| c["gradient_error"].as_f64().unwrap() < 0.3));
     let winner = device["winner"]["ms"].as_f64().unwrap();
-    assert!(tried.iter().all(|c| c["ms"].as_f64().unwrap() >= winner));
+    assert!(tried.iter().all(|c| c["ties"] == true || c["ms"].as_f64().unwrap() >= winner));
 
     let second = tuner.tiny(&["--json"]).ok();
     assert!(!second.stderr.contains("computing the reference"), "{}", second.stderr);

@@ -212,7 +212,11 @@ impl<'a> Reference<'a> {
 
     fn logits(&self, token: usize) -> Vec<f64> {
         let e = Self::row(self.e, self.hidden, token);
-        (0..self.vocab()).map(|j| dot(e, Self::row(self.c, self.hidden, j))).collect()
+        let mut logits = vec![0.0; self.vocab()];
+        each_row(&mut logits, 1, self.hidden, |j, logit| {
+            logit.fill(dot(e, Self::row(self.c, self.hidden, j)));
+        });
+        logits
     }
 
     /// The outputs: by output, N values. Of the lowered program, in which `lse(z) - at(z, y)` is no difference: with
@@ -251,6 +255,8 @@ impl<'a> Reference<'a> {
             input_gradients: ids.iter().map(|&id| self.zero_gradient(id)).collect(),
         };
         let largest = self.skipped.map(|(tiles, _)| self.largest_by_tile(tiles)).transpose()?;
+        // Of a few tokens at a time, so that a row of dC is read once for all of them.
+        let mut few: Vec<(usize, Vec<f64>)> = Vec::with_capacity(TOGETHER);
         for (at, token) in (0..tokens).filter(|&token| self.counts(token)).enumerate() {
             let (logits, inputs) = (self.logits(token), self.bound(token));
             let target = self.targets.get(token).copied().flatten();
@@ -266,12 +272,6 @@ impl<'a> Reference<'a> {
                     }
                 }
             }
-            let e = Self::row(self.e, hidden, token);
-            let de = &mut result.hidden_gradient[token * hidden..(token + 1) * hidden];
-            for (j, &g) in gradient.logit.iter().enumerate() {
-                add_scaled(de, g, Self::row(self.c, hidden, j));
-                add_scaled(&mut result.classifier_gradient[j * hidden..(j + 1) * hidden], g, e);
-            }
             for (&id, (_, sum)) in ids.iter().zip(&mut result.input_gradients) {
                 if let Some((_, of_col)) = gradient.cols.iter().find(|entry| entry.0 == id) {
                     add_scaled(sum, 1.0, of_col);
@@ -283,8 +283,34 @@ impl<'a> Reference<'a> {
                     sum[0] += of_scalar;
                 }
             }
+            few.push((token, gradient.logit));
+            if few.len() == TOGETHER {
+                self.add_products(&mut few, &mut result);
+            }
         }
+        self.add_products(&mut few, &mut result);
         Ok(result)
+    }
+
+    /// Adds what these tokens' gradients of the logits contribute to dE and dC: every element's additions in the
+    /// order of tokens and columns, on however many threads.
+    fn add_products(&self, tokens: &mut Vec<(usize, Vec<f64>)>, result: &mut ReferenceResult) {
+        let hidden = self.hidden;
+        each_row(&mut result.classifier_gradient, hidden, hidden * tokens.len(), |j, row| {
+            for (token, of_logits) in tokens.iter() {
+                add_scaled(row, of_logits[j], Self::row(self.e, hidden, *token));
+            }
+        });
+        let mut of_tokens = vec![0.0; tokens.len() * hidden];
+        each_row(&mut of_tokens, hidden, hidden * self.vocab(), |at, row| {
+            for (j, &g) in tokens[at].1.iter().enumerate() {
+                add_scaled(row, g, Self::row(self.c, hidden, j));
+            }
+        });
+        for (at, (token, _)) in tokens.drain(..).enumerate() {
+            let row = &of_tokens[at * hidden..(at + 1) * hidden];
+            result.hidden_gradient[token * hidden..(token + 1) * hidden].copy_from_slice(row);
+        }
     }
 
     fn zero_gradient(&self, id: InputId) -> (String, Vec<f64>) {
@@ -296,6 +322,35 @@ impl<'a> Reference<'a> {
         };
         (input.name.to_string(), vec![0.0; length])
     }
+}
+
+/// Tokens whose contributions to dC are added in one pass.
+const TOGETHER: usize = 16;
+
+/// Multiplications that are worth a thread.
+const WORTH_A_THREAD: usize = 1 << 20;
+
+/// Fills the rows of a matrix, `width` elements each, which take so many multiplications each, on all cores.
+fn each_row(matrix: &mut [f64], width: usize, work: usize, fill: impl Fn(usize, &mut [f64]) + Sync) {
+    let rows = matrix.len().checked_div(width).unwrap_or(0);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = (rows * work / WORTH_A_THREAD).clamp(1, cores);
+    let each = rows.div_ceil(threads).max(1);
+    let fill = &fill;
+    let part = |(number, part): (usize, &mut [f64])| {
+        for (at, row) in part.chunks_exact_mut(width).enumerate() {
+            fill(number * each + at, row);
+        }
+    };
+    if threads == 1 {
+        matrix.chunks_mut((each * width).max(1)).enumerate().for_each(part);
+        return;
+    }
+    std::thread::scope(|scope| {
+        for numbered in matrix.chunks_mut(each * width).enumerate() {
+            scope.spawn(move || part(numbered));
+        }
+    });
 }
 
 fn expect_length(what: &str, found: usize, expected: usize) -> Result<(), ReferenceError> {

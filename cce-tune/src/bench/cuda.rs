@@ -92,6 +92,15 @@ impl Memory for CudaMemory {
         Ok(made)
     }
 
+    #[expect(unsafe_code, reason = "a copy within the device is put on the stream")]
+    fn duplicate(&self, buffer: &CudaBuffer, what: &str) -> Result<CudaBuffer, Error> {
+        let made = self.allocate(buffer.element, buffer.len, what)?;
+        let bytes = buffer.len * buffer.element.bytes();
+        // SAFETY: both buffers hold as many bytes, and freeing one waits for the stream's work.
+        unsafe { self.shared.stream.copy_async(made.buffer.ptr(), buffer.buffer.ptr(), bytes) }?;
+        Ok(made)
+    }
+
     fn poisoned(&self, element: Element, len: usize, what: &str) -> Result<CudaBuffer, Error> {
         let mut made = self.allocate(element, len, what)?;
         self.poison(&mut made)?;

@@ -39,6 +39,10 @@ impl Memory for HostMemory {
         })
     }
 
+    fn duplicate(&self, buffer: &HostBuffer, _: &str) -> Result<HostBuffer, Error> {
+        Ok(buffer.clone())
+    }
+
     fn poisoned(&self, element: Element, len: usize, _: &str) -> Result<HostBuffer, Error> {
         Ok(match element {
             Element::F32 => HostBuffer::F32(vec![f32::NAN; len]),

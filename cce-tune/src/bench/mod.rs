@@ -1,7 +1,8 @@
 //! Plans on a device as the search's bench: inputs, poisoned outputs, the reference, the stopwatch.
 //!
-//! - The reference is computed once a problem, by the plainest schedule under the filter `Exact`, and is
-//!   itself compared with the f64 oracle on a part of the problem ([`check_against_f64`]).
+//! - The reference is computed once a problem, under the filter `Exact`, and its schedule is itself compared with
+//!   the f64 oracle on a part of the problem ([`check_against_f64`]) before anything is measured.
+//! - A sampled gradient is compared by whether it is biased: several seeds tell ([`sampled`]).
 //! - Outputs are filled with NaN before every run that is compared: what was not written cannot look right.
 //! - Timed runs rotate through several copies of the inputs, each with its tokens in another order, so that
 //!   no cache holds what the next run reads: the level-2 cache holds what the run before left there, which is
@@ -15,6 +16,7 @@ mod difference;
 mod host;
 mod plans;
 mod reference;
+mod sampled;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +41,12 @@ pub trait Memory: Send + Sync {
     /// # Errors
     /// When there is no room.
     fn upload(&self, values: HostData<'_>, what: &str) -> Result<Self::Buffer, Error>;
+
+    /// A copy of a buffer.
+    ///
+    /// # Errors
+    /// When there is no room.
+    fn duplicate(&self, buffer: &Self::Buffer, what: &str) -> Result<Self::Buffer, Error>;
 
     /// A buffer of `len` elements, filled with NaN.
     ///

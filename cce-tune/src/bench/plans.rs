@@ -1,14 +1,16 @@
 //! Plans, run on copies of one head.
 
 use super::compile::compiled;
+use super::sampled::{Bias, LARGE, MOST_PAIRS};
 use super::{Comparison, DeviceCompiler, HostData, Memory, Tolerance};
 use crate::Error;
 use crate::arguments::Arguments;
 use crate::data::{Head, Targets};
+use crate::phases::Phase;
 use crate::search::{Bench, Compile, Failure};
 use crate::task::Task;
 use cce_codegen::ir::{InputKind, Program};
-use cce_codegen::problem::Problem;
+use cce_codegen::problem::{Filter, Problem};
 use cce_codegen::schedule::Schedule;
 use cce_runtime::{
     Call, Device, DeviceKind, Element, GradientViews, Inputs, Outputs, Plan, Upstream, Workspace,
@@ -30,9 +32,12 @@ pub struct PlanBench<M: Memory> {
     cols: Vec<(String, M::Buffer)>,
     scalars: Vec<(String, f32)>,
     outputs: OutputBuffers<M::Buffer>,
+    /// Those of another seed, made when they are needed.
+    others: Option<OutputBuffers<M::Buffer>>,
     workspace: Option<(u64, Workspace<'static>)>,
     reference: Option<Reference<M::Buffer>>,
     problem: Option<Problem>,
+    phases: Vec<Phase>,
 }
 
 /// One copy of hidden states, classifier and targets.
@@ -85,12 +90,13 @@ impl<M: Memory> PlanBench<M> {
         let outputs = OutputBuffers::new(&memory, &task)?;
         let rows = named_values(&arguments.rows, |name, v| memory.upload(HostData::F32(v), name))?;
         let cols = named_values(&arguments.cols, |name, v| memory.upload(HostData::F32(v), name))?;
-        let mut copies = vec![copied(&memory, head, 0)?];
+        let mut copies = vec![copied(&memory, head, None, 0)?];
         let bytes = ((head.hidden.len() + head.classifier.len()) * head.dtype().bytes()) as u64;
         while search.is_some() && copies.len() < MOST_COPIES && memory.free_bytes() / 2 > bytes {
-            copies.push(copied(&memory, head, copies.len())?);
+            let copy = copied(&memory, head, copies.first(), copies.len())?;
+            copies.push(copy);
         }
-        let problem_filter = task.filter.unwrap_or(cce_codegen::problem::Filter::SAMPLED);
+        let problem_filter = task.filter.unwrap_or(Filter::SAMPLED);
         Ok(PlanBench {
             tolerance: Tolerance::of(task.dtype, problem_filter),
             memory,
@@ -100,11 +106,19 @@ impl<M: Memory> PlanBench<M> {
             cols,
             scalars: arguments.scalars.clone(),
             outputs,
+            others: None,
             workspace: None,
             reference: None,
             problem: search.cloned(),
+            phases: Vec::new(),
             task,
         })
+    }
+
+    /// Says where the time of its preparation went.
+    #[must_use]
+    pub(super) fn with_phases(self, phases: Vec<Phase>) -> PlanBench<M> {
+        PlanBench { phases, ..self }
     }
 
     /// Runs a plan of this task once: what it computes is what candidates are compared with.
@@ -112,7 +126,7 @@ impl<M: Memory> PlanBench<M> {
     /// # Errors
     /// [`Error::NotFinite`] when some of it is not finite; what the plan or the device reports.
     pub fn make_reference(&mut self, plan: &Plan, arguments: &Arguments) -> Result<(), Error> {
-        self.run_poisoned(plan)?;
+        self.run_poisoned(plan, 0)?;
         let download = |(name, buffer): (String, &M::Buffer)| Ok((name, self.memory.download(buffer)?));
         let outputs: Vec<_> = self.outputs.rows().map(download).collect::<Result<_, Error>>()?;
         let reduced = self.reduced()?;
@@ -156,7 +170,7 @@ impl<M: Memory> PlanBench<M> {
     /// # Errors
     /// What the plan or the device reports.
     pub fn run(&mut self, plan: &Plan) -> Result<Results, Error> {
-        self.run_poisoned(plan)?;
+        self.run_poisoned(plan, 0)?;
         let download = |(name, buffer): (String, &M::Buffer)| Ok((name, self.memory.download(buffer)?));
         Ok(Results {
             reduced: self.reduced()?,
@@ -165,14 +179,14 @@ impl<M: Memory> PlanBench<M> {
         })
     }
 
-    fn run_poisoned(&mut self, plan: &Plan) -> Result<(), Error> {
+    fn run_poisoned(&mut self, plan: &Plan, seed: u64) -> Result<(), Error> {
         let buffers = &mut self.outputs;
         self.memory.poison(&mut buffers.reduced)?;
         let all = buffers.rows.iter_mut().chain(&mut buffers.inputs).map(|(_, buffer)| buffer);
         for buffer in all.chain(&mut buffers.hidden).chain(&mut buffers.classifier) {
             self.memory.poison(buffer)?;
         }
-        self.call(plan, 0)?;
+        self.call(plan, 0, seed)?;
         Ok(())
     }
 
@@ -195,8 +209,71 @@ impl<M: Memory> PlanBench<M> {
         Ok(Compared { rest, gradients })
     }
 
+    /// Whether what a run with seed 0 left, and was compared, is an estimate without bias, by runs with other seeds.
+    fn judge_sampled(
+        &mut self,
+        plan: &Plan,
+        reference: &Reference<M::Buffer>,
+        found: Compared,
+    ) -> Result<f64, Failure> {
+        let of = |error: Error| failure(&error);
+        let worst = found.worst();
+        found.judge_but_noise(&self.tolerance)?;
+        let mut biases = vec![Bias::default(); found.gradients.len()];
+        let mut first = found;
+        for pair in 0..MOST_PAIRS as u64 {
+            if pair > 0 {
+                self.run_poisoned(plan, 2 * pair).map_err(of)?;
+                first = self.compared(reference).map_err(of)?;
+                first.judge_but_noise(&self.tolerance)?;
+            }
+            let between = self.run_beside(plan, 2 * pair + 1).map_err(of)?;
+            let second = self.compared(reference).map_err(of)?;
+            second.judge_but_noise(&self.tolerance)?;
+            let pairs = first.gradients.iter().zip(&second.gradients).zip(&between);
+            for (bias, (((_, a), (_, b)), between)) in biases.iter_mut().zip(pairs) {
+                bias.add(*a, *b, *between);
+            }
+            if pair == 0 && worst > LARGE {
+                let again = self.run_beside(plan, 1).map_err(of)?;
+                let moved = first.gradients.iter().zip(&again).find(|(_, again)| again.difference > 0.0);
+                if let Some(((name, _), again)) = moved {
+                    let reason =
+                        format!("{name} differs by {:.1e} between two runs with one seed", again.error);
+                    return Err(wrong(worst, reason));
+                }
+            }
+            let judged = biases.iter().zip(&first.gradients);
+            let biased: Vec<String> = judged
+                .filter_map(|(bias, (name, _))| bias.judge(name, self.tolerance.gradients).err())
+                .collect();
+            match biased.is_empty() {
+                true => return Ok(worst),
+                false if pair + 1 == MOST_PAIRS as u64 => return Err(wrong(worst, biased.join("; "))),
+                false => {}
+            }
+        }
+        Ok(worst)
+    }
+
+    /// Runs a plan beside what the last run left, and compares the gradients of both.
+    fn run_beside(&mut self, plan: &Plan, seed: u64) -> Result<Vec<Comparison>, Error> {
+        let others = match self.others.take() {
+            Some(others) => others,
+            None => OutputBuffers::new(&self.memory, &self.task)?,
+        };
+        let before = std::mem::replace(&mut self.outputs, others);
+        let ran = self.run_poisoned(plan, seed);
+        let pairs = self.outputs.gradients().zip(before.gradients());
+        let compared: Result<Vec<Comparison>, Error> =
+            pairs.map(|((_, now), (_, before))| self.memory.compare(now, before)).collect();
+        self.others = Some(before);
+        ran?;
+        compared
+    }
+
     /// One call on one copy of the inputs, to its end; its time in ms.
-    fn call(&mut self, plan: &Plan, copy: usize) -> Result<f64, Error> {
+    fn call(&mut self, plan: &Plan, copy: usize, seed: u64) -> Result<f64, Error> {
         let needed = plan.workspace().peak;
         if self.workspace.as_ref().is_none_or(|(bytes, _)| *bytes < needed) {
             // Given back first: there may not be room for both.
@@ -224,7 +301,7 @@ impl<M: Memory> PlanBench<M> {
         for (name, buffer) in &mut buffers.rows {
             outputs = outputs.row(name, memory.view_mut(buffer));
         }
-        let call = Call::new().seed(copy as u64);
+        let call = Call::new().seed(seed);
         if !plan.problem().wants_gradients() {
             return memory.time(|| {
                 let _saved = plan.forward(&inputs, &call, workspace, outputs)?;
@@ -296,18 +373,43 @@ impl Compared {
     /// # Errors
     /// [`Status::Wrong`], with every vector that is beyond its tolerance.
     fn judge(&self, tolerance: &Tolerance) -> Result<f64, Failure> {
-        let worst = self.gradients.iter().fold(0.0f64, |worst, (_, comparison)| worst.max(comparison.error));
         let rest = self.rest.iter().map(|found| (found, tolerance.outputs));
         let gradients = self.gradients.iter().map(|found| (found, tolerance.gradients));
-        let wrong: Vec<String> = rest
+        let reasons: Vec<String> = rest
             .chain(gradients)
             .filter_map(|((name, comparison), limit)| comparison.judge(name, limit).err())
             .collect();
-        match wrong.is_empty() {
-            true => Ok(worst),
-            false => Err(Failure { error: Some(worst), ..Failure::new(Status::Wrong(wrong.join("; "))) }),
+        match reasons.is_empty() {
+            true => Ok(self.worst()),
+            false => Err(wrong(self.worst(), reasons.join("; "))),
         }
     }
+
+    /// The worst relative error of a gradient.
+    fn worst(&self) -> f64 {
+        self.gradients.iter().fold(0.0f64, |worst, (_, comparison)| worst.max(comparison.error))
+    }
+
+    /// Whether a gradient is off by more than rounding.
+    fn is_noisy(&self, tolerance: &Tolerance) -> bool {
+        self.worst() > tolerance.gradients
+    }
+
+    /// As [`Compared::judge`], of all but how far gradients are off.
+    fn judge_but_noise(&self, tolerance: &Tolerance) -> Result<(), Failure> {
+        let rest = self.rest.iter().filter_map(|(name, found)| found.judge(name, tolerance.outputs).err());
+        let gradients = self.gradients.iter().filter_map(|(name, found)| found.judge_written(name).err());
+        let reasons: Vec<String> = rest.chain(gradients).collect();
+        match reasons.is_empty() {
+            true => Ok(()),
+            false => Err(wrong(self.worst(), reasons.join("; "))),
+        }
+    }
+}
+
+/// A wrong result, with its worst relative error.
+fn wrong(error: f64, reason: String) -> Failure {
+    Failure { error: Some(error), ..Failure::new(Status::Wrong(reason)) }
 }
 
 /// The output that is reduced: `loss`, or the first.
@@ -331,8 +433,14 @@ fn named_values<B>(
     values.iter().map(|(name, values)| Ok((name.clone(), make(name, values)?))).collect()
 }
 
-/// Copy number `turn` of the inputs, with the tokens rotated by a part of their number.
-fn copied<M: Memory>(memory: &M, head: &Head, turn: usize) -> Result<Copied<M::Buffer>, Error> {
+/// Copy number `turn` of the inputs, with the tokens rotated by a part of their number; the classifier is copied on the
+/// device from the first one's.
+fn copied<M: Memory>(
+    memory: &M,
+    head: &Head,
+    first: Option<&Copied<M::Buffer>>,
+    turn: usize,
+) -> Result<Copied<M::Buffer>, Error> {
     let (hidden, targets) = head.rotated_tokens(turn * head.tokens / MOST_COPIES);
     let targets = match &targets {
         Targets::I32(values) => HostData::I32(values),
@@ -340,7 +448,10 @@ fn copied<M: Memory>(memory: &M, head: &Head, turn: usize) -> Result<Copied<M::B
     };
     Ok(Copied {
         hidden: memory.upload((&hidden).into(), "the hidden states")?,
-        classifier: memory.upload((&head.classifier).into(), "the classifier")?,
+        classifier: match first {
+            Some(first) => memory.duplicate(&first.classifier, "the classifier")?,
+            None => memory.upload((&head.classifier).into(), "the classifier")?,
+        },
         targets: memory.upload(targets, "the targets")?,
     })
 }
@@ -381,21 +492,30 @@ impl<M: Memory> Bench for PlanBench<M> {
     }
 
     fn check(&mut self, built: &mut Built) -> Result<f64, Failure> {
-        self.run_poisoned(&built.plan).map_err(|error| failure(&error))?;
-        match &self.reference {
-            Some(reference) => {
-                self.compared(reference).map_err(|error| failure(&error))?.judge(&self.tolerance)
+        let of = |error: Error| failure(&error);
+        self.run_poisoned(&built.plan, 0).map_err(of)?;
+        let Some(reference) = self.reference.take() else { return Ok(0.0) };
+        let judged = self.compared(&reference).map_err(of).and_then(|found| {
+            let is_sampled = matches!(built.plan.problem().filter, Filter::Sampled { .. });
+            match is_sampled && found.is_noisy(&self.tolerance) {
+                true => self.judge_sampled(&built.plan, &reference, found),
+                false => found.judge(&self.tolerance),
             }
-            None => Ok(0.0),
-        }
+        });
+        self.reference = Some(reference);
+        judged
     }
 
     fn time(&mut self, built: &mut Built, round: usize) -> Result<f64, Failure> {
-        self.call(&built.plan, round).map_err(|error| failure(&error))
+        self.call(&built.plan, round, round as u64).map_err(|error| failure(&error))
     }
 
     fn clocks(&self) -> Option<Clocks> {
         self.memory.clocks()
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        self.phases.clone()
     }
 
     fn compiler(&self) -> Option<Arc<dyn Compile>> {

@@ -109,6 +109,70 @@ fn a_sampled_gradient_is_noisy_but_right_and_its_loss_is_exact() {
     assert!(error > 0.0 && error < 0.1, "{error}");
 }
 
+/// A problem of 32 tokens whose capped softmax is close to uniform: the noise is as large as the gradient.
+fn noisy() -> (Task, Task, Arguments) {
+    let program = cce::losses::named("softcapped").unwrap();
+    let filter = Filter::Sampled { eps: 1.0 / 64.0, max_entries: 64 };
+    let task = Task { filter: Some(filter), ..Task::new(program, 32, 24, 4000, DType::F32) };
+    let arguments =
+        Arguments::new(&task.program, task.tokens, task.vocab, &[("cap".to_owned(), 5.0)]).unwrap();
+    (task.clone(), Task { filter: Some(Filter::Exact), ..task }, arguments)
+}
+
+fn noisy_bench(seed: u64) -> (PlanBench<HostMemory>, Built) {
+    let (task, exact, arguments) = noisy();
+    let head = Head::generated(task.tokens, task.width, task.vocab, seed, task.dtype);
+    let problem = task.builder().build(&Device::cpu()).unwrap().problem().clone();
+    let mut bench =
+        PlanBench::new(HostMemory, Device::cpu(), task, &head, &arguments, Some(&problem)).unwrap();
+    bench.make_reference(&exact.plan(&Device::cpu(), SCHEDULE).unwrap(), &arguments).unwrap();
+    let built = bench.build(&SCHEDULE).unwrap();
+    (bench, built)
+}
+
+#[test]
+fn noise_as_large_as_the_gradient_is_right_as_long_as_it_has_no_bias() {
+    for seed in 0..12 {
+        let (mut bench, mut built) = noisy_bench(seed);
+        let error = bench.check(&mut built).unwrap();
+        assert!(error > 0.3, "{error}: the noise is not large");
+    }
+}
+
+#[test]
+fn a_bias_under_noise_is_found() {
+    type Spoil = fn(&mut Results);
+    // With the noise above, and with that of a trained head, 1e-2.
+    let large: [(Spoil, &str); 4] = [
+        (|r| r.gradients[0].1.fill(0.0), "dE is off by"),
+        (|r| r.gradients[1].1.iter_mut().for_each(|g| *g *= 4.0), "dC is off by"),
+        (|r| r.gradients[1].1.iter_mut().for_each(|g| *g = -*g), "dC is off by"),
+        (|r| r.gradients[1].1[5] = f32::NAN, "1 element is NaN or not written"),
+    ];
+    for (spoil, expected) in large {
+        let (mut bench, mut built) = noisy_bench(2);
+        bench.spoil_reference(spoil).unwrap();
+        let reason = bench.check(&mut built).unwrap_err().status.reason().to_owned();
+        assert!(reason.contains(expected), "{reason}");
+    }
+    let small: [(Spoil, &str); 2] = [
+        (|r| r.gradients[0].1.iter_mut().for_each(|g| *g *= 1.05), "dE is off by"),
+        (|r| r.gradients[1].1[..24 * 300].fill(0.0), "dC is off by"),
+    ];
+    for (spoil, expected) in small {
+        let task = Task { filter: Some(Filter::SAMPLED), ..cross_entropy(DType::F32) };
+        let mut bench = bench(&task);
+        bench
+            .make_reference(&cross_entropy(DType::F32).plan(&Device::cpu(), SCHEDULE).unwrap(), &none())
+            .unwrap();
+        let mut built = bench.build(&SCHEDULE).unwrap();
+        assert!(bench.check(&mut built).is_ok());
+        bench.spoil_reference(spoil).unwrap();
+        let reason = bench.check(&mut built).unwrap_err().status.reason().to_owned();
+        assert!(reason.contains(expected), "{reason}");
+    }
+}
+
 #[test]
 fn a_schedule_of_another_device_is_a_constraint() {
     let bench = bench(&cross_entropy(DType::F32));

@@ -10,6 +10,7 @@ use super::transfer::whole;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED};
 use crate::Error;
 use crate::arguments::Arguments;
+use crate::phases::Phase;
 use crate::progress::{Console, Progress};
 use crate::search::{Ended, Ranked};
 use crate::space::Space;
@@ -67,6 +68,9 @@ pub(super) struct TuneArgs {
     /// Write a page for people when it is done: see `cce-tune report`.
     #[arg(long, value_name = "FILE.html", conflicts_with = "dry_run")]
     pub(super) report: Option<std::path::PathBuf>,
+    /// Print where the time went; --json always does.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) phases: bool,
     #[command(flatten)]
     pub(super) peak: PeakArgs,
 }
@@ -313,10 +317,26 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
     };
     text += &floor_text(report);
+    if args.phases {
+        text += &phases_text(report);
+    }
     if let Some(checked) = checked {
         text += &format!("\n{}", checked.text());
     }
     text
+}
+
+/// Where the time went.
+fn phases_text(report: &Report) -> String {
+    let row = |indent: &str, phase: &Phase| {
+        vec![format!("{:.2}", phase.seconds), format!("{indent}{}", phase.name)]
+    };
+    let mut rows = Vec::new();
+    for phase in &report.phases {
+        rows.push(row("", phase));
+    }
+    rows.extend(report.preparation.iter().map(|phase| row("preparation: ", phase)));
+    format!("\n{}", table(&["s", "where the time went"], &rows, &[0]))
 }
 
 /// What the time left open of the run-off.
@@ -340,6 +360,11 @@ fn against_default(report: &Report) -> String {
 /// How far the winner is from what is possible.
 fn floor_text(report: &Report) -> String {
     match (report.floor, of_floor(report)) {
+        (Some(floor), Some(times)) if times < 1.0 => format!(
+            "that is less than the floor of {:.3} ms: it was measured on data of which more tokens are ignored (--again \
+             measures anew), or the peak is higher\n",
+            floor.ms
+        ),
         (Some(floor), Some(times)) => format!(
             "that is {times:.2} times the floor of {:.3} ms ({:.2} TFLOP at {:.0} TFLOP/s, {:.2} GB)\n",
             floor.ms,
@@ -418,6 +443,8 @@ fn value(tuned: &Tuned) -> Value {
         "of_floor": of_floor(report),
         "of_default": report.ranking.of_default(),
         "undecided": report.undecided,
+        "phases": report.phases,
+        "preparation": report.preparation,
         "reused": report.reused,
         "grade": report.grade.to_string(),
         "winner": report.ranking.winner().map(candidate_value),

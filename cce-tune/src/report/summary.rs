@@ -55,7 +55,10 @@ fn floor(html: &mut Html, facts: &Facts<'_>) {
     match facts.floor() {
         Some(floor) => {
             let bound = if work.is_bound_by_arithmetic(&floor.peak) { "arithmetic" } else { "memory" };
-            let text = format!("{:.2} times", best / floor.ms);
+            let text = match best < floor.ms {
+                true => "less: of the data, tokens are ignored".to_owned(),
+                false => format!("{:.2} times", best / floor.ms),
+            };
             card(
                 html,
                 "Above the floor",

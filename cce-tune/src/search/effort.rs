@@ -14,7 +14,8 @@ pub struct Effort {
     pub finalists: usize,
     /// How many go to the run-off at most, if the screening found so many within [`Effort::near`].
     pub most_finalists: usize,
-    /// How far behind the third best, as a part of its time, a candidate may be in the screening and still win.
+    /// How far behind the third best, as a part of its time, a candidate may be in the screening and still win, and how
+    /// far behind the fastest the default where runs deviate so much that nothing is clear.
     pub near: f64,
     /// Another one has to be faster by more than this, as a part of its time, to win against the default; no other
     /// that is farther behind the fastest ties with it.
@@ -99,9 +100,17 @@ impl Effort {
         self.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    /// Whether nothing that is left to try can be worth the time.
+    /// Whether all time will be over in so many ms.
+    pub(super) fn is_over_after(&self, ms: f64) -> bool {
+        let ahead = Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default();
+        self.until.is_some_and(|until| Instant::now() + ahead >= until)
+    }
+
+    /// Whether nothing that is left to try can be worth the time. What is below the floor was measured on other data, of
+    /// which more tokens were ignored, or the floor is no floor: it says nothing then.
     pub(super) fn is_at_floor(&self, best: f64) -> bool {
-        self.floor_ms.is_some_and(|floor| best <= floor * (1.0 + self.near_floor))
+        let near = |floor: f64| (floor..=floor * (1.0 + self.near_floor)).contains(&best);
+        self.floor_ms.is_some_and(near)
     }
 }
 
@@ -118,6 +127,14 @@ mod tests {
         };
         assert_eq!(kept(Effort::default()), Duration::from_secs(20));
         assert_eq!(kept(Effort { finalists: 0, ..Effort::default() }), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_time_near_the_floor_ends_the_search_and_one_below_it_says_that_the_floor_is_another_data_s() {
+        let effort = Effort { floor_ms: Some(10.0), ..Effort::default() };
+        assert!(effort.is_at_floor(10.0) && effort.is_at_floor(10.4));
+        assert!(!effort.is_at_floor(10.6) && !effort.is_at_floor(5.3));
+        assert!(!Effort::default().is_at_floor(10.0));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) use statistics::middle;
 pub use store::Store;
 
 use crate::Error;
+use crate::phases::Phase;
 use crate::progress::Progress;
 use crate::stop::Stop;
 use ahead::Ahead;
@@ -85,6 +86,11 @@ pub trait Bench: Sync {
     /// fails with [`Status::Timeout`].
     fn limit(&mut self, _limit: Duration) {}
 
+    /// Where the time of its preparation went.
+    fn phases(&self) -> Vec<Phase> {
+        Vec::new()
+    }
+
     /// What compiles candidates ahead, while the bench measures others; `None`: there is nothing to compile.
     fn compiler(&self) -> Option<Arc<dyn Compile>> {
         None
@@ -116,6 +122,10 @@ impl<B: Bench> Bench for &mut B {
 
     fn limit(&mut self, limit: Duration) {
         (**self).limit(limit);
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        (**self).phases()
     }
 
     fn compiler(&self) -> Option<Arc<dyn Compile>> {

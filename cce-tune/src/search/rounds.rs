@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Rounds of a run-off that is cut short by the time, at least.
-const FEWEST: usize = 3;
+pub(super) const FEWEST: usize = 3;
 
 /// What holds a clock down from outside the tuner's work: NVML's power cap, slowdowns and brake.
 const HELD_BACK: u64 = 0x4 | 0x8 | 0x20 | 0x40 | 0x80;

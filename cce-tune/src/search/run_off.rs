@@ -127,7 +127,7 @@ impl Search<'_> {
     }
 
     fn band(&self) -> Band {
-        Band { least: self.effort.least_tie, most: self.effort.tie }
+        Band { least: self.effort.least_tie, most: self.effort.tie, farthest: self.effort.near }
     }
 
     fn default_of<B>(&self, entrants: &[Entrant<B>]) -> Option<usize> {

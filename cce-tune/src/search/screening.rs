@@ -6,7 +6,7 @@
 //! what is measured against it would seem faster than it is.
 
 use super::ahead::Ahead;
-use super::rounds::{Entrant, Rule};
+use super::rounds::{Entrant, FEWEST, Rule};
 use super::statistics::{interval, middle};
 use super::ties::{is_open, leader};
 use super::{Bench, Ended, Failure, Search};
@@ -184,8 +184,13 @@ impl Search<'_> {
         let mut entrants = Vec::with_capacity(group.len());
         // A run-off is a comparison.
         let fewest = if screening { 1 } else { 2 };
+        let best = self.best();
         for (&index, built) in group.iter().zip(built) {
-            let over = if screening { self.effort.screening_is_over() } else { self.effort.is_over() };
+            let over = match screening {
+                true => self.effort.screening_is_over(),
+                // What is left of the time has to do for the rounds.
+                false => self.effort.is_over_after(best * (FEWEST * (entrants.len() + 1)) as f64),
+            };
             if over && entrants.len() >= fewest {
                 // The rest is left for another time: nothing of it is stored.
                 break;

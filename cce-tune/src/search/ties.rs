@@ -18,6 +18,8 @@ pub(super) struct Band {
     pub least: f64,
     /// Nobody ties who is farther; the default, which holds, may be.
     pub most: f64,
+    /// Where runs deviate so much that nothing is clear, the default holds no farther than this.
+    pub farthest: f64,
 }
 
 /// What came out of a run-off. Entrants are told by their number.
@@ -43,8 +45,10 @@ pub(super) fn decide<B, K: Ord>(
     let against = |at: usize| entrants[at].ratios(&entrants[leader]);
     let ratio = |at: usize| if at == leader { 1.0 } else { middle(&against(at)) };
     let ratios: Vec<f64> = (0..entrants.len()).map(ratio).collect();
-    let holds =
-        |&at: &usize| at == leader || !entrants[at].out && interval(&against(at)).0 <= 1.0 + band.most;
+    let holds = |&at: &usize| {
+        let may = ratios[at] <= 1.0 + band.farthest && !entrants[at].out;
+        at == leader || may && interval(&against(at)).0 <= 1.0 + band.most
+    };
     let incumbent = default.filter(holds);
     let edge = edge(&ratios, band);
     let edge = incumbent.map_or(edge, |at| edge.max(ratios[at]));
@@ -123,7 +127,7 @@ pub(super) fn leader<B>(entrants: &[Entrant<B>]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    const BAND: Band = Band { least: 0.003, most: 0.01 };
+    const BAND: Band = Band { least: 0.003, most: 0.01, farthest: 0.03 };
 
     /// Entrants of these times, each run deviating by up to `noise` of it, in nine rounds.
     fn entrants(times: &[f64], noise: f64) -> Vec<Entrant<()>> {
@@ -151,6 +155,9 @@ mod tests {
         // By more than the band, but within the noise.
         assert_eq!(order(&[1.012, 1.0, 1.02], 0.004)[0], 0);
         assert_eq!(order(&[1.05, 1.0, 1.02], 0.004)[0], 1);
+        // Nothing is clear.
+        assert_eq!(order(&[1.025, 1.0, 1.1], 0.05)[0], 0);
+        assert_eq!(order(&[1.05, 1.0, 1.1], 0.05)[0], 1);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl RemoteCompiler {
             .map_err(|error| blameless(format!("cannot start the compiling worker {program}: {error}")))?;
         process.send(&Request::Compiler(Box::new(self.job.clone())));
         match self.reply(&mut process)? {
-            Reply::Ready => Ok(process),
+            Reply::Ready { .. } => Ok(process),
             Reply::Refused { reason, .. } => Err(blameless(reason)),
             other => Err(blameless(format!("the compiling worker answered {other:?}"))),
         }

@@ -1,6 +1,7 @@
 //! What parent and worker say to each other: one request, one reply.
 
 use super::Job;
+use crate::phases::Phase;
 use crate::search::Failure;
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::{Clocks, Resources, Status};
@@ -32,7 +33,10 @@ pub(super) enum Request {
 /// From the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    Ready,
+    /// Where the time of the preparation went.
+    Ready {
+        phases: Vec<Phase>,
+    },
     /// There can be no worker: no candidate is to blame.
     Refused {
         reason: String,

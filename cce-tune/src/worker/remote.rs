@@ -4,6 +4,7 @@ use super::message::{Reply, Request};
 use super::process::{Process, Silence};
 use super::{Job, RemoteCompiler, WorkerCommand};
 use crate::Error;
+use crate::phases::Phase;
 use crate::search::{Bench, Compile, Failure};
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::{Clocks, Resources, Status};
@@ -59,6 +60,7 @@ struct Link {
     clocks: Option<Clocks>,
     /// How long the preparation took.
     preparation: Duration,
+    phases: Vec<Phase>,
 }
 
 /// A schedule that is built in the worker, or will be when it is needed.
@@ -80,8 +82,14 @@ impl RemoteBench {
     /// Starts a worker, which prepares itself while the caller goes on. That it cannot be started is told by
     /// the first check.
     pub fn start(command: WorkerCommand, job: Job) -> RemoteBench {
-        let mut link =
-            Link { process: None, started: None, next: 0, clocks: None, preparation: Duration::ZERO };
+        let mut link = Link {
+            process: None,
+            started: None,
+            next: 0,
+            clocks: None,
+            preparation: Duration::ZERO,
+            phases: Vec::new(),
+        };
         // A failure is met again, and reported, where the worker is needed.
         let _ = link.begin(&command, &job);
         let check = job.gpu.map_or(CHECK_ON_CPU, |_| CHECK);
@@ -170,8 +178,9 @@ impl Link {
             }
             let (Some(process), Some(started)) = (&mut self.process, self.started) else { return Ok(()) };
             match process.receive(PREPARATION) {
-                Ok(Reply::Ready) => {
+                Ok(Reply::Ready { phases }) => {
                     self.preparation = started.elapsed();
+                    self.phases = phases;
                     self.started = None;
                     return Ok(());
                 }
@@ -245,6 +254,10 @@ impl Bench for RemoteBench {
 
     fn clocks(&self) -> Option<Clocks> {
         self.link().clocks
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        self.link().phases.clone()
     }
 
     fn limit(&mut self, limit: Duration) {

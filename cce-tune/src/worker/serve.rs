@@ -39,7 +39,7 @@ impl Host for Plans {
     fn bench(&self, job: &Job) -> Result<DeviceBench, Error> {
         let (task, device) = (job.task()?, job.device()?);
         let problem = job.problem.as_ref().ok_or(Error::NoCandidate)?;
-        DeviceBench::prepare(&device, &task, &job.head()?, &job.arguments(&task)?, problem)
+        DeviceBench::prepare(&device, &task, || job.head(), &job.arguments(&task)?, problem)
     }
 
     fn compiler(&self, job: &Job) -> Result<Box<dyn Compile>, Error> {
@@ -76,7 +76,7 @@ pub fn serve<H: Host>(
     match requests.recv() {
         Ok(Request::Bench(job)) => match host.bench(&job) {
             Ok(bench) => {
-                reply(&Reply::Ready)?;
+                reply(&Reply::Ready { phases: bench.phases() })?;
                 let mut serving = Serving { bench, built: HashMap::new() };
                 for request in requests {
                     reply(&serving.answer(request))?;
@@ -86,7 +86,7 @@ pub fn serve<H: Host>(
         },
         Ok(Request::Compiler(job)) => match host.compiler(&job) {
             Ok(compiler) => {
-                reply(&Reply::Ready)?;
+                reply(&Reply::Ready { phases: Vec::new() })?;
                 for request in requests {
                     reply(&match request {
                         Request::Compile(schedule) => match compiler.compile(&schedule) {

@@ -202,6 +202,10 @@ impl Memory for SpoiledMemory {
         self.host.upload(values, what)
     }
 
+    fn duplicate(&self, buffer: &Self::Buffer, what: &str) -> Result<Self::Buffer, Error> {
+        self.host.duplicate(buffer, what)
+    }
+
     fn poisoned(&self, element: Element, len: usize, what: &str) -> Result<Self::Buffer, Error> {
         self.host.poisoned(element, len, what)
     }
