@@ -324,7 +324,7 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     let flags = ["--gpu", "cpu", "--tokens", "96", "--hidden", "16", "--vocab", "1500"];
     tuner.run(&[&flags[..], &["--exhaustive", "--record", &other]].concat()).ok();
     let regret = tuner.run(&["regret", &file, &other]).ok().stdout;
-    assert!(regret.contains("selected from the others: median"), "{regret}");
+    assert!(regret.contains("selected from the others, of 2 problems where it is known: median"), "{regret}");
 
     let nothing = tuner.run(&["replay", &tuner.path("missing.json")]);
     assert_eq!(nothing.code, Some(1));
