@@ -1,8 +1,8 @@
 //! How much slower than its own best a shape is with the schedule that is selected for it from others.
 //!
 //! One problem is held out, the winners of the others are the database that a plan of it would ask, by the code that
-//! plans ask. The selected schedule's recorded time is compared with the recorded best: an upper bound, because the
-//! best of many times that do not repeat exactly is too good by chance. Or the schedule is measured beside the winner.
+//! plans ask. The selected schedule's time is compared with the best by what the recording as a whole says of both (a
+//! single recorded time is off by a few percent), or measured beside the winner.
 
 use crate::Error;
 use crate::interleaved;
@@ -10,7 +10,7 @@ use crate::recording::{Recorded, Recording};
 use crate::search::{Bench, describe, middle};
 use crate::stop::Stop;
 use crate::stored;
-use crate::strategy::far_apart;
+use crate::strategy::{far_apart, over_best};
 use crate::verify::summary;
 use cce_codegen::ir::Program;
 use cce_codegen::problem::Problem;
@@ -33,25 +33,17 @@ pub struct Regret {
     pub notes: Vec<String>,
 }
 
-/// What a recording knows of a schedule.
+/// What a recording says of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Found {
-    /// Its time over the best: 0.03 is 3 % slower.
-    Recorded(f64),
-    /// It was not recorded; the one with its tiles that is nearest to it takes so much.
-    Nearest(f64),
-    /// None with its tiles was recorded that ran.
-    Unknown,
-}
-
-impl Found {
-    /// The time over the best, if there is one.
-    pub fn over_best(self) -> Option<f64> {
-        match self {
-            Found::Recorded(over) | Found::Nearest(over) => Some(over),
-            Found::Unknown => None,
-        }
-    }
+pub struct Found {
+    /// Its time over the best: 0.03 is 3 % slower. Both as all trials of the recording together have them; of one with
+    /// few trials the recorded times, and where the schedule is not among them that of the nearest with its tiles.
+    /// `None`: there is none.
+    pub over_best: Option<f64>,
+    /// The standard deviation of that, as far as the trials tell; `None`: they are too few to tell.
+    pub deviation: Option<f64>,
+    /// Whether the schedule itself was recorded.
+    pub recorded: bool,
 }
 
 /// Holds out each of `asked` of which other recordings say something at all; `consulted` near problems are asked.
@@ -91,19 +83,26 @@ fn held_out_of(
 ) -> Result<Option<Regret>, Error> {
     let Some(best) = held_out.best() else { return Ok(None) };
     let problem = problem(held_out, program)?;
-    let default = default_schedule(held_out, program, &problem);
-    let default = default.map_or(Found::Unknown, |default| found(held_out, &default, best));
+    let default = default_schedule(held_out, program, &problem).ok_or(Error::NoCandidate)?;
+    // A plan cannot know that a schedule would be slow; it does know what does not fit.
     let chosen = selected(held_out, others, consulted, program, &problem, |schedule| {
-        match failed(held_out, &schedule) {
-            // A plan cannot know that a schedule would be slow; it does know what does not fit.
-            Some(reason) => Err(reason),
-            None => Ok(found(held_out, &schedule, best)),
-        }
+        failed(held_out, &schedule).map_or(Ok(schedule), Err)
     });
+    let both = [chosen.value.unwrap_or(default), default];
+    let smooth = over_best(held_out, &both);
+    let found = |at: usize, schedule: &Schedule| {
+        let near = nearest(held_out, schedule);
+        let recorded = near.is_some_and(|(far, _)| far == 0.0);
+        match smooth.as_ref().and_then(|smooth| smooth.get(at)) {
+            Some(&(over, deviation)) => Found { over_best: Some(over), deviation: Some(deviation), recorded },
+            None => Found { over_best: near.map(|(_, ms)| ms / best - 1.0), deviation: None, recorded },
+        }
+    };
+    let [selected, default] = [found(0, &both[0]), found(1, &both[1])];
     Ok(Some(Regret {
         name: held_out.name.clone(),
         grade: chosen.grade,
-        selected: chosen.value.unwrap_or(default),
+        selected,
         default,
         notes: chosen.notes,
     }))
@@ -247,17 +246,11 @@ fn failed(recording: &Recording, schedule: &Schedule) -> Option<String> {
     same.time.is_none().then(|| same.status.reason().to_owned())
 }
 
-/// The schedule's time, or of those that ran with all its tiles that of the one that differs least in its numbers.
-fn found(recording: &Recording, schedule: &Schedule, best: f64) -> Found {
-    let of = |trial: &Recorded| {
-        let (ms, _) = trial.time?;
-        Some((far_apart(&trial.schedule, schedule)?, ms / best - 1.0))
-    };
-    match recording.trials.iter().filter_map(of).min_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((0.0, over)) => Found::Recorded(over),
-        Some((_, over)) => Found::Nearest(over),
-        None => Found::Unknown,
-    }
+/// Of the trials with all of a schedule's tiles that ran the one that differs least in its numbers: how far it is, and
+/// its time in ms.
+fn nearest(recording: &Recording, schedule: &Schedule) -> Option<(f64, f64)> {
+    let of = |trial: &Recorded| Some((far_apart(&trial.schedule, schedule)?, trial.time?.0));
+    recording.trials.iter().filter_map(of).min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// A recording's winners, as a database keeps them; of equal times the one that was recorded first comes first.
@@ -292,7 +285,7 @@ mod tests {
         assert_eq!(regrets.len(), 2);
         for regret in &regrets {
             assert!(matches!(regret.grade, Grade::NearShape { .. }), "{regret:?}");
-            let selected = regret.selected.over_best().unwrap();
+            let selected = regret.selected.over_best.unwrap();
             assert!((0.0..0.1).contains(&selected), "{regret:?}");
         }
     }

@@ -183,10 +183,11 @@ mod tests {
         }
     }
 
-    /// The winners of problems on devices: what each changes of its default, and its time.
-    type Stored<'a> = (&'a Problem, db::Device, &'a [(Changed, f64)]);
-
+    /// What a winner changes of its default.
     type Changed = fn(GpuSchedule) -> GpuSchedule;
+
+    /// The winners of a problem on a device, each with its time.
+    type Stored<'a> = (&'a Problem, db::Device, &'a [(Changed, f64)]);
 
     fn stored(problems: &[Stored<'_>], made_by: &Generation) -> Winners {
         let entries = problems.iter().map(|(problem, device, winners)| {
@@ -240,7 +241,7 @@ mod tests {
     fn a_part_of_which_the_default_s_is_as_fast_is_the_default_s() {
         let (there, here) = (problem(8192, 896, 151_936), problem(8192, 1536, 151_936));
         let both = |base| half_the_rows(fewer_stages(base));
-        let with_second = |second: fn(GpuSchedule) -> GpuSchedule, ms| {
+        let with_second = |second: Changed, ms| {
             let winners = stored(&[(&there, h100(), &[(both, 1.0), (second, ms)])], &generation(&h100()));
             asked(&winners, &here).value.unwrap()
         };
@@ -254,7 +255,7 @@ mod tests {
     fn what_the_nearest_changes_needs_another_of_three_to_confirm_it() {
         let here = problem(8192, 2048, 151_936);
         let near = [problem(8192, 2304, 151_936), problem(8192, 2560, 151_936), problem(8192, 3072, 151_936)];
-        let with_others = |others: [fn(GpuSchedule) -> GpuSchedule; 2]| {
+        let with_others = |others: [Changed; 2]| {
             let stored_there: Vec<[(Changed, f64); 1]> =
                 [fewer_stages, others[0], others[1]].into_iter().map(|change| [(change, 1.0)]).collect();
             let problems: Vec<Stored<'_>> =

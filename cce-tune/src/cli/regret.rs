@@ -63,7 +63,7 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop:
         return Err(nothing(asked.len()));
     }
     let of = |value: fn(&Regret) -> Found| -> Vec<f64> {
-        regrets.iter().filter_map(|regret| value(regret).over_best()).collect()
+        regrets.iter().filter_map(|regret| value(regret).over_best).collect()
     };
     let (selected, default) = (of(|regret| regret.selected), of(|regret| regret.default));
     let text = || {
@@ -72,7 +72,7 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop:
         let summary = |what: &str, values: &[f64]| {
             let (median, worst) = median_and_worst(values);
             format!(
-                "{what}, of {} where it is known: median {:.1} %, worst {:.1} % over the recorded best\n",
+                "{what}, of {} where it is known: median {:.1} %, worst {:.1} % over the best\n",
                 counted(values.len() as u64, "problem"),
                 100.0 * median,
                 100.0 * worst
@@ -90,10 +90,8 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop:
         "held_out": regrets.iter().map(|regret| json!({
             "recording": regret.name,
             "grade": regret.grade.to_string(),
-            "selected": regret.selected.over_best(),
-            "selected_recorded": matches!(regret.selected, Found::Recorded(_)),
-            "default": regret.default.over_best(),
-            "default_recorded": matches!(regret.default, Found::Recorded(_)),
+            "selected": value_of(&regret.selected),
+            "default": value_of(&regret.default),
             "notes": regret.notes,
         })).collect::<Vec<_>>(),
     });
@@ -111,11 +109,12 @@ pub(super) fn nothing(asked: usize) -> Error {
 }
 
 fn row(regret: &Regret) -> Vec<String> {
-    // What stands in for a schedule that was not recorded is marked.
-    let percent = |found: Found| match found {
-        Found::Recorded(over) => format!("{:.1} %", 100.0 * over),
-        Found::Nearest(over) => format!("~{:.1} %", 100.0 * over),
-        Found::Unknown => "-".to_owned(),
+    let percent = |found: Found| {
+        let Some(over) = found.over_best else { return "-".to_owned() };
+        let about = if found.recorded { "" } else { "~" };
+        let deviation =
+            found.deviation.map_or(String::new(), |deviation| format!(" ± {:.1}", 100.0 * deviation));
+        format!("{about}{:.1}{deviation} %", 100.0 * over)
     };
     vec![
         regret.name.clone(),
@@ -124,4 +123,8 @@ fn row(regret: &Regret) -> Vec<String> {
         regret.grade.to_string(),
         regret.notes.join("; "),
     ]
+}
+
+fn value_of(found: &Found) -> serde_json::Value {
+    json!({ "over_best": found.over_best, "deviation": found.deviation, "recorded": found.recorded })
 }

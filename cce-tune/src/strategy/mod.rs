@@ -17,12 +17,14 @@ mod model;
 mod pool;
 mod process;
 pub mod replay;
+mod smooth;
 
 pub use descent::Descent;
 pub use exhaustive::{Exhaustive, Random};
 pub use model::Model;
 pub use pool::Pool;
 pub(crate) use pool::far_apart;
+pub(crate) use smooth::over_best;
 
 pub use crate::recording::Outcome;
 
