@@ -23,6 +23,8 @@ pub struct Space {
     pub size: u64,
     /// Those that may be tried: none breaks a constraint. The first is the one used where nothing is tuned.
     pub candidates: Vec<Candidate>,
+    /// The first so many candidates are tried before others: the default, and what is suggested.
+    pub first: usize,
     /// Those that differ from the default in one part and break a constraint, with the reason.
     pub broken: Vec<Candidate>,
 }
@@ -50,6 +52,20 @@ impl Space {
         self.candidates.retain(|_| shares.next() == Some(index));
     }
 
+    /// Puts these schedules behind the default, whether they are among the candidates or not.
+    ///
+    /// # Errors
+    /// Those of serialisation.
+    pub fn suggest(&mut self, schedules: Vec<Schedule>) -> Result<(), Error> {
+        let is_new = |schedule: &Schedule| self.candidates.first().is_none_or(|d| d.schedule != *schedule);
+        let suggested = candidates(schedules.into_iter().filter(is_new).map(|schedule| (schedule, None)))?;
+        let behind = self.first.min(self.candidates.len());
+        self.first = behind + suggested.len();
+        self.candidates.retain(|known| suggested.iter().all(|new| new.schedule != known.schedule));
+        self.candidates.splice(behind..behind, suggested);
+        Ok(())
+    }
+
     /// The space of the CPU device.
     ///
     /// # Errors
@@ -70,6 +86,7 @@ impl Space {
             knobs: vec![knob("token block", |s| s.token_block), knob("strip", |s| s.strip)],
             size: space.len() as u64,
             candidates: default_first(candidates(space.into_iter().map(|s| (Schedule::Cpu(s), None)))?),
+            first: 1,
             broken: Vec::new(),
         })
     }
@@ -99,6 +116,7 @@ impl Space {
             candidates: default_first(candidates(
                 possible.map(|(schedule, _)| (Schedule::Gpu(schedule), None)),
             )?),
+            first: 1,
             broken: candidates(broken)?,
         })
     }
@@ -144,6 +162,21 @@ mod tests {
         assert!((200..=600).contains(&distinct.len()), "{}", distinct.len());
         assert!(space.candidates.iter().all(|candidate| candidate.constraint.is_none()));
         assert!(space.size > 100_000, "{}", space.size);
+    }
+
+    #[test]
+    fn what_is_suggested_comes_behind_the_default_once_whether_it_was_a_candidate_or_not() {
+        let problem = Problem { filter: Filter::SAMPLED, ..Problem::new(8192, 2304, 256_000, DType::Bf16) };
+        let mut space = space(&problem, SEARCHED);
+        let before: Vec<Schedule> = space.candidates.iter().map(|candidate| candidate.schedule).collect();
+        let Schedule::Gpu(mut other) = before[0] else { panic!("a GPU's") };
+        other.chunk += 1;
+        let other = Schedule::Gpu(other);
+        space.suggest(vec![before[7], before[0], other]).unwrap();
+        let after: Vec<Schedule> = space.candidates.iter().map(|candidate| candidate.schedule).collect();
+        assert_eq!((space.first, after.len()), (3, before.len() + 1));
+        assert_eq!(after[..4], [before[0], before[7], other, before[1]]);
+        assert_eq!(space.candidates.iter().filter(|candidate| candidate.is_default).count(), 1);
     }
 
     #[test]

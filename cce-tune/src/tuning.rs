@@ -15,11 +15,12 @@ use crate::stop::Stop;
 use crate::strategy::{Experience, Kind, Outcome, Pool};
 use crate::task::Task;
 use crate::worker::{Job, RemoteBench, WorkerCommand};
+use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::Problem;
-use cce_codegen::schedule::Gpu;
+use cce_codegen::schedule::{Gpu, Schedule};
 use cce_runtime::selection;
 use cce_runtime::{Device, DeviceKind};
-use cce_tuning_db::{Database, Grade, Key, Provenance};
+use cce_tuning_db::{self as db, Database, Grade, Key, Provenance, Request};
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,6 +50,9 @@ pub struct Tuner<'a> {
     /// Who may ask it to stop.
     pub stop: &'a Stop,
 }
+
+/// Stored schedules that are tried before a strategy is asked, at most.
+const SUGGESTED: usize = 3;
 
 /// Which schedules of a space are tried, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +141,46 @@ impl<'a> Tuner<'a> {
         Ok((problem, space))
     }
 
+    /// What plans would take for this problem as it is, best first: what was stored for it elsewhere, for near shapes,
+    /// and for other devices, in the database and in profiles; those that fit.
+    fn suggested(
+        &self,
+        task: &Task,
+        device: &Device,
+        problem: &Problem,
+        key: &Key,
+    ) -> Result<Vec<Schedule>, Error> {
+        let generation = selection::generation(&key.device);
+        let request = Request::new(key.clone(), generation.clone());
+        let selected = selection::open(Some(self.folder), &selection::profiles()).select(&request);
+        let gpu = match device.kind() {
+            DeviceKind::Cpu => None,
+            DeviceKind::Cuda => Some(gpu_of(device)?),
+        };
+        let fits = |schedule: &Schedule| match (schedule, &gpu) {
+            (Schedule::Gpu(schedule), Some(gpu)) => {
+                GpuPlan::build(&task.program, problem, schedule, gpu).is_ok()
+            }
+            (Schedule::Cpu(_), None) => true,
+            _ => false,
+        };
+        // What this search, or one that it goes on with, stored itself would make it choose otherwise than in one go.
+        let own = |candidate: &db::Candidate| {
+            candidate.source == db::Source::Database
+                && candidate.key == *key
+                && candidate.winner.generation == generation
+        };
+        let mut suggested: Vec<Schedule> = Vec::new();
+        for candidate in selected.candidates.iter().filter(|candidate| !own(candidate)) {
+            let schedule = selection::schedule(&candidate.winner.config).ok().filter(fits);
+            suggested.extend(schedule.filter(|schedule| !suggested.contains(schedule)));
+            if suggested.len() >= SUGGESTED {
+                break;
+            }
+        }
+        Ok(suggested)
+    }
+
     /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
     /// task's shape and type, only if something has to be run; `counted` of its tokens are not ignored, which the floor
     /// counts.
@@ -194,11 +238,15 @@ impl<'a> Tuner<'a> {
     ) -> Result<Report, Error> {
         let effort = self.effort.within(self.budget);
         let mut watch = Stopwatch::start();
-        let (problem, space) = self.space(task, device)?;
+        let (problem, mut space) = self.space(task, device)?;
         watch.lap("the space, and kernels of the default");
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
+        // A shard keeps to its share.
+        if self.share.is_none() {
+            space.suggest(self.suggested(task, device, &problem, &key)?)?;
+        }
         let mut database = Database::open(self.folder)?;
         losses::remember(self.folder, &task.program)?;
         let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
@@ -233,9 +281,11 @@ impl<'a> Tuner<'a> {
         let choose = |store: &Store| {
             let outcomes = outcomes(store);
             let left = most.saturating_sub(outcomes.iter().flatten().count());
-            match left.min(at_once) {
-                0 => Vec::new(),
-                batch => strategy.next(&pool, &outcomes, batch),
+            let first = (0..space.first).filter(|&at| outcomes[at].is_none()).take(left);
+            match (left.min(at_once), first.collect::<Vec<usize>>()) {
+                (0, _) => Vec::new(),
+                (batch, first) if first.is_empty() => strategy.next(&pool, &outcomes, batch),
+                (_, first) => first,
             }
         };
         // One count of steps over all batches; a strategy may end sooner.

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+/// A budget below this is short.
+const SHORT: Duration = Duration::from_secs(20);
+/// The candidates of a batch, at most, where the time is short.
+const SMALL_BATCH: usize = 4;
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effort {
@@ -64,13 +69,18 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// Ends the search this long after now; the last fifth is the run-off's, if there is one.
+    /// Ends the search this long after now; the last fifth is the run-off's, if there is one. A short one goes in small
+    /// batches, so that what is compiled first does not wait for the rest.
     #[must_use]
     pub fn within(self, budget: Option<Duration>) -> Effort {
         let now = Instant::now();
         let after = |part: f64| budget.and_then(|budget| now.checked_add(budget.mul_f64(part)));
         let screening = if self.finalists == 0 { 1.0 } else { 0.8 };
-        Effort { screen_until: after(screening), until: after(1.0), ..self }
+        let batch = match budget {
+            Some(budget) if budget < SHORT => self.batch.min(SMALL_BATCH),
+            _ => self.batch,
+        };
+        Effort { screen_until: after(screening), until: after(1.0), batch, ..self }
     }
 
     /// Rounds of the run-off when the best takes `ms`: steps, so that a measurement that comes out a little

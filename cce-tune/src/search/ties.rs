@@ -156,8 +156,8 @@ mod tests {
         assert_eq!(order(&[1.012, 1.0, 1.02], 0.004)[0], 0);
         assert_eq!(order(&[1.05, 1.0, 1.02], 0.004)[0], 1);
         // Nothing is clear.
-        assert_eq!(order(&[1.025, 1.0, 1.1], 0.05)[0], 0);
-        assert_eq!(order(&[1.05, 1.0, 1.1], 0.05)[0], 1);
+        assert_eq!(order(&[1.018, 1.0, 1.1], 0.02)[0], 0);
+        assert_eq!(order(&[1.03, 1.0, 1.1], 0.02)[0], 1);
     }
 
     #[test]
