@@ -38,6 +38,9 @@ pub struct Recording {
     pub provenance: Provenance,
     /// Every schedule that was tried, the default first.
     pub trials: Vec<Recorded>,
+    /// The schedule that won, where trials alone do not say it: another may tie with it in a little less time. A
+    /// recording's file does not hold it.
+    pub winner: Option<Schedule>,
 }
 
 /// A schedule and what became of it.
@@ -130,6 +133,7 @@ impl Recording {
             generation: generation.clone(),
             provenance,
             trials: trials.into_iter().filter_map(Recorded::of).collect(),
+            winner: None,
         })
     }
 
@@ -150,6 +154,7 @@ impl Recording {
             generation: best.generation.clone(),
             provenance: best.provenance.clone(),
             trials: trials.collect(),
+            winner: selection::schedule(&best.config).ok(),
         })
     }
 
@@ -317,6 +322,7 @@ impl Recording {
             shape: stored.shape,
             generation: stored.generation,
             provenance: stored.provenance,
+            winner: None,
         })
     }
 }

@@ -8,6 +8,7 @@ use cce_codegen::schedule::{Family, Gpu, GpuSchedule, Schedule};
 use cce_codegen::valid::{ProgramBuilder, Site};
 use cce_tuning_db as db;
 use cce_tuning_db::Generation;
+use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// Raised when the CPU device's loops change so much that its schedules should be measured again.
@@ -57,27 +58,25 @@ fn nominal_problem() -> Problem {
 }
 
 /// Of each family an exact plan and one that samples, and one plan that skips tiles. `None` where one was not built, which the tests rule out.
-fn nominal_plans() -> [Option<GpuPlan>; 7] {
-    let gpu = Gpu::h100();
-    let build = |program: Option<Program>, family, problem: Problem| {
-        let program = program?;
-        let schedule = GpuSchedule::of_family(family, &program, &problem, &gpu);
-        GpuPlan::build(&program, &problem, &schedule, &gpu).ok()
-    };
-    let exact = |family| build(transformed(), family, nominal_problem());
+/// Each takes about a millisecond, and a process that is new waits for them: they are built at the same time.
+fn nominal_plans() -> Vec<Option<GpuPlan>> {
+    let exact = |family| (transformed(), family, nominal_problem());
     let sampled = |family| {
         let input_gradients = vec![InputId(2)];
-        build(smoothed(), family, Problem { filter: Filter::SAMPLED, input_gradients, ..nominal_problem() })
+        (smoothed(), family, Problem { filter: Filter::SAMPLED, input_gradients, ..nominal_problem() })
     };
-    [
-        exact(Family::Wgmma),
-        exact(Family::Mma),
-        exact(Family::Simt),
-        sampled(Family::Wgmma),
-        sampled(Family::Mma),
-        sampled(Family::Simt),
-        build(transformed(), Family::Mma, Problem { filter: Filter::BLOCKS, ..nominal_problem() }),
-    ]
+    let blocks = (transformed(), Family::Mma, Problem { filter: Filter::BLOCKS, ..nominal_problem() });
+    let [wgmma, mma, simt] = Family::ALL.map(exact);
+    let [sampled_wgmma, sampled_mma, sampled_simt] = Family::ALL.map(sampled);
+    let gpu = Gpu::h100();
+    [wgmma, mma, simt, sampled_wgmma, sampled_mma, sampled_simt, blocks]
+        .into_par_iter()
+        .map(|(program, family, problem)| {
+            let program = program?;
+            let schedule = GpuSchedule::of_family(family, &program, &problem, &gpu);
+            GpuPlan::build(&program, &problem, &schedule, &gpu).ok()
+        })
+        .collect()
 }
 
 /// Softcapped cross entropy with a bias: transform, Col input and target, all that a skeleton has holes for.
@@ -129,8 +128,8 @@ mod tests {
     #[test]
     fn the_generation_of_a_gpu_names_the_kernels_and_the_space_that_there_are() {
         let gpu = db::Device::gpu("a gpu", (9, 0), 132, 232_448, 1 << 25);
-        let plans = nominal_plans().map(|plan| plan.unwrap());
-        let [.., skipping] = &plans;
+        let plans: Vec<GpuPlan> = nominal_plans().into_iter().map(|plan| plan.unwrap()).collect();
+        let [.., skipping] = &plans[..] else { panic!("no plans") };
         let (exact, sampled) = plans[..6].split_at(3);
         for plans in [exact, sampled] {
             assert!(plans.iter().map(|plan| plan.schedule.family).eq(Family::ALL));

@@ -39,8 +39,8 @@ class Candidate:
     schedule: str
     #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ... or ``not tried``.
     status: str
-    #: The time that counts, in milliseconds: the median of its timed runs, corrected where clocks drifted; candidates
-    #: that tie in the run-off have the winner's. On a GPU time on the device.
+    #: The time that counts, in milliseconds: the median of its timed runs, corrected where clocks drifted. On a GPU
+    #: time on the device.
     ms: float | None
     #: Their interquartile range, in milliseconds.
     spread_ms: float | None
@@ -62,7 +62,8 @@ class TuneReport:
     device: str
     #: The filter of the problem's plans: ``exact``, ``sampled:2^-10,384``.
     filter: str
-    #: Every candidate, best first; then those that could not run.
+    #: Every candidate: the best, then the others by their times, of which one that ties with the best may be a little
+    #: faster; then those that could not run.
     candidates: tuple[Candidate, ...]
     #: How well the schedule fits that a call of this problem now finds: ``exact`` where it is the winner.
     grade: str

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// The part of a budget, and the most of it, that is for what comes after the search: workers end, the database is
+/// published.
+const AFTERWARDS: (f64, Duration) = (0.08, Duration::from_secs(1));
 /// A budget below this is short.
 const SHORT: Duration = Duration::from_secs(20);
 /// The candidates of a batch, at most, where the time is short.
@@ -69,12 +72,14 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// Ends the search this long after now; the last fifth is the run-off's, if there is one. A short one goes in small
-    /// batches, so that what is compiled first does not wait for the rest.
+    /// Ends the search so that all is over this long after now; the last fifth is the run-off's, if there is one. A short
+    /// one goes in small batches, so that what is compiled first does not wait for the rest.
     #[must_use]
     pub fn within(self, budget: Option<Duration>) -> Effort {
         let now = Instant::now();
-        let after = |part: f64| budget.and_then(|budget| now.checked_add(budget.mul_f64(part)));
+        let (part, most) = AFTERWARDS;
+        let searched = budget.map(|budget| budget - budget.mul_f64(part).min(most));
+        let after = |part: f64| searched.and_then(|searched| now.checked_add(searched.mul_f64(part)));
         let screening = if self.finalists == 0 { 1.0 } else { 0.8 };
         let batch = match budget {
             Some(budget) if budget < SHORT => self.batch.min(SMALL_BATCH),
@@ -130,13 +135,24 @@ mod tests {
 
     #[test]
     fn time_is_kept_for_a_run_off_only_where_there_is_one() {
-        let budget = Some(Duration::from_secs(100));
+        // 100 for the search, one for what comes after.
+        let budget = Some(Duration::from_secs(101));
         let kept = |effort: Effort| {
             let effort = effort.within(budget);
             effort.until.unwrap() - effort.screen_until.unwrap()
         };
         assert_eq!(kept(Effort::default()), Duration::from_secs(20));
         assert_eq!(kept(Effort { finalists: 0, ..Effort::default() }), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_search_ends_before_its_budget_does() {
+        let now = Instant::now();
+        let until = Effort::default().within(Some(Duration::from_secs(10))).until.unwrap();
+        assert!(
+            until <= Instant::now() + Duration::from_millis(9200) && until > now + Duration::from_secs(9)
+        );
+        assert_eq!(Effort::default().within(None).until, None);
     }
 
     #[test]

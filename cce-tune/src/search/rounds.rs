@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Rounds of a run-off that is cut short by the time, at least.
-pub(super) const FEWEST: usize = 3;
+const FEWEST: usize = 3;
 
 /// What holds a clock down from outside the tuner's work: NVML's power cap, slowdowns and brake.
 const HELD_BACK: u64 = 0x4 | 0x8 | 0x20 | 0x40 | 0x80;
@@ -84,6 +84,8 @@ impl Search<'_> {
         // What held the device back, by round; `None`: not the same throughout.
         let mut states: Vec<Option<u64>> = Vec::new();
         let mut wanted = rule.rounds;
+        // Runs that the progress was told of and that have not been: more come where rounds are added or repeated.
+        let mut announced = rule.rounds * entrants.len();
         'rounds: while !entrants.is_empty() {
             let counting = counting(&states).iter().filter(|counts| **counts).count();
             if counting >= wanted || states.len() >= 2 * wanted {
@@ -91,7 +93,6 @@ impl Search<'_> {
                 if more <= wanted {
                     break;
                 }
-                self.progress.more(((more - wanted) * entrants.len()) as u64);
                 wanted = more;
                 continue;
             }
@@ -139,6 +140,10 @@ impl Search<'_> {
                         Err(failure) => failed.push((at, failure)),
                     }
                 }
+                match announced.checked_sub(1) {
+                    Some(left) => announced = left,
+                    None => self.progress.more(1),
+                }
                 self.progress.step(1);
             }
             failed.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
@@ -147,6 +152,9 @@ impl Search<'_> {
             if rule.screening.is_some() {
                 self.leave_out(entrants, best, rule.stays);
             }
+        }
+        if !done.stopped {
+            self.progress.step(announced as u64);
         }
         done.after = bench.clocks();
         let counts = counting(&states);

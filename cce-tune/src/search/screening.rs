@@ -6,7 +6,7 @@
 //! what is measured against it would seem faster than it is.
 
 use super::ahead::Ahead;
-use super::rounds::{Entrant, FEWEST, Rule};
+use super::rounds::{Entrant, Rule};
 use super::statistics::{interval, middle};
 use super::ties::{is_open, leader};
 use super::{Bench, Ended, Failure, Search};
@@ -68,10 +68,12 @@ impl Search<'_> {
             if std::mem::take(&mut first)
                 && let Some(common) = shared.common.filter(|common| !group.contains(common))
             {
+                self.progress.more(1);
                 yardstick = self.checked(bench, &[common], false)?.and_then(|mut made| made.pop());
             }
             let Some(entrants) = self.checked(bench, &compiled, true)? else { return Ok(Ended::Stopped) };
             let mut group: Vec<Entrant<B::Built>> = yardstick.take().into_iter().collect();
+            self.progress.more((group.len() * self.effort.screening) as u64);
             let known = group.first().map(|yardstick| yardstick.index);
             group.extend(entrants);
             let edge = 1.0 + self.effort.near;
@@ -185,11 +187,13 @@ impl Search<'_> {
         // A run-off is a comparison.
         let fewest = if screening { 1 } else { 2 };
         let best = self.best();
+        let rounds = self.effort.final_rounds(best);
         for (&index, built) in group.iter().zip(built) {
             let over = match screening {
                 true => self.effort.screening_is_over(),
-                // What is left of the time has to do for the rounds.
-                false => self.effort.is_over_after(best * (FEWEST * (entrants.len() + 1)) as f64),
+                // What is left of the time has to do for the rounds: a few that are compared to the end say more than many
+                // that are not.
+                false => self.effort.is_over_after(best * (rounds * (entrants.len() + 1)) as f64),
             };
             if over && entrants.len() >= fewest {
                 // The rest is left for another time: nothing of it is stored.
