@@ -12,6 +12,7 @@
 
 mod cuda;
 pub mod diff;
+pub mod generation;
 pub mod interp;
 pub mod ir;
 pub mod plan;

@@ -1,7 +1,7 @@
 //! The default strategy, and selection, on trials that were recorded on an H100, by `cce-tune --exhaustive --record FILE`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
-use cce_runtime::selection::{CONSULTED, SHIPPED};
+use cce_runtime::selection::{CONSULTED, SHIPPED, Shipped};
 use cce_tune::recording::Recording;
 use cce_tune::regret::regrets;
 use cce_tune::strategy::replay::{BATCH, play};
@@ -40,7 +40,7 @@ fn a_quarter_of_the_exhaustive_trials_finds_a_winner_within_two_percent_of_its_b
 fn a_shape_that_is_held_out_is_within_three_percent_of_its_best_in_the_median_and_ten_at_worst() {
     let recorded = recordings();
     let folder = tempfile::tempdir().unwrap();
-    let shipped = SHIPPED.iter().flat_map(|(file, text)| {
+    let shipped = SHIPPED.iter().flat_map(|Shipped { file, text, .. }| {
         let path = folder.path().join(file);
         std::fs::write(&path, text).unwrap();
         Recording::read(&path).unwrap()

@@ -3,7 +3,7 @@
 
 use cce_codegen::problem::DType;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
-use cce_runtime::selection::{self, SHIPPED};
+use cce_runtime::selection::{self, SHIPPED, Shipped};
 use cce_tune::{stored, task::Task};
 use cce_tuning_db::{
     Config, Device, Generation, Grade, KeyWinners, Profile, Provenance, Trial, Warning, Winners,
@@ -60,7 +60,7 @@ fn made(stages: Option<u32>, generation: Generation) -> Profile {
 
 #[test]
 fn every_shipped_winner_of_these_kernels_keeps_its_constraints_and_older_ones_are_listed() {
-    for (file, text) in SHIPPED {
+    for Shipped { file, text, .. } in SHIPPED {
         let (profile, _) = Profile::parse(text).unwrap_or_else(|error| panic!("{file}: {error}"));
         let (mistakes, remarks) = looked_at(&profile);
         remarks.iter().for_each(|line| println!("{line}"));
@@ -86,7 +86,7 @@ fn a_profile_that_breaks_a_constraint_is_a_mistake_and_a_stale_one_that_does_a_r
 #[test]
 fn a_stale_shipped_profile_is_used_graded_lower_and_remarked_on_once() {
     let older = made(None, Generation::new("0.0.1", "older"));
-    let text = serde_json::to_string(&older).unwrap();
+    let text = older.to_json().unwrap();
     let read = || Winners::empty().with_shipped_profile("made.json", &text);
     let winners = read();
     let problem = head().gpu_problem().unwrap();

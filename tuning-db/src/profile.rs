@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ use crate::winner::KeyWinners;
 pub const PROFILE_SCHEMA: u32 = 1;
 
 /// Winners with a name and an origin.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Profile {
     /// Layout of the file: [`PROFILE_SCHEMA`].
@@ -93,19 +93,37 @@ impl Profile {
         })
     }
 
-    /// Writes the profile, indented, replacing the file atomically.
+    /// The profile as JSON, an entry a line: what moved between two of them shows in a diff.
+    ///
+    /// # Errors
+    /// When a configuration cannot be encoded.
+    pub fn to_json(&self) -> Result<String> {
+        let bad = |e: serde_json::Error| Error::Decode {
+            what: "a profile to be written".to_owned(),
+            reason: e.to_string(),
+        };
+        let name = serde_json::to_string(&self.name).map_err(bad)?;
+        let provenance = serde_json::to_string(&self.provenance).map_err(bad)?;
+        let entries: Vec<String> = self
+            .entries
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<std::result::Result<_, _>>()
+            .map_err(bad)?;
+        let schema = self.schema;
+        Ok(format!(
+            "{{\"schema\":{schema},\"name\":{name},\"provenance\":{provenance},\"entries\":[\n{}\n]}}\n",
+            entries.join(",\n")
+        ))
+    }
+
+    /// Writes the profile, replacing the file atomically.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Decode {
-            what: "a profile to be written".to_owned(),
-            reason: e.to_string(),
-        })?;
-        replace(path, |file| {
-            file.write_all(text.as_bytes())?;
-            file.write_all(b"\n")
-        })
+        let text = self.to_json()?;
+        replace(path, |file| file.write_all(text.as_bytes()))
     }
 
     /// This profile with another's winners: a key's better records win, each with its own provenance.

@@ -319,7 +319,7 @@ fn shipped_profiles_come_last_and_what_is_stale_of_one_source_is_remarked_on_onc
     let mut second = profile(2, 2.0, &older("0.2"));
     second.entries[0].key = near.clone();
     let two = profile(1, 1.0, &older("0.1")).merged_with(second);
-    let text = serde_json::to_string(&two).unwrap();
+    let text = two.to_json().unwrap();
     let shipped = || Winners::empty().with_shipped_profile("h100.json", &text);
     let winners = shipped();
     for asked in [key(), near.clone(), key()] {

@@ -25,14 +25,15 @@ pub use cpu_space::cpu_space;
 pub use generation::generation;
 pub use key::{config, cpu, gpu, gpu_of, key, limit_of, schedule, shape};
 pub use near::CONSULTED;
-pub use places::{folder, open, profiles, winners};
-pub use shipped::SHIPPED;
+pub use places::{folder, open, profiles};
+pub use shipped::{SHIPPED, Shipped};
 
 use cce_codegen::ir::Program;
 use cce_codegen::problem::Problem;
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db as db;
 use cce_tuning_db::{Candidate, Grade, Request, Winners};
+use places::winners;
 
 /// How a plan came by its schedule.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +54,7 @@ pub fn choose<T>(
     device: db::Device,
     fit: impl FnMut(Schedule) -> Result<T, String>,
 ) -> Chosen<T> {
-    match winners() {
+    match winners(&device) {
         Some(winners) => choose_from(&winners, program, problem, device, fit),
         None => Chosen { grade: Grade::Default, value: None, notes: Vec::new() },
     }

@@ -1,7 +1,8 @@
 //! Where the winners of a machine are: its database, profiles below it, and below these the shipped ones. Read
 //! again when they change.
 
-use super::shipped::SHIPPED;
+use super::shipped::{SHIPPED, Shipped, asked_for};
+use cce_tuning_db as db;
 use cce_tuning_db::Winners;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -72,36 +73,50 @@ impl State {
     }
 }
 
-/// The winners of this machine, read again when the tuner or somebody else has written meanwhile. `None` when
+/// The winners that plans for a device ask, read again when the tuner or somebody else has written meanwhile. `None` when
 /// they are switched off.
-pub fn winners() -> Option<Arc<Winners>> {
-    static LOADED: Mutex<Option<(State, Arc<Winners>)>> = Mutex::new(None);
+pub(super) fn winners(device: &db::Device) -> Option<Arc<Winners>> {
+    /// By the shipped profiles among them.
+    static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
     let folder = match place() {
         Place::Off => return None,
         Place::Nowhere => None,
         Place::At(folder) => Some(folder),
     };
     let state = State::of(folder, profiles());
+    let shipped = asked_for(device);
+    let files: Vec<&str> = shipped.iter().map(|shipped| shipped.file).collect();
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((known, winners)) = &*loaded
-        && *known == state
-    {
-        return Some(Arc::clone(winners));
+    let known = loaded.iter().position(|loaded| loaded.shipped == files);
+    if let Some(known) = known.and_then(|at| loaded.get(at)).filter(|known| known.state == state) {
+        return Some(Arc::clone(&known.winners));
     }
-    let mut read = open(state.folder.as_deref(), &state.profiles);
-    if let Some((_, earlier)) = &*loaded {
-        read = read.after(earlier);
-    }
+    let read = read(state.folder.as_deref(), &state.profiles, &shipped);
+    // What is said once a process has been said for any device.
+    let read = loaded.iter().fold(read, |read, earlier| read.after(&earlier.winners));
     let winners = Arc::new(read);
-    *loaded = Some((state, Arc::clone(&winners)));
+    if let Some(known) = known {
+        loaded.remove(known);
+    }
+    loaded.push(Loaded { shipped: files, state, winners: Arc::clone(&winners) });
     Some(winners)
 }
 
-/// The winners of a database, below them those of profile files, below these those that ship.
+struct Loaded {
+    shipped: Vec<&'static str>,
+    state: State,
+    winners: Arc<Winners>,
+}
+
+/// The winners of a database, below them those of profile files, below these all that ship.
 pub fn open(folder: Option<&Path>, profiles: &[PathBuf]) -> Winners {
+    read(folder, profiles, &SHIPPED.iter().collect::<Vec<_>>())
+}
+
+fn read(folder: Option<&Path>, profiles: &[PathBuf], shipped: &[&Shipped]) -> Winners {
     let database = folder.map_or_else(Winners::empty, Winners::open);
     let named = profiles.iter().fold(database, |winners, profile| winners.with_profile_file(profile));
-    SHIPPED.iter().fold(named, |winners, (file, text)| winners.with_shipped_profile(file, text))
+    shipped.iter().fold(named, |winners, shipped| winners.with_shipped_profile(shipped.file, shipped.text))
 }
 
 #[cfg(test)]

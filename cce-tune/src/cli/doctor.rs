@@ -329,7 +329,7 @@ fn profiles(findings: &mut Vec<Finding>) {
             Err(error) => finding(what, State::Broken, error.to_string(), "correct CCE_PROFILE or unset it"),
         });
     }
-    findings.extend(selection::SHIPPED.iter().map(|(file, text)| shipped(file, text)));
+    findings.extend(selection::SHIPPED.iter().map(|one| shipped(one.file, one.text)));
 }
 
 /// A profile of older kernels is no fault: its winners are still used.

@@ -107,8 +107,7 @@ pub(super) fn export(args: &ExportArgs, programs: &Programs, output: &Output) ->
         match &args.profile {
             Some(name) => {
                 let profile = database.profile(name, Provenance::now(host_name()), None)?;
-                let text = serde_json::to_string_pretty(&profile).map_err(|e| Error::Json(e.to_string()))?;
-                output.text(&format!("{text}\n"))?;
+                output.text(&profile.to_json()?)?;
             }
             None => {
                 let mut text = Vec::new();
