@@ -8,8 +8,8 @@ use crate::Error;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::selection;
 use cce_tuning_db::{
-    ConfigHash, Database, Generation, Gradients, Key, KeyWinners, Profile, Provenance, Record, Shape, Status,
-    Trial, Winner,
+    ConfigHash, Database, Generation, Gradients, Key, KeyWinners, Profile, Provenance, Record, Settled,
+    Shape, Status, Trial, Winner,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -38,9 +38,6 @@ pub struct Recording {
     pub provenance: Provenance,
     /// Every schedule that was tried, the default first.
     pub trials: Vec<Recorded>,
-    /// The schedule that won, where trials alone do not say it: another may tie with it in a little less time. A
-    /// recording's file does not hold it.
-    pub winner: Option<Schedule>,
 }
 
 /// A schedule and what became of it.
@@ -52,6 +49,8 @@ pub struct Recorded {
     pub status: Status,
     /// The time that counts and the interquartile range of its runs, in ms, where it ran.
     pub time: Option<(f64, f64)>,
+    /// What a run-off decided of it, where that is known: a recording's file has times alone.
+    pub settled: Option<Settled>,
 }
 
 /// What became of a schedule that was tried.
@@ -79,7 +78,7 @@ impl Recorded {
         let time = trial.deciding_time().map(|ms| (ms, trial.spread.unwrap_or(0.0)));
         // A constraint is no trial: nothing was built.
         let tried = !matches!(trial.status, Status::Constraint(_));
-        tried.then(|| Recorded { schedule, status: trial.status.clone(), time })
+        tried.then(|| Recorded { schedule, status: trial.status.clone(), time, settled: trial.settled })
     }
 
     /// What a strategy is told.
@@ -133,7 +132,6 @@ impl Recording {
             generation: generation.clone(),
             provenance,
             trials: trials.into_iter().filter_map(Recorded::of).collect(),
-            winner: None,
         })
     }
 
@@ -145,7 +143,7 @@ impl Recording {
         let trials = entry.winners.iter().filter(of_one).filter_map(|winner| {
             let schedule = selection::schedule(&winner.config).ok()?;
             let time = Some((winner.deciding_time(), winner.spread.unwrap_or(0.0)));
-            Some(Recorded { schedule, status: Status::Ok, time })
+            Some(Recorded { schedule, status: Status::Ok, time, settled: winner.settled })
         });
         Some(Recording {
             name: name.to_owned(),
@@ -154,7 +152,6 @@ impl Recording {
             generation: best.generation.clone(),
             provenance: best.provenance.clone(),
             trials: trials.collect(),
-            winner: selection::schedule(&best.config).ok(),
         })
     }
 
@@ -307,12 +304,12 @@ impl Recording {
                     return Err(format!("{ms} ms is no time"));
                 }
                 let time = Some((*ms, *spread));
-                Ok(Recorded { schedule: schedule(numbers)?, status: Status::Ok, time })
+                Ok(Recorded { schedule: schedule(numbers)?, status: Status::Ok, time, settled: None })
             }
             Row::Failed(numbers, failure) => {
                 let status = stored.failures.get(*failure).cloned();
                 let status = status.ok_or_else(|| format!("there is no failure {failure}"))?;
-                Ok(Recorded { schedule: schedule(numbers)?, status, time: None })
+                Ok(Recorded { schedule: schedule(numbers)?, status, time: None, settled: None })
             }
         });
         Ok(Recording {
@@ -322,7 +319,6 @@ impl Recording {
             shape: stored.shape,
             generation: stored.generation,
             provenance: stored.provenance,
-            winner: None,
         })
     }
 }

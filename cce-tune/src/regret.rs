@@ -185,10 +185,8 @@ pub fn measured<B: Bench>(
 ) -> Result<Option<Measured>, Error> {
     let all = recordings.iter().map(winners).collect::<Result<Vec<_>, _>>()?;
     let others = others(&held_out.key, &all);
-    let best = held_out.trials.iter().filter_map(|trial| Some((trial.schedule, trial.time?.0)));
-    // The first of equals.
-    let fastest = best.reduce(|best, other| if other.1 < best.1 { other } else { best });
-    let Some(winner) = held_out.winner.or(fastest.map(|(schedule, _)| schedule)) else { return Ok(None) };
+    let won = winners(held_out)?.winners.into_iter().next();
+    let Some(winner) = won.and_then(|won| selection::schedule(&won.config).ok()) else { return Ok(None) };
     if others.is_empty() {
         return Ok(None);
     }
@@ -252,17 +250,15 @@ fn nearest(recording: &Recording, schedule: &Schedule) -> Option<(f64, f64)> {
     recording.trials.iter().filter_map(of).min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-/// A recording's winners, as a database keeps them; of equal times the one that was recorded first comes first.
+/// A recording's winners, as a database keeps them.
 fn winners(recording: &Recording) -> Result<KeyWinners, Error> {
-    let mut ranked: Vec<(&Schedule, f64)> =
-        recording.trials.iter().filter_map(|trial| Some((&trial.schedule, trial.time?.0))).collect();
-    ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
     let mut trials = Vec::new();
-    for (place, (schedule, ms)) in (0u32..).zip(ranked) {
-        let config = selection::config(schedule).map_err(|error| Error::Json(error.to_string()))?;
+    for known in &recording.trials {
+        let Some((ms, _)) = known.time else { continue };
+        let config = selection::config(&known.schedule).map_err(|error| Error::Json(error.to_string()))?;
         let (generation, provenance) = (recording.generation.clone(), recording.provenance.clone());
         let trial = Trial::measured(config, recording.shape, vec![ms], generation, provenance)?;
-        trials.push(trial.with_settled(Settled::placed(ms, place)));
+        trials.push(trial.with_settled(known.settled.unwrap_or(Settled::paired(ms))));
     }
     Ok(KeyWinners::choose(recording.key.clone(), &trials))
 }

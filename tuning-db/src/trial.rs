@@ -319,6 +319,13 @@ impl Settled {
         Self { cut_short, ..self }
     }
 
+    /// Whether it ties with the winner of its run-off, or is it.
+    #[must_use]
+    pub fn ties_with(&self, winner: &Settled) -> bool {
+        // Records of before `tie_ms` have the winner's time.
+        self.place.is_some() && (self.place == winner.place || self.tie_ms.is_some() || self.ms == winner.ms)
+    }
+
     /// The time that it is put in order by, in ms: the winner's for what ties with it.
     #[must_use]
     pub fn order_ms(&self) -> f64 {

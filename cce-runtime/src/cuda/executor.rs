@@ -1,6 +1,6 @@
 //! Runs a GPU plan: loads its kernels once, then puts the launches of each call on the caller's stream. A
-//! call allocates nothing on the device, copies nothing and waits for nothing, so that it can be captured in a graph; only
-//! a call that checks its targets waits.
+//! call copies nothing and waits for nothing, and allocates nothing on the device but what the driver takes for a graph of
+//! calls that repeat; so it can be captured in a graph. Only a call that checks its targets waits.
 
 use super::args::Arguments;
 use super::jit;

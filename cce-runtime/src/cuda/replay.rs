@@ -6,11 +6,11 @@
 //! does what a call with that key asks for, bit for bit.
 //!
 //! Invariants: a call never waits for another thread's; a call on a stream that is being captured launches its kernels one
-//! by one; at most [`KEYS`] keys of a pass are remembered and [`MOST_GRAPHS`] graphs live in the process, for a graph takes
-//! memory of the device.
+//! by one, and so does one for whose graph the device has no memory left; at most [`KEYS`] keys of a pass are remembered and
+//! [`MOST_GRAPHS`] graphs live in the process, for a graph takes memory of the device besides a plan's workspace.
 
 use crate::driver::{Context, Graph, RelaxedCapture, Stream};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -36,6 +36,8 @@ struct Seen {
     key: Vec<u64>,
     calls: u32,
     graph: Option<Counted>,
+    /// The device had no memory for a graph: kernels are launched one by one, which takes none.
+    no_room: bool,
 }
 
 /// A graph that is one of at most [`MOST_GRAPHS`].
@@ -88,8 +90,12 @@ impl Replay {
             return launch(stream);
         }
         let Some(latest) = seen.last_mut() else { return launch(stream) };
-        if latest.graph.is_none() {
-            latest.graph = Counted::capture(context, &launch)?;
+        if latest.graph.is_none() && !latest.no_room {
+            match Counted::capture(context, &launch) {
+                Ok(graph) => latest.graph = graph,
+                Err(Error::Driver(error)) if error.is_out_of_memory() => latest.no_room = true,
+                Err(error) => return Err(error),
+            }
         }
         match &latest.graph {
             // SAFETY: the caller's promise.
@@ -109,7 +115,7 @@ fn note(seen: &mut Vec<Seen>, key: Vec<u64>) -> bool {
             if seen.len() == KEYS {
                 seen.remove(0);
             }
-            seen.push(Seen { key, calls: 0, graph: None });
+            seen.push(Seen { key, calls: 0, graph: None, no_room: false });
         }
     }
     let Some(latest) = seen.last_mut() else { return false };

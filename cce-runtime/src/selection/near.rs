@@ -5,8 +5,8 @@
 //! of the default of *its own* problem is put on the default of the problem at hand. A part is only changed where
 //! there is reason to:
 //!
-//! - every winner of the near problem within [`TIE`] of its best changes it: where the default's part is as good as
-//!   another, nothing was learned of it;
+//! - the near problem's winner changes it, and every other that is as fast does: where the default's part is as good
+//!   as another, nothing was learned of it;
 //! - most of the near problems that are [consulted](CONSULTED) agree with the nearest.
 //!
 //! So what comes out is the default where nothing is known better. A winner of another generation says nothing: the
@@ -23,7 +23,7 @@ use cce_tuning_db::{Candidate, Grade, Key, Winner};
 /// How many near problems are asked, the nearest: of three, one other has to confirm what the nearest changes.
 pub const CONSULTED: usize = 3;
 
-/// Winners of a problem that differ by no more are as fast as each other: as the tuner decides.
+/// Winners that were in no run-off, which decides who ties, are as fast as each other if they differ by no more.
 const TIE: f64 = 0.01;
 
 /// What one problem's winners say.
@@ -74,16 +74,16 @@ pub(super) fn carried(
     }))
 }
 
-/// What the winners of a key change of its default, all of those that are as fast as the best.
+/// What the winners of a key, the best first, change of its default: the best and all that are as fast.
 fn lesson<'a>(
     program: &Program,
     problem: &Problem,
     key: &Key,
     winners: impl Iterator<Item = &'a Winner> + Clone,
 ) -> Result<Lesson, String> {
-    let best = winners.clone().map(Winner::deciding_time).fold(f64::INFINITY, f64::min);
+    let Some(best) = winners.clone().next() else { return Err("it has no winner".to_owned()) };
     let mut learned: Option<Lesson> = None;
-    for winner in winners.filter(|winner| winner.deciding_time() <= best * (1.0 + TIE)) {
+    for winner in winners.filter(|winner| is_as_fast(winner, best)) {
         let schedule = schedule(&winner.config)?;
         let there = problem_of(problem, key, winner.shape);
         let default = default(program, &there, &key.device)
@@ -107,7 +107,18 @@ fn lesson<'a>(
             Some(so_far) => Lesson { moved: false, change: Change::default(), ..so_far },
         });
     }
-    learned.ok_or_else(|| "it has no time".to_owned())
+    learned.ok_or_else(|| "it has no winner".to_owned())
+}
+
+/// Whether a winner ties with the best. Where a run-off decided, its word counts: what it found a little faster and not
+/// clearly so lost, and what was not in it says nothing.
+fn is_as_fast(winner: &Winner, best: &Winner) -> bool {
+    let decided = |winner: &Winner| winner.settled.filter(|settled| settled.place.is_some());
+    match (decided(winner), decided(best)) {
+        (Some(settled), Some(best)) => settled.ties_with(&best),
+        (None, Some(_)) => false,
+        (_, None) => winner.deciding_time() <= best.deciding_time() * (1.0 + TIE),
+    }
 }
 
 /// What the nearest says, as far as most of the others say so too.
@@ -166,7 +177,7 @@ mod tests {
     use super::*;
     use cce_codegen::problem::{DType, Filter};
     use cce_codegen::schedule::Tile;
-    use cce_tuning_db::{Generation, KeyWinners, Profile, Provenance, Trial, Winners};
+    use cce_tuning_db::{Generation, KeyWinners, Profile, Provenance, Settled, Trial, Winners};
 
     fn h100() -> db::Device {
         db::Device::gpu("an H100", (9, 0), 132, 232_448, 50 << 20)
@@ -249,6 +260,35 @@ mod tests {
         assert_eq!(with_second(same, 1.005), default);
         assert_eq!(with_second(half_the_rows, 1.005), half_the_rows(default));
         assert_eq!(with_second(same, 1.02), both(default), "2 % slower is no tie");
+    }
+
+    #[test]
+    fn what_lost_a_run_off_or_was_in_none_says_nothing_however_fast_it_seemed() {
+        let (there, here) = (problem(8192, 896, 151_936), problem(8192, 1536, 151_936));
+        let base = default_of(&there);
+        let trial = |schedule: GpuSchedule, settled: Settled| {
+            let config = config(&Schedule::Gpu(schedule)).unwrap();
+            let made_by = generation(&h100());
+            let trial =
+                Trial::measured(config, shape(&there), vec![1.0], made_by, Provenance::new("here", 1))
+                    .unwrap();
+            trial.with_settled(settled)
+        };
+        let asked_of = |trials: &[Trial]| {
+            let entry = KeyWinners::choose(key(&program(), &there, h100()).unwrap(), trials);
+            let profile = Profile::new("test", Provenance::new("here", 1), vec![entry]);
+            asked(&Winners::empty().with_profile(profile), &here).value.unwrap()
+        };
+        let held = trial(base, Settled::placed(1.02, 0).tying(1.02));
+        let lucky = trial(fewer_stages(base), Settled::paired(0.9));
+        let slower = trial(half_the_rows(base), Settled::placed(1.04, 1));
+        assert_eq!(asked_of(&[held.clone(), lucky.clone(), slower]), default_of(&here));
+        // One that won says what it changes, whatever ties in its time alone.
+        let won = trial(half_the_rows(base), Settled::placed(1.0, 0).tying(1.0));
+        let lost = trial(base, Settled::placed(1.005, 1));
+        assert_eq!(asked_of(&[won.clone(), lost, lucky]), half_the_rows(default_of(&here)));
+        let tied = trial(base, Settled::placed(1.005, 1).tying(1.0));
+        assert_eq!(asked_of(&[won, tied]), default_of(&here));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The part of a budget, and the most of it, that is for what comes after the search: workers end, the database is
-/// published.
-const AFTERWARDS: (f64, Duration) = (0.08, Duration::from_secs(1));
+/// The part of a budget, and the most of it, that is for what comes before and after the search: the driver starts, workers
+/// end, the database is published.
+const AROUND: (f64, Duration) = (0.12, Duration::from_millis(1200));
 /// A budget below this is short.
 const SHORT: Duration = Duration::from_secs(20);
 /// The candidates of a batch, at most, where the time is short.
@@ -77,7 +77,7 @@ impl Effort {
     #[must_use]
     pub fn within(self, budget: Option<Duration>) -> Effort {
         let now = Instant::now();
-        let (part, most) = AFTERWARDS;
+        let (part, most) = AROUND;
         let searched = budget.map(|budget| budget - budget.mul_f64(part).min(most));
         let after = |part: f64| searched.and_then(|searched| now.checked_add(searched.mul_f64(part)));
         let screening = if self.finalists == 0 { 1.0 } else { 0.8 };
@@ -135,8 +135,8 @@ mod tests {
 
     #[test]
     fn time_is_kept_for_a_run_off_only_where_there_is_one() {
-        // 100 for the search, one for what comes after.
-        let budget = Some(Duration::from_secs(101));
+        // 100 for the search, the rest for what comes before and after.
+        let budget = Some(Duration::from_millis(101_200));
         let kept = |effort: Effort| {
             let effort = effort.within(budget);
             effort.until.unwrap() - effort.screen_until.unwrap()

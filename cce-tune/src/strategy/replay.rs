@@ -132,7 +132,7 @@ mod tests {
         for trial in &mut recording.trials {
             if invented::logits_of(&trial.schedule) == guilty {
                 let status = Status::Resources("spilled 80 bytes".to_owned());
-                *trial = Recorded { schedule: trial.schedule, status, time: None };
+                *trial = Recorded { schedule: trial.schedule, status, time: None, settled: None };
             }
         }
         for kind in [Kind::Model, Kind::Descent] {
