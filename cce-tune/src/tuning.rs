@@ -300,11 +300,11 @@ impl<'a> Tuner<'a> {
                 true => effort,
                 false => Effort { finalists: 0, ..effort },
             };
-            // What the time left untried stays so.
-            let run_off = screened != Ended::Complete;
+            // What the time, or the floor, left untried stays so.
+            let leaves_some = screened != Ended::Complete;
             let has_trial = |candidate: &Candidate| store.known(&candidate.config).is_some();
             let listed: Vec<Candidate> =
-                tried.iter().filter(|candidate| !run_off || has_trial(candidate)).cloned().collect();
+                tried.iter().filter(|candidate| !leaves_some || has_trial(candidate)).cloned().collect();
             let (made, benches) = (&mut made, &mut benches);
             let (decided, problem) = (&decided, &problem);
             let ready = move || {

@@ -18,6 +18,8 @@ struct Noisy<'a> {
     state: Mutex<u64>,
     runs: u64,
     throttled: bool,
+    /// The round from which on the power cap holds; `None`: it does now and then.
+    capped_from: Option<usize>,
     /// How much faster or slower this device is.
     speed: f64,
 }
@@ -25,7 +27,7 @@ struct Noisy<'a> {
 impl Noisy<'_> {
     fn new(truth: &(dyn Fn(&Schedule) -> f64 + Sync), (noise, outliers): (f64, f64), seed: u64) -> Noisy<'_> {
         let state = Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        Noisy { truth, noise, outliers, state, runs: 0, throttled: false, speed: 1.0 }
+        Noisy { truth, noise, outliers, state, runs: 0, throttled: false, capped_from: None, speed: 1.0 }
     }
 
     /// Uniform in [0, 1).
@@ -56,14 +58,17 @@ impl Bench for Noisy<'_> {
         Ok(0.0)
     }
 
-    fn time(&mut self, built: &mut f64, _: usize) -> Result<f64, Failure> {
+    fn time(&mut self, built: &mut f64, round: usize) -> Result<f64, Failure> {
         self.runs += 1;
         // Clocks that swing by 10 % within 125 runs: more than what separates the candidates.
         let drift = 1.0 + 0.05 * (self.runs as f64 / 40.0).sin();
         let noise = 1.0 + self.noise * self.deviation();
         let outlier = if self.random() < self.outliers { 1.2 + self.random() } else { 1.0 };
-        // A power cap now and then, which the sensors tell.
-        self.throttled = self.random() < 0.05;
+        // A power cap, which the sensors tell.
+        self.throttled = match self.capped_from {
+            Some(from) => round >= from,
+            None => self.random() < 0.05,
+        };
         let held = if self.throttled { 1.3 } else { 1.0 };
         Ok(*built * drift * noise * outlier * held * self.speed)
     }
@@ -208,6 +213,35 @@ fn a_default_far_from_the_best_loses_and_one_that_is_slower_by_more_than_a_tie_d
         for seed in 1..=4 {
             let won = winner(times, &all, true, seed, &[1.0]);
             assert!(times(won) < 5.0 * 1.01, "{slower}, seed {seed}: {won}");
+        }
+    }
+}
+
+#[test]
+fn a_power_cap_that_stays_from_the_midst_of_a_run_off_on_loses_nothing_of_what_was_out_before() {
+    // 40, the default, is at the edge of a tie with 30, so that rounds are added; 10 to 13 are out after the first.
+    let truth = |schedule: &Schedule| match block_of(schedule) {
+        30 => 5.0,
+        40 => 5.05,
+        block => 5.1 + 0.01 * f64::from(block - 10),
+    };
+    let mut candidates = candidates([40, 30, 10, 11, 12, 13]);
+    candidates[0].is_default = true;
+    for seed in 1..=8 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = store(folder.path());
+        let effort = Effort::default();
+        // The screening has fewer rounds.
+        let capped_from = Some(effort.finals);
+        let bench = || Ok(Noisy { capped_from, ..Noisy::new(&truth, (0.004, 0.0), seed) });
+        let ended = search(&candidates, &mut store, &effort, &Silent, &Stop::new(), bench).unwrap();
+        assert_eq!(ended, Ended::Complete, "seed {seed}");
+        let fastest = store.known(&candidates[1].config).unwrap().settled.unwrap();
+        for candidate in &candidates {
+            let settled = store.known(&candidate.config).unwrap().settled.unwrap();
+            let (ratio, expected) = (settled.ms / fastest.ms, truth(&candidate.schedule) / 5.0);
+            assert!(settled.place.is_some(), "seed {seed}: {settled:?}");
+            assert!((ratio / expected - 1.0).abs() < 0.005, "seed {seed}: {ratio} of {expected}");
         }
     }
 }

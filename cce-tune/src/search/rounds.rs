@@ -23,25 +23,42 @@ pub(super) struct Entrant<B> {
     pub built: B,
     pub resources: Option<Resources>,
     pub error: f64,
-    /// In ms, by round; `None`: not timed in it, or the round does not count.
+    /// In ms, by round; `None`: not timed in it.
     pub times: Vec<Option<f64>>,
+    /// Which rounds count; all that are not told of do.
+    pub counts: Vec<bool>,
     /// Not timed any more: it cannot win.
     pub out: bool,
 }
 
 impl<B> Entrant<B> {
+    /// The time in a round, if it counts.
+    pub(super) fn time_in(&self, round: usize) -> Option<f64> {
+        let counts = self.counts.get(round).copied().unwrap_or(true);
+        self.times.get(round).copied().flatten().filter(|_| counts)
+    }
+
+    /// The times that count; all, of one that was out before the first round that does.
     pub(super) fn samples(&self) -> Vec<f64> {
-        self.times.iter().copied().flatten().collect()
+        let counted: Vec<f64> = (0..self.times.len()).filter_map(|round| self.time_in(round)).collect();
+        if counted.is_empty() { self.times.iter().copied().flatten().collect() } else { counted }
     }
 
     pub(super) fn median(&self) -> f64 {
         median(&self.samples())
     }
 
-    /// This one's time over the other's, in each round that timed both.
+    /// This one's time over the other's, in each round that timed both and counts; in each that timed both, where
+    /// none of those counts: a round held both back alike.
     pub(super) fn ratios(&self, other: &Self) -> Vec<f64> {
-        let pairs = self.times.iter().zip(&other.times);
-        pairs.filter_map(|(mine, theirs)| Some((*mine)? / (*theirs)?)).collect()
+        let ratio = |(mine, theirs): (Option<f64>, Option<f64>)| Some(mine? / theirs?);
+        let rounds = 0..self.times.len().min(other.times.len());
+        let counted = rounds.filter_map(|round| ratio((self.time_in(round), other.time_in(round))));
+        let counted: Vec<f64> = counted.collect();
+        if counted.is_empty() {
+            return self.times.iter().copied().zip(other.times.iter().copied()).filter_map(ratio).collect();
+        }
+        counted
     }
 }
 
@@ -158,14 +175,7 @@ impl Search<'_> {
         }
         done.after = bench.clocks();
         let counts = counting(&states);
-        for entrant in entrants.iter_mut() {
-            entrant.times.resize(states.len().max(entrant.times.len()), None);
-            let counted = |at: usize| counts.get(at).copied().unwrap_or(true);
-            // One that was out after a round that does not count has nothing else.
-            if (0..entrant.times.len()).any(|at| counted(at) && entrant.times[at].is_some()) {
-                (0..entrant.times.len()).filter(|&at| !counted(at)).for_each(|at| entrant.times[at] = None);
-            }
-        }
+        entrants.iter_mut().for_each(|entrant| entrant.counts.clone_from(&counts));
         done
     }
 

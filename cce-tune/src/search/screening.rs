@@ -115,7 +115,7 @@ impl Search<'_> {
             let next = reference.filter(|at| !slow(at)).or(fastest.map(|(_, at)| at));
             yardstick = next.map(|at| group.swap_remove(at));
             if let Some(yardstick) = &mut yardstick {
-                (yardstick.times, yardstick.out) = (Vec::new(), false);
+                (yardstick.times, yardstick.counts, yardstick.out) = (Vec::new(), Vec::new(), false);
             }
         }
     }
@@ -203,7 +203,15 @@ impl Search<'_> {
             let checked = built.and_then(|mut built| {
                 let error = bench.check(&mut built)?;
                 let resources = bench.resources(&built);
-                Ok(Entrant { index, built, resources, error, times: Vec::new(), out: false })
+                Ok(Entrant {
+                    index,
+                    built,
+                    resources,
+                    error,
+                    times: Vec::new(),
+                    counts: Vec::new(),
+                    out: false,
+                })
             });
             self.progress.step(if screening { 2 } else { 1 });
             match checked {

@@ -111,12 +111,13 @@ pub(super) fn leader<B>(entrants: &[Entrant<B>]) -> Option<usize> {
     let there: Vec<usize> = (0..entrants.len()).filter(|&at| !entrants[at].out).collect();
     let rounds = there.iter().map(|&at| entrants[at].times.len()).max()?;
     let of_round = |round: usize| -> f64 {
-        let times = there.iter().filter_map(|&at| entrants[at].times.get(round).copied().flatten());
+        let times = there.iter().filter_map(|&at| entrants[at].time_in(round));
         median(&times.collect::<Vec<f64>>())
     };
     let usual: Vec<f64> = (0..rounds).map(of_round).collect();
     let score = |entrant: &Entrant<B>| {
-        let relative = entrant.times.iter().zip(&usual).filter_map(|(ms, usual)| Some((*ms)? / usual));
+        let relative = usual.iter().enumerate();
+        let relative = relative.filter_map(|(round, usual)| Some(entrant.time_in(round)? / usual));
         middle(&relative.collect::<Vec<f64>>())
     };
     let scores = there.iter().map(|&at| (at, score(&entrants[at])));
@@ -138,6 +139,7 @@ mod tests {
             resources: None,
             error: 0.0,
             times: (0..9).map(|round| Some(ms * (1.0 + run(index, round)))).collect(),
+            counts: Vec::new(),
             out: false,
         };
         times.iter().enumerate().map(of).collect()
