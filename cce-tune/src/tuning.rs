@@ -281,7 +281,7 @@ impl<'a> Tuner<'a> {
         let choose = |store: &Store| {
             let outcomes = outcomes(store);
             let left = most.saturating_sub(outcomes.iter().flatten().count());
-            let first = (0..space.first).filter(|&at| outcomes[at].is_none()).take(left);
+            let first = (0..space.first.min(outcomes.len())).filter(|&at| outcomes[at].is_none()).take(left);
             match (left.min(at_once), first.collect::<Vec<usize>>()) {
                 (0, _) => Vec::new(),
                 (batch, first) if first.is_empty() => strategy.next(&pool, &outcomes, batch),

@@ -24,7 +24,7 @@ pub struct Measuring {
 pub struct Line {
     /// The schedule in a few words.
     pub schedule: String,
-    /// The stored time in ms; `None` for the default schedule.
+    /// The stored median in ms, of runs like these; `None` for the default schedule.
     pub stored_ms: Option<f64>,
     /// The median now, in ms.
     pub ms: Option<f64>,
@@ -32,6 +32,13 @@ pub struct Line {
     pub spread_ms: Option<f64>,
     /// Why it was not timed.
     pub failure: Option<String>,
+}
+
+impl Line {
+    /// By how many ms a run is off as a rule: half of the interquartile range. Less than that has not moved.
+    fn deviation(&self) -> f64 {
+        self.spread_ms.unwrap_or(0.0) / 2.0
+    }
 }
 
 /// What a verification of one problem found.
@@ -66,7 +73,7 @@ fn line(timed: Timed, winner: Option<&Winner>) -> Line {
     let (ms, spread_ms) = summary(timed.samples).unzip();
     Line {
         schedule: describe(&timed.schedule),
-        stored_ms: winner.map(Winner::deciding_time),
+        stored_ms: winner.map(|winner| winner.median),
         ms,
         spread_ms,
         failure: timed.failure,
@@ -90,7 +97,9 @@ fn moved(lines: &[Line], tolerance: f64) -> Vec<String> {
             (Some(_), _, Some(failure)) => {
                 moved.push(format!("number {} ({}) no longer runs: {failure}", place + 1, line.schedule));
             }
-            (Some(stored), Some(now), _) if place == 0 && (now / stored - 1.0).abs() > tolerance => {
+            (Some(stored), Some(now), _)
+                if place == 0 && (now - stored).abs() > tolerance * stored + line.deviation() =>
+            {
                 let (percent, what) = match now > stored {
                     true => (100.0 * (now / stored - 1.0), "slower"),
                     false => (100.0 * (1.0 - now / stored), "faster"),
@@ -104,8 +113,9 @@ fn moved(lines: &[Line], tolerance: f64) -> Vec<String> {
     }
     let timed = |(place, line): (usize, &Line)| Some((place, line.ms?));
     let fastest = lines.iter().enumerate().filter_map(timed).min_by(|a, b| a.1.total_cmp(&b.1));
-    if let (Some(winner), Some((place, ms))) = (lines.first().and_then(|line| line.ms), fastest)
-        && winner > ms * (1.0 + tolerance)
+    let first = lines.first().and_then(|line| Some((line.ms?, line.deviation())));
+    if let (Some((winner, deviation)), Some((place, ms))) = (first, fastest)
+        && winner - ms > tolerance * ms + deviation + lines[place].deviation()
     {
         let other = match lines[place].stored_ms {
             Some(_) => format!("number {} ({})", place + 1, lines[place].schedule),

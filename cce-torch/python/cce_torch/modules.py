@@ -16,6 +16,7 @@ class LinearCrossEntropy(nn.Module):
 
     def __init__(
         self,
+        *,
         ignore_index: int = -100,
         softcap: float | None = None,
         reduction: Reduction = "mean",

@@ -150,7 +150,7 @@ mod tests {
         let now = Instant::now();
         let until = Effort::default().within(Some(Duration::from_secs(10))).until.unwrap();
         assert!(
-            until <= Instant::now() + Duration::from_millis(9200) && until > now + Duration::from_secs(9)
+            until <= Instant::now() + Duration::from_millis(8800) && until > now + Duration::from_secs(8)
         );
         assert_eq!(Effort::default().within(None).until, None);
     }
