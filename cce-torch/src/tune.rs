@@ -126,6 +126,7 @@ struct Search {
     task: Task,
     scalars: Vec<(String, f32)>,
     candidates: Option<usize>,
+    budget: Option<Duration>,
     again: bool,
     source: HeadSource,
     worker: WorkerCommand,
@@ -136,6 +137,7 @@ impl Search {
     fn run(&self, progress: &dyn Progress) -> Result<Tuned, cce_tune::Error> {
         let tuner = Tuner {
             scope: Scope { candidates: self.candidates, ..Scope::default() },
+            budget: self.budget,
             again: self.again,
             scalars: self.scalars.clone(),
             ..Tuner::new(&self.folder, progress, &self.stop)
@@ -168,7 +170,7 @@ impl Search {
 /// Ctrl-C, or an exception of `progress`, ends it after the run at hand, and is raised then; a second Ctrl-C leaves at once.
 #[pyfunction]
 #[pyo3(signature = (program, shape, dtype_name, ignored, filter_text, gradients, input_gradients, device_ordinal,
-                    scalars, candidates, again, untrained, progress, silent, worker))]
+                    scalars, candidates, budget, again, untrained, progress, silent, worker))]
 #[expect(clippy::too_many_arguments, reason = "the parts of a problem, from Python")]
 pub(crate) fn tune(
     py: Python<'_>,
@@ -182,6 +184,7 @@ pub(crate) fn tune(
     device_ordinal: Option<usize>,
     scalars: Vec<(String, f32)>,
     candidates: Option<usize>,
+    budget: Option<f64>,
     again: bool,
     untrained: bool,
     progress: Option<Py<PyAny>>,
@@ -209,8 +212,20 @@ pub(crate) fn tune(
         false => HeadSource::Generated { seed: 0 },
     };
     let worker = WorkerCommand::new(worker.0, worker.1);
-    let search =
-        Search { folder, device, task, scalars, candidates, again, source, worker, stop: stop.clone() };
+    // Longer than there is time: as good as none.
+    let budget = budget.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let search = Search {
+        folder,
+        device,
+        task,
+        scalars,
+        candidates,
+        budget,
+        again,
+        source,
+        worker,
+        stop: stop.clone(),
+    };
     let watched = Watched::default();
     let shows = progress.is_none() && !silent;
     let (sender, receiver) = channel();

@@ -99,6 +99,13 @@ def test_shapes_and_names_of_gradients_state_the_same_problem():
     assert last_plan().grade == "exact"
 
 
+def test_a_budget_ends_it_with_a_winner_and_the_same_call_goes_on(folder):
+    call = dict(device=DEVICE, dtype=torch.float32, progress=False)
+    short = cce.tune((32, 24), (3000, 24), budget=0.01, **call)
+    assert not short.complete and short.winner is not None
+    assert cce.tune((32, 24), (3000, 24), budget=None, **call).complete
+
+
 def test_progress_is_reported_to_a_function_and_its_exception_ends_the_search(folder):
     seen = []
     cce.tune(
@@ -192,6 +199,7 @@ MISTAKES = {
     "there is no option `cap`, expected bias": lambda: cce.tune((3, 4), (10, 4), cap=3.0),
     "`softcap` is '3' (str)": lambda: cce.tune((3, 4), (10, 4), softcap="3"),
     "`candidates` is 1.5 (float), expected a whole number": lambda: cce.tune((3, 4), (10, 4), candidates=1.5),
+    "`budget` is 0, expected None or a finite number above 0": lambda: cce.tune((3, 4), (10, 4), budget=0),
     "`gradients` has 'd'": lambda: cce.tune((3, 4), (10, 4), gradients=["d"]),
     "`gradients` is 'ec'": lambda: cce.tune((3, 4), (10, 4), gradients="ec"),
     "`loss` is 7 (int)": lambda: cce.tune((3, 4), (10, 4), loss=7),

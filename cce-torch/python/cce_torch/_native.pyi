@@ -107,6 +107,7 @@ def tune(
     device_ordinal: int | None,
     scalars: list[tuple[str, float]],
     candidates: int | None,
+    budget: float | None,
     again: bool,
     untrained: bool,
     progress: Callable[[int, int, list[str]], object] | None,

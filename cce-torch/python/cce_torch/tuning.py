@@ -141,6 +141,7 @@ def tune(
     filter_eps: float | None = None,
     max_entries: int | None = None,
     candidates: int | None = None,
+    budget: float | None = 60.0,
     again: bool = False,
     untrained: bool = False,
     progress: bool | Progress = True,
@@ -176,6 +177,8 @@ def tune(
             do, and of shapes ``e`` and ``c``.
         filter, filter_eps, max_entries: the filter of the call, as there.
         candidates: tries no more than so many schedules; by default as many as the search thinks worth it.
+        budget: seconds that it may take, inputs and reference included; the same call goes on from there. None: until
+            nothing is left that is worth a trial.
         again: measures anew what is stored.
         untrained: generates inputs with a softmax close to uniform, like a model's before its training.
         progress: True shows a bar on a terminal, and elsewhere a line every five seconds on ``sys.stderr``; False is
@@ -198,6 +201,7 @@ def tune(
     text = _options.filter_text(filter, filter_eps, max_entries)
     if candidates is not None:
         candidates = _options.whole("candidates", candidates, 1, 2**31 - 1)
+    _options.positive("budget", budget)
     for name, value in (("again", again), ("untrained", untrained)):
         _options.flag(name, value)
     if not isinstance(progress, bool) and not callable(progress):
@@ -223,6 +227,7 @@ def tune(
             ordinal,
             scalars,
             candidates,
+            None if budget is None else float(budget),
             again,
             untrained,
             _callback(progress),
