@@ -239,10 +239,15 @@ impl<M: Memory> PlanBench<M> {
             }
             if pair == 0 && worst > LARGE {
                 let again = self.run_beside(plan, 1)?;
-                let moved = first.gradients.iter().zip(&again).find(|(_, again)| again.difference > 0.0);
+                // What is not written the second time is no difference, but an error.
+                let moved = first.gradients.iter().zip(&again).find(|(_, again)| again.error > 0.0);
                 if let Some(((name, _), again)) = moved {
-                    let reason =
-                        format!("{name} differs by {:.1e} between two runs with one seed", again.error);
+                    let reason = match again.judge_written(name) {
+                        Ok(()) => {
+                            format!("{name} differs by {:.1e} between two runs with one seed", again.error)
+                        }
+                        Err(reason) => format!("{reason} in the second of two runs with one seed"),
+                    };
                     return Err(wrong(worst, reason));
                 }
             }

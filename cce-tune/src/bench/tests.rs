@@ -215,6 +215,20 @@ impl Memory for &Watched {
 }
 
 #[test]
+fn what_is_not_written_the_second_time_with_one_seed_is_wrong() {
+    let memory = Watched::default();
+    let (mut bench, mut built) = noisy_bench_in(&memory, 2, true);
+    // dE and dC of two seeds with the reference and with each other, then of the repetition with the second.
+    let before = memory.comparisons.load(Relaxed);
+    memory.not_written_in.store(before + 8, Relaxed);
+    let failure = bench.check(&mut built).unwrap_err();
+    let reason = failure.status.reason();
+    let expected = "dC: 1 element is NaN or not written in the second of two runs with one seed";
+    assert!(matches!(failure.status, Status::Wrong(_)) && reason == expected, "{failure:?}");
+    assert!(bench.check(&mut built).is_ok());
+}
+
+#[test]
 fn the_check_of_a_search_has_its_memory_from_the_start_and_no_candidate_is_blamed_for_want_of_it() {
     let memory = Watched::default();
     let (mut bench, mut built) = noisy_bench_in(&memory, 2, true);
