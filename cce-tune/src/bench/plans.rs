@@ -32,7 +32,8 @@ pub struct PlanBench<M: Memory> {
     cols: Vec<(String, M::Buffer)>,
     scalars: Vec<(String, f32)>,
     outputs: OutputBuffers<M::Buffer>,
-    /// Those of another seed, made when they are needed.
+    /// Those of another seed: what is searched and sampled has them from the start, before further copies of the
+    /// inputs take the room.
     others: Option<OutputBuffers<M::Buffer>>,
     workspace: Option<(u64, Workspace<'static>)>,
     reference: Option<Reference<M::Buffer>>,
@@ -74,11 +75,11 @@ pub struct Results {
 }
 
 impl<M: Memory> PlanBench<M> {
-    /// Copies the inputs to the device. `head` has the task's shape and type. With `for_timing`, several
+    /// Copies the inputs to the device. `head` has the task's shape and type. With the problem of a `search`, several
     /// times, as far as half of the free memory allows; else once.
     ///
     /// # Errors
-    /// When there is no room for one copy and the outputs, or `arguments` do not fit the program.
+    /// When there is no room for one copy and the outputs, which a search for sampled gradients has twice, or `arguments` do not fit the program.
     pub fn new(
         memory: M,
         device: Device,
@@ -91,6 +92,8 @@ impl<M: Memory> PlanBench<M> {
         let rows = named_values(&arguments.rows, |name, v| memory.upload(HostData::F32(v), name))?;
         let cols = named_values(&arguments.cols, |name, v| memory.upload(HostData::F32(v), name))?;
         let mut copies = vec![copied(&memory, head, None, 0)?];
+        let is_sampled = |problem: &&Problem| matches!(problem.filter, Filter::Sampled { .. });
+        let others = search.filter(is_sampled).map(|_| OutputBuffers::new(&memory, &task)).transpose()?;
         let bytes = ((head.hidden.len() + head.classifier.len()) * head.dtype().bytes()) as u64;
         while search.is_some() && copies.len() < MOST_COPIES && memory.free_bytes() / 2 > bytes {
             let copy = copied(&memory, head, copies.first(), copies.len())?;
@@ -106,7 +109,7 @@ impl<M: Memory> PlanBench<M> {
             cols,
             scalars: arguments.scalars.clone(),
             outputs,
-            others: None,
+            others,
             workspace: None,
             reference: None,
             problem: search.cloned(),
@@ -227,7 +230,7 @@ impl<M: Memory> PlanBench<M> {
                 first = self.compared(reference).map_err(of)?;
                 first.judge_but_noise(&self.tolerance)?;
             }
-            let between = self.run_beside(plan, 2 * pair + 1).map_err(of)?;
+            let between = self.run_beside(plan, 2 * pair + 1)?;
             let second = self.compared(reference).map_err(of)?;
             second.judge_but_noise(&self.tolerance)?;
             let pairs = first.gradients.iter().zip(&second.gradients).zip(&between);
@@ -235,11 +238,16 @@ impl<M: Memory> PlanBench<M> {
                 bias.add(*a, *b, *between);
             }
             if pair == 0 && worst > LARGE {
-                let again = self.run_beside(plan, 1).map_err(of)?;
-                let moved = first.gradients.iter().zip(&again).find(|(_, again)| again.difference > 0.0);
+                let again = self.run_beside(plan, 1)?;
+                // What is not written the second time is no difference, but an error.
+                let moved = first.gradients.iter().zip(&again).find(|(_, again)| again.error > 0.0);
                 if let Some(((name, _), again)) = moved {
-                    let reason =
-                        format!("{name} differs by {:.1e} between two runs with one seed", again.error);
+                    let reason = match again.judge_written(name) {
+                        Ok(()) => {
+                            format!("{name} differs by {:.1e} between two runs with one seed", again.error)
+                        }
+                        Err(reason) => format!("{reason} in the second of two runs with one seed"),
+                    };
                     return Err(wrong(worst, reason));
                 }
             }
@@ -257,10 +265,13 @@ impl<M: Memory> PlanBench<M> {
     }
 
     /// Runs a plan beside what the last run left, and compares the gradients of both.
-    fn run_beside(&mut self, plan: &Plan, seed: u64) -> Result<Vec<Comparison>, Error> {
+    fn run_beside(&mut self, plan: &Plan, seed: u64) -> Result<Vec<Comparison>, Failure> {
+        let of = |error: Error| failure(&error);
         let others = match self.others.take() {
             Some(others) => others,
-            None => OutputBuffers::new(&self.memory, &self.task)?,
+            // For want of room for what the check needs, no candidate is to blame.
+            None => OutputBuffers::new(&self.memory, &self.task)
+                .map_err(|error| Failure { blameless: true, ..failure(&error) })?,
         };
         let before = std::mem::replace(&mut self.outputs, others);
         let ran = self.run_poisoned(plan, seed);
@@ -268,8 +279,7 @@ impl<M: Memory> PlanBench<M> {
         let compared: Result<Vec<Comparison>, Error> =
             pairs.map(|((_, now), (_, before))| self.memory.compare(now, before)).collect();
         self.others = Some(before);
-        ran?;
-        compared
+        ran.and(compared).map_err(of)
     }
 
     /// One call on one copy of the inputs, to its end; its time in ms.

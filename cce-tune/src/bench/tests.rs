@@ -1,5 +1,6 @@
 //! The bench on the CPU device: what is right passes, what is wrong is found.
 
+use super::host::HostBuffer;
 use super::*;
 use crate::arguments::Arguments;
 use crate::data::Head;
@@ -9,6 +10,7 @@ use cce_codegen::problem::{DType, Filter};
 use cce_codegen::schedule::{CpuSchedule, Schedule};
 use cce_runtime::Device;
 use cce_tuning_db::Status;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 const SCHEDULE: Schedule = Schedule::Cpu(CpuSchedule { token_block: 16, strip: 256 });
 
@@ -120,14 +122,123 @@ fn noisy() -> (Task, Task, Arguments) {
 }
 
 fn noisy_bench(seed: u64) -> (PlanBench<HostMemory>, Built) {
+    noisy_bench_in(HostMemory, seed, true)
+}
+
+fn noisy_bench_in<M: Memory>(memory: M, seed: u64, searches: bool) -> (PlanBench<M>, Built) {
     let (task, exact, arguments) = noisy();
     let head = Head::generated(task.tokens, task.width, task.vocab, seed, task.dtype);
     let problem = task.builder().build(&Device::cpu()).unwrap().problem().clone();
-    let mut bench =
-        PlanBench::new(HostMemory, Device::cpu(), task, &head, &arguments, Some(&problem)).unwrap();
+    let problem = Some(&problem).filter(|_| searches);
+    let mut bench = PlanBench::new(memory, Device::cpu(), task, &head, &arguments, problem).unwrap();
     bench.make_reference(&exact.plan(&Device::cpu(), SCHEDULE).unwrap(), &arguments).unwrap();
     let built = bench.build(&SCHEDULE).unwrap();
     (bench, built)
+}
+
+/// The host's memory, watched: how often something ran and was compared, whether there is room for more, and which
+/// comparison is of a result whose last element was not written.
+#[derive(Default)]
+struct Watched {
+    runs: AtomicUsize,
+    comparisons: AtomicUsize,
+    is_full: AtomicBool,
+    not_written_in: AtomicUsize,
+}
+
+impl Watched {
+    fn room(&self, what: &str) -> Result<(), Error> {
+        match self.is_full.load(Relaxed) {
+            true => {
+                Err(cce_runtime::Error::OutOfMemory { what: what.to_owned(), asked: 1, free: 0, total: 1 }
+                    .into())
+            }
+            false => Ok(()),
+        }
+    }
+}
+
+impl Memory for &Watched {
+    type Buffer = HostBuffer;
+
+    fn upload(&self, values: HostData<'_>, what: &str) -> Result<HostBuffer, Error> {
+        self.room(what)?;
+        HostMemory.upload(values, what)
+    }
+
+    fn duplicate(&self, buffer: &HostBuffer, what: &str) -> Result<HostBuffer, Error> {
+        self.room(what)?;
+        HostMemory.duplicate(buffer, what)
+    }
+
+    fn poisoned(&self, element: Element, len: usize, what: &str) -> Result<HostBuffer, Error> {
+        self.room(what)?;
+        HostMemory.poisoned(element, len, what)
+    }
+
+    fn poison(&self, buffer: &mut HostBuffer) -> Result<(), Error> {
+        HostMemory.poison(buffer)
+    }
+
+    fn view<'a>(&self, buffer: &'a HostBuffer) -> View<'a> {
+        HostMemory.view(buffer)
+    }
+
+    fn view_mut<'a>(&self, buffer: &'a mut HostBuffer) -> ViewMut<'a> {
+        HostMemory.view_mut(buffer)
+    }
+
+    fn download(&self, buffer: &HostBuffer) -> Result<Vec<f32>, Error> {
+        HostMemory.download(buffer)
+    }
+
+    fn compare(&self, buffer: &HostBuffer, reference: &HostBuffer) -> Result<Comparison, Error> {
+        let mut result = HostMemory.download(buffer)?;
+        if self.comparisons.fetch_add(1, Relaxed) + 1 == self.not_written_in.load(Relaxed) {
+            *result.last_mut().unwrap() = f32::NAN;
+        }
+        Ok(Comparison::of(&result, &HostMemory.download(reference)?))
+    }
+
+    fn time(&self, work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
+        self.runs.fetch_add(1, Relaxed);
+        HostMemory.time(work)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        HostMemory.free_bytes()
+    }
+
+    fn clocks(&self) -> Option<cce_tuning_db::Clocks> {
+        None
+    }
+}
+
+#[test]
+fn what_is_not_written_the_second_time_with_one_seed_is_wrong() {
+    let memory = Watched::default();
+    let (mut bench, mut built) = noisy_bench_in(&memory, 2, true);
+    // dE and dC of two seeds with the reference and with each other, then of the repetition with the second.
+    let before = memory.comparisons.load(Relaxed);
+    memory.not_written_in.store(before + 8, Relaxed);
+    let failure = bench.check(&mut built).unwrap_err();
+    let reason = failure.status.reason();
+    let expected = "dC: 1 element is NaN or not written in the second of two runs with one seed";
+    assert!(matches!(failure.status, Status::Wrong(_)) && reason == expected, "{failure:?}");
+    assert!(bench.check(&mut built).is_ok());
+}
+
+#[test]
+fn the_check_of_a_search_has_its_memory_from_the_start_and_no_candidate_is_blamed_for_want_of_it() {
+    let memory = Watched::default();
+    let (mut bench, mut built) = noisy_bench_in(&memory, 2, true);
+    memory.is_full.store(true, Relaxed);
+    assert!(bench.check(&mut built).unwrap() > 0.3);
+    let memory = Watched::default();
+    let (mut bench, mut built) = noisy_bench_in(&memory, 2, false);
+    memory.is_full.store(true, Relaxed);
+    let failure = bench.check(&mut built).unwrap_err();
+    assert!(failure.blameless && matches!(failure.status, Status::Resources(_)), "{failure:?}");
 }
 
 #[test]
