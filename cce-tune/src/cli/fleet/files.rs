@@ -3,8 +3,8 @@
 //! Invariants: a plan's folder appears in one step, whole; a file in it is whole or not there; a file of another
 //! layout is told from a damaged one, and both say what to do.
 
-use super::super::transfer::whole_text;
 use crate::Error;
+use crate::atomic::whole_text;
 use crate::tuning::{Report, host_name};
 use crate::worker::Job;
 use serde::de::DeserializeOwned;
