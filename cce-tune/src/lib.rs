@@ -45,6 +45,7 @@
 //! ```
 
 pub mod arguments;
+mod atomic;
 pub mod bench;
 pub mod cli;
 pub mod data;

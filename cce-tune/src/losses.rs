@@ -4,6 +4,7 @@
 //! database's folder, so that whoever reads its trials, or its winners, finds the program again.
 
 use crate::Error;
+use crate::atomic::whole_text;
 use cce_codegen::ir::Program;
 use cce_tuning_db::ProgramHash;
 use std::path::{Path, PathBuf};
@@ -13,18 +14,16 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// When the folder cannot be written.
 pub fn remember(folder: &Path, program: &Program) -> Result<(), Error> {
-    let path = saved(folder, &ProgramHash::from_bytes(program.hash()));
-    if shipped(program.hash()).is_some() || path.exists() {
+    let hash = ProgramHash::from_bytes(program.hash());
+    // A file that is damaged, or another loss's, is as good as none.
+    if with_hash(folder, &hash).is_some() {
         return Ok(());
     }
-    let failed = |source| Error::Write { path: path.clone(), source };
+    let path = saved(folder, &hash);
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+        std::fs::create_dir_all(parent).map_err(|source| Error::Write { path: path.clone(), source })?;
     }
-    // Written beside and renamed: whoever reads it finds a whole one.
-    let aside = path.with_extension(format!("{}.aside", std::process::id()));
-    std::fs::write(&aside, program.save()).map_err(failed)?;
-    std::fs::rename(&aside, &path).map_err(failed)
+    whole_text(&path, &program.save())
 }
 
 /// The loss with this hash: one that ships, or one that was tuned into the database in `folder`.
@@ -71,5 +70,13 @@ mod tests {
         // What is under the name of another is not taken for it.
         std::fs::write(saved(folder.path(), &hash(&own)), focal.save()).unwrap();
         assert!(with_hash(folder.path(), &hash(&own)).is_none());
+        // Nor is a part of it; both are mended when it is tuned again.
+        for damaged in [focal.save(), own.save()[..own.save().len() / 2].to_owned(), String::new()] {
+            std::fs::write(saved(folder.path(), &hash(&own)), damaged).unwrap();
+            assert!(with_hash(folder.path(), &hash(&own)).is_none());
+            remember(folder.path(), &own).unwrap();
+            assert_eq!(with_hash(folder.path(), &hash(&own)).unwrap().name(), "own");
+        }
+        assert_eq!(std::fs::read_dir(folder.path().join("losses")).unwrap().count(), 1);
     }
 }

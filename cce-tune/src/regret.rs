@@ -11,6 +11,7 @@ use crate::search::{Bench, describe, middle};
 use crate::stop::Stop;
 use crate::stored;
 use crate::strategy::{far_apart, over_best};
+use crate::task::Task;
 use crate::verify::summary;
 use cce_codegen::ir::Program;
 use cce_codegen::problem::Problem;
@@ -124,8 +125,15 @@ fn selected<T>(
 }
 
 fn problem(recording: &Recording, program: &Program) -> Result<Problem, Error> {
-    stored::problem(program, &recording.key, recording.shape)
-        .map_err(|reason| Error::Nothing { reason: format!("{}: {reason}", recording.name) })
+    stored::problem(program, &recording.key, recording.shape).map_err(|reason| nothing(recording, &reason))
+}
+
+fn task(recording: &Recording, program: &Program) -> Result<Task, Error> {
+    stored::task(program, &recording.key, recording.shape).map_err(|reason| nothing(recording, &reason))
+}
+
+fn nothing(recording: &Recording, reason: &str) -> Error {
+    Error::Nothing { reason: format!("{}: {reason}", recording.name) }
 }
 
 fn default_schedule(recording: &Recording, program: &Program, problem: &Problem) -> Option<Schedule> {
@@ -193,10 +201,11 @@ pub fn measured<B: Bench>(
     let problem = problem(held_out, program)?;
     let default = default_schedule(held_out, program, &problem).ok_or(Error::NoCandidate)?;
     let mut bench = bench(winner)?;
+    let task = task(held_out, program)?;
+    let gpu = selection::gpu_of(&held_out.key.device);
+    // As a plan: what cannot be built is passed over. A bench may tell that only when it checks.
     let chosen = selected(held_out, others, measuring.consulted, program, &problem, |schedule| {
-        // As a plan: what cannot be built is passed over.
-        let built = bench.build(&schedule);
-        built.map(|_| schedule).map_err(|failure| failure.status.reason().to_owned())
+        stored::fits(&task, &problem, schedule, gpu.as_ref()).map(|()| schedule)
     });
     let selected = chosen.value.unwrap_or(default);
     let mut schedules = vec![winner];
@@ -266,7 +275,9 @@ fn winners(recording: &Recording) -> Result<KeyWinners, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::search::Failure;
     use crate::strategy::invented;
+    use cce_tuning_db::{Clocks, Resources, Status};
 
     fn of(recordings: &[Recording]) -> Result<Vec<Regret>, Error> {
         let asked: Vec<&Recording> = recordings.iter().collect();
@@ -289,6 +300,76 @@ mod tests {
     fn what_says_nothing_of_a_problem_is_not_asked() {
         let all = [invented::recording(0), invented::recording(1)];
         assert_eq!(of(&all).unwrap(), []);
+    }
+
+    /// A bench that, as one in another process, promises to build whatever it is asked for; a check tells.
+    struct Willing;
+
+    impl Bench for Willing {
+        type Built = Schedule;
+
+        fn build(&self, schedule: &Schedule) -> Result<Schedule, Failure> {
+            Ok(*schedule)
+        }
+
+        fn resources(&self, _: &Schedule) -> Option<Resources> {
+            None
+        }
+
+        fn check(&mut self, built: &mut Schedule) -> Result<f64, Failure> {
+            match built {
+                Schedule::Gpu(gpu) if gpu.logits.stages > 8 => {
+                    Err(Failure::new(Status::Compile("too large".to_owned())))
+                }
+                _ => Ok(0.0),
+            }
+        }
+
+        fn time(&mut self, _: &mut Schedule, _: usize) -> Result<f64, Failure> {
+            Ok(1.0)
+        }
+
+        fn clocks(&self) -> Option<Clocks> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_stored_winner_that_does_not_fit_is_passed_over_for_the_next_or_the_default() {
+        let held_out = invented::recording(4);
+        let program = cce::losses::named("cross_entropy").unwrap();
+        let measure = |others: &[&Recording]| {
+            let all: Vec<Recording> = others.iter().map(|&other| other.clone()).collect();
+            let measuring = Measuring { consulted: selection::CONSULTED, rounds: 3 };
+            measured(&held_out, &all, &program, &measuring, |_| Ok(Willing), &Stop::new()).unwrap().unwrap()
+        };
+        let near = invented::near(4);
+        let mut large = near.clone();
+        for trial in &mut large.trials {
+            let Schedule::Gpu(gpu) = &mut trial.schedule else { panic!("a schedule of another device") };
+            gpu.logits.stages = 64;
+        }
+        let mut elsewhere = held_out.clone();
+        elsewhere.key.device = cce_tuning_db::Device::gpu("another gpu", (9, 0), 114, 232_448, 50 << 20);
+        let from = |grade: &Grade| match grade {
+            Grade::NearShape { .. } => "near shape",
+            Grade::OtherGpu { .. } => "other device",
+            Grade::Default => "default",
+            _ => "another",
+        };
+        for (others, expected) in [
+            (vec![&near, &elsewhere], "near shape"),
+            (vec![&large, &elsewhere], "other device"),
+            (vec![&large], "default"),
+        ] {
+            let found = measure(&others);
+            assert_eq!(from(&found.grade), expected);
+            assert_eq!(found.selected.regret, Ok(0.0));
+            assert_eq!(found.selected == found.default, expected == "default", "{found:?}");
+            let said =
+                found.notes.iter().any(|note| note.contains("was not used") && note.contains("64 stages"));
+            assert_eq!(said, expected != "near shape", "{:?}", found.notes);
+        }
     }
 
     #[test]

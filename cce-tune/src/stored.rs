@@ -7,7 +7,7 @@ use crate::task::Task;
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::{DType, Filter, IndexType, Problem};
-use cce_codegen::schedule::Schedule;
+use cce_codegen::schedule::{Gpu, Schedule};
 use cce_runtime::{Device, Gradients, selection};
 use cce_tuning_db::{self as db, Dtype, Key, Shape, Winner};
 
@@ -98,29 +98,30 @@ pub fn filter(stored: db::Filter) -> Result<Filter, String> {
 pub fn check(program: &Program, key: &Key, winner: &Winner) -> Result<Schedule, String> {
     let schedule = selection::schedule(&winner.config)?;
     let task = task(program, key, winner.shape)?;
-    let described = |error: crate::Error| error.to_string();
-    let (problem, built) = match (schedule, selection::gpu_of(&key.device)) {
-        (Schedule::Gpu(on_gpu), Some(gpu)) => {
-            let problem = task.gpu_problem().map_err(described)?;
-            let built = GpuPlan::build(program, &problem, &on_gpu, &gpu).map(drop);
-            (problem, built.map_err(|error| error.to_string()))
-        }
-        (Schedule::Cpu(_), None) => {
-            let plan = task.plan(&Device::cpu(), schedule).map_err(described)?;
-            (plan.problem().clone(), Ok(()))
-        }
-        (Schedule::Gpu(_), None) => {
-            return Err("it is a GPU's schedule under a key of the CPU device".to_owned());
-        }
-        (Schedule::Cpu(_), Some(_)) => {
-            return Err("it is the CPU device's schedule under a key of a GPU".to_owned());
-        }
-    };
-    built?;
+    let problem = problem(program, key, winner.shape)?;
+    fits(&task, &problem, schedule, selection::gpu_of(&key.device).as_ref())?;
     match selection::key(program, &problem, key.device.clone()) {
         Ok(asked) if asked == *key => Ok(schedule),
         Ok(_) => Err("a plan of this version asks under another key, and does not find it".to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a plan with this schedule can be built, as far as constraints say: on the GPU, or without one on the CPU
+/// device. `problem` is the task's there. What a plan passes over does not fit; needs no GPU.
+///
+/// # Errors
+/// The first constraint of this version that it breaks, in words.
+pub fn fits(task: &Task, problem: &Problem, schedule: Schedule, gpu: Option<&Gpu>) -> Result<(), String> {
+    match (schedule, gpu) {
+        (Schedule::Gpu(schedule), Some(gpu)) => GpuPlan::build(&task.program, problem, &schedule, gpu)
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        (Schedule::Cpu(_), None) => {
+            task.plan(&Device::cpu(), schedule).map(drop).map_err(|error| error.to_string())
+        }
+        (Schedule::Gpu(_), None) => Err("it is a GPU's schedule under a key of the CPU device".to_owned()),
+        (Schedule::Cpu(_), Some(_)) => Err("it is the CPU device's schedule under a key of a GPU".to_owned()),
     }
 }
 

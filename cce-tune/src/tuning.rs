@@ -12,10 +12,10 @@ use crate::recording::Recording;
 use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on, undecided};
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
+use crate::stored;
 use crate::strategy::{Experience, Kind, Outcome, Pool};
 use crate::task::Task;
 use crate::worker::{Job, RemoteBench, WorkerCommand};
-use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::Problem;
 use cce_codegen::schedule::{Gpu, Schedule};
 use cce_runtime::selection;
@@ -157,13 +157,7 @@ impl<'a> Tuner<'a> {
             DeviceKind::Cpu => None,
             DeviceKind::Cuda => Some(gpu_of(device)?),
         };
-        let fits = |schedule: &Schedule| match (schedule, &gpu) {
-            (Schedule::Gpu(schedule), Some(gpu)) => {
-                GpuPlan::build(&task.program, problem, schedule, gpu).is_ok()
-            }
-            (Schedule::Cpu(_), None) => true,
-            _ => false,
-        };
+        let fits = |schedule: &Schedule| stored::fits(task, problem, *schedule, gpu.as_ref()).is_ok();
         // What this search, or one that it goes on with, stored itself would make it choose otherwise than in one go.
         let own = |candidate: &db::Candidate| {
             candidate.source == db::Source::Database

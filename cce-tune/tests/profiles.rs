@@ -175,3 +175,39 @@ fn verify_speaks_of_devices_that_are_not_here_and_checks_their_constraints() {
     let nothing = Tuner::new().run(&["verify", &tuner.path("absent.json")]);
     assert_eq!(nothing.code, Some(1));
 }
+
+#[test]
+fn a_problem_whose_run_off_the_time_cut_short_is_said_to_be_open_and_gone_on_with() {
+    let tuner = Tuner::new();
+    let one = ["--heads", "16x1500", "--tokens", "32"];
+    let profile = |tuner: &Tuner, more: &[&str]| {
+        let out = tuner.path("tiny.json");
+        let flags = ["profile", "--gpu", "cpu", "--candidates", "3", "--out", &out];
+        tuner.run(&[&flags[..], &one, more].concat()).ok()
+    };
+    let short = profile(&tuner, &["--budget", "1ms"]).stdout;
+    assert_eq!(short.matches(" near the best not compared, run again to go on\n").count(), 2, "{short}");
+    let end =
+        "holds winners for 2 problems; of 2 problems the time cut the run-off short, run again to go on\n";
+    assert!(short.ends_with(end), "{short}");
+    let cut = |entry: &Value| entry["winners"][0]["settled"]["cut_short"] == json!(true);
+    let made = read(&tuner);
+    assert!(made["entries"].as_array().unwrap().iter().all(cut), "{made}");
+
+    // The file alone says what is open, without the database.
+    let elsewhere = Tuner::new();
+    write(&elsewhere, &made);
+    let again = profile(&elsewhere, &["--budget", "1ms", "--json"]);
+    assert_eq!(states(&again), ["tuned"; 2]);
+    assert_eq!(again.json()["undecided"], json!(2));
+    assert!(again.json()["problems"][0]["undecided"].as_u64().unwrap() > 0, "{}", again.stdout);
+
+    let whole = profile(&tuner, &["--budget", "none", "--json"]);
+    assert_eq!(states(&whole), ["tuned"; 2]);
+    assert_eq!(whole.json()["undecided"], json!(0));
+    assert_eq!(whole.json()["problems"][0]["undecided"], json!(0));
+    assert!(!read(&tuner)["entries"].as_array().unwrap().iter().any(cut));
+    let done = profile(&tuner, &["--budget", "none"]).stdout;
+    assert!(done.contains(", in ") && done.ends_with("holds winners for 2 problems\n"), "{done}");
+    assert_eq!(states(&profile(&tuner, &["--json"])), ["known"; 2]);
+}

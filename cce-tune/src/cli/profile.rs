@@ -2,7 +2,7 @@
 //!
 //! The profile is written anew, in one piece, after every problem: whatever ends the process, what is done is in
 //! the file, and the same command goes on behind it. Problems that the file holds winners of already, made by this
-//! version of the kernels on this device, are left alone.
+//! version of the kernels on this device, are left alone, unless the time cut short the run-off that they won.
 
 use super::devices::devices;
 use super::output::{Output, counted};
@@ -19,7 +19,7 @@ use crate::tuning::{Report, Scope, Tuner, host_name, tuning_device};
 use cce_codegen::problem::DType;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::{Device, DeviceKind, Gradients, selection};
-use cce_tuning_db::{Key, KeyWinners, Profile, Provenance, Winner};
+use cce_tuning_db::{Generation, Key, KeyWinners, Profile, Provenance, Winner};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -162,12 +162,12 @@ pub(super) fn run(
     let items = items(args, &program, device);
     let source = HeadSource::Generated { seed: args.seed };
     let worker = worker()?;
-    let (mut values, mut code) = (Vec::new(), EXIT_OK);
+    let (mut values, mut open, mut code) = (Vec::new(), 0, EXIT_OK);
     for (number, item) in items.iter().enumerate() {
         let place = format!("[{}/{}] {}", number + 1, items.len(), item.text());
         let (problem, space) = tuner.space(&item.task, device)?;
         let key = selection::key(&item.task.program, &problem, keyed.clone())?;
-        let known = profile.winner(&key).filter(|winner| winner.generation == generation && !args.again);
+        let known = profile.winner(&key).filter(|winner| is_done(winner, &generation) && !args.again);
         if let Some(winner) = known {
             say(
                 output,
@@ -194,17 +194,28 @@ pub(super) fn run(
             code = EXIT_NO_WINNER;
             continue;
         }
+        open += u64::from(report.undecided > 0);
         profile.replace(&report);
         profile.write(&args.out)?;
     }
     let held = counted(profile.profile.entries.len() as u64, "problem");
     let text = match code {
         EXIT_STOPPED => {
-            format!("stopped; {} holds winners for {held}, run again to go on\n", args.out.display())
+            let open = open_text(open);
+            format!("stopped; {} holds winners for {held}{open}, run again to go on\n", args.out.display())
+        }
+        _ if open > 0 => {
+            format!(
+                "{} holds winners for {held}{}, run again to go on\n",
+                args.out.display(),
+                open_text(open)
+            )
         }
         _ => format!("{} holds winners for {held}\n", args.out.display()),
     };
-    let value = json!({"schema": 1, "database": folder, "profile": args.out, "problems": values});
+    let value = json!({
+        "schema": 1, "database": folder, "profile": args.out, "problems": values, "undecided": open,
+    });
     output.either(|| text, &value)?;
     Ok(code)
 }
@@ -212,6 +223,19 @@ pub(super) fn run(
 /// A line as soon as it is true; JSON comes at the end, in one piece.
 fn say(output: &Output, line: &str) -> Result<(), Error> {
     if output.is_json() { Ok(()) } else { output.text(line) }
+}
+
+/// Whether a stored winner is what tuning would come to again: of these kernels, and compared to the end.
+fn is_done(winner: &Winner, generation: &Generation) -> bool {
+    winner.generation == *generation && !winner.settled.is_some_and(|settled| settled.cut_short)
+}
+
+/// Of how many problems the run-off is open.
+fn open_text(problems: u64) -> String {
+    match problems {
+        0 => String::new(),
+        _ => format!("; of {} the time cut the run-off short", counted(problems, "problem")),
+    }
 }
 
 /// Heads, then numbers of tokens, then objectives.
@@ -263,6 +287,13 @@ fn described(report: &Report, default: Option<Schedule>, seconds: f64) -> (Strin
         }
         (_, Some(best), None) => format!("{best:.3} ms; {seconds:.0} s"),
     };
+    let line = match (report.ended, best, report.undecided) {
+        (Ended::Stopped, ..) | (_, None, _) | (_, _, 0) => line,
+        (.., undecided) => format!(
+            "{line}; {} near the best not compared, run again to go on",
+            counted(undecided as u64, "candidate")
+        ),
+    };
     let state = match (report.ended, best) {
         (Ended::Stopped, _) => "stopped",
         (_, None) => "no winner",
@@ -270,6 +301,7 @@ fn described(report: &Report, default: Option<Schedule>, seconds: f64) -> (Strin
     };
     let value = json!({
         "key": report.key, "state": state, "ms": best, "default_ms": default, "seconds": seconds,
+        "undecided": report.undecided,
         "winner": report.ranking.winner().map(|winner| winner.description.clone()),
     });
     (line, value)

@@ -8,12 +8,11 @@ use super::programs::Programs;
 use super::selected::{Selected, SelectedArgs, Selector, paths};
 use super::tune::database_folder;
 use crate::Error;
+use crate::atomic::{whole, whole_text};
 use crate::exchange;
 use crate::tuning::host_name;
 use cce_tuning_db::{Database, Merged, Profile, Provenance};
 use clap::Args;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
@@ -49,34 +48,6 @@ pub(super) enum Format {
     KernelTuner,
     /// T4 results, one problem a file.
     T4,
-}
-
-/// Written beside and renamed: an export that fails half-way leaves an earlier one alone.
-pub(super) fn whole(path: &Path, write: impl FnOnce(&mut File) -> Result<u64, Error>) -> Result<u64, Error> {
-    let failed = |source| Error::Write { path: path.into(), source };
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}.aside", std::process::id()));
-    let aside = PathBuf::from(aside);
-    let mut file = File::create(&aside).map_err(failed)?;
-    let written = write(&mut file).and_then(|count| {
-        file.sync_all().map_err(failed)?;
-        std::fs::rename(&aside, path).map_err(failed)?;
-        Ok(count)
-    });
-    if written.is_err() {
-        // What is left over does no harm.
-        let _ = std::fs::remove_file(&aside);
-    }
-    written
-}
-
-/// The same for a text.
-pub(super) fn whole_text(path: &Path, text: &str) -> Result<(), Error> {
-    let write = |file: &mut File| {
-        let written = file.write_all(text.as_bytes());
-        written.map(|()| 0).map_err(|source| Error::Write { path: path.into(), source })
-    };
-    whole(path, write).map(drop)
 }
 
 pub(super) fn existing() -> Result<(PathBuf, Database), Error> {
