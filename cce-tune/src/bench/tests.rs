@@ -229,6 +229,18 @@ fn what_is_not_written_the_second_time_with_one_seed_is_wrong() {
 }
 
 #[test]
+fn a_gross_bias_under_noise_is_refused_within_a_few_runs() {
+    let memory = Watched::default();
+    let (mut bench, mut built) = noisy_bench_in(&memory, 2, true);
+    bench.spoil_reference(|r| r.gradients[1].1.iter_mut().for_each(|g| *g = -*g)).unwrap();
+    let before = memory.runs.load(Relaxed);
+    let failure = bench.check(&mut built).unwrap_err();
+    assert!(matches!(failure.status, Status::Wrong(_)), "{failure:?}");
+    let runs = memory.runs.load(Relaxed) - before;
+    assert!(runs <= 15, "{runs} runs: {failure:?}");
+}
+
+#[test]
 fn the_check_of_a_search_has_its_memory_from_the_start_and_no_candidate_is_blamed_for_want_of_it() {
     let memory = Watched::default();
     let (mut bench, mut built) = noisy_bench_in(&memory, 2, true);
