@@ -41,10 +41,10 @@ pub(super) const LARGE: f64 = 0.2;
 
 /// Standard errors below what is allowed at which a mean is right: the 99 % points of Student's t for 1, 3, ... degrees
 /// of freedom. The last is for all that are more.
-const RIGHT: [f64; 6] = [31.82, 4.541, 3.365, 2.998, 2.821, 2.718];
+const RIGHT: [f64; 6] = [31.82, 4.54, 3.37, 3.00, 2.82, 2.72];
 
 /// Standard errors above it at which a mean is wrong: the 99.99 % points, as what is wrong stays out for good.
-const WRONG: [f64; 6] = [3183.0, 22.20, 9.678, 7.063, 6.010, 5.453];
+const WRONG: [f64; 6] = [3183.0, 22.20, 9.68, 7.06, 6.01, 5.45];
 
 /// What so many pairs say.
 #[derive(Clone, Debug, PartialEq)]
