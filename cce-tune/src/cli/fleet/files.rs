@@ -10,7 +10,7 @@ use crate::worker::Job;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -131,9 +131,9 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
         return Err(taken(out, "the root of a file system"));
     };
     fs::create_dir_all(parent).map_err(failed)?;
-    let stem = format!(".{}.", name.to_string_lossy());
+    let stem = format!(".{}.{}-", name.to_string_lossy(), host_name());
     remove_unfinished(parent, &stem);
-    let aside = parent.join(format!("{stem}{}-{}{UNFINISHED}", host_name(), std::process::id()));
+    let aside = parent.join(format!("{stem}{}{UNFINISHED}", std::process::id()));
     let made = fill(&aside, shards).and_then(|_lock| {
         is_free(&place)?;
         if !is_empty(&place)? {
@@ -165,7 +165,7 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
 fn fill(folder: &Path, shards: &[(String, Shard)]) -> Result<Option<File>, Error> {
     let failed = |source| Error::Write { path: folder.into(), source };
     fs::create_dir(folder).map_err(failed)?;
-    let lock = File::open(folder).ok().filter(|lock| lock.try_lock().is_ok());
+    let lock = lock(folder)?;
     for (name, shard) in shards {
         let shard_folder = folder.join(name);
         fs::create_dir(&shard_folder).map_err(failed)?;
@@ -174,12 +174,38 @@ fn fill(folder: &Path, shards: &[(String, Shard)]) -> Result<Option<File>, Error
     Ok(lock)
 }
 
-/// Removes what was being made for this place by processes that have ended. What cannot be told or removed is in
-/// nobody's way.
+/// Locks a new folder; `None`: the system or the file system has no such locks.
+fn lock(folder: &Path) -> Result<Option<File>, Error> {
+    let failed = |source| Error::Write { path: folder.into(), source };
+    let file = match File::open(folder) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(error)),
+        Err(_) => return Ok(None),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        // Whoever has it takes it for one that was left behind, and removes it.
+        Err(TryLockError::WouldBlock) => Err(Error::Usage {
+            reason: format!(
+                "expected to be alone with {}, found it locked by another cce-tune that makes a plan for the same place; \
+                 wait for that one, or name another folder",
+                folder.display()
+            ),
+        }),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// Removes what was being made for this place by processes of this host that have ended: of another host's, locks may
+/// say nothing. What cannot be told or removed is in nobody's way.
 fn remove_unfinished(parent: &Path, stem: &str) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let is_one = name.to_str().is_some_and(|name| name.starts_with(stem) && name.ends_with(UNFINISHED));
+        let process = |name: &str| {
+            let process = name.strip_prefix(stem)?.strip_suffix(UNFINISHED)?;
+            process.parse::<u32>().ok()
+        };
+        let is_one = name.to_str().and_then(process).is_some();
         // Whoever still makes it holds its lock.
         let lock = is_one.then(|| File::open(entry.path()).ok()).flatten();
         if lock.is_some_and(|lock| lock.try_lock().is_ok()) {
@@ -266,4 +292,41 @@ fn read<T: DeserializeOwned>(path: &Path, mend: &str) -> Result<Option<T>, Error
 fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::Json(error.to_string()))?;
     whole_text(path, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_ended_processes_of_this_host_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = [".plan.here-12.unfinished", ".plan.there-11.unfinished", ".plan.here-a-11.unfinished"];
+        for name in kept.iter().chain(&[".plan.here-11.unfinished"]) {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let held = lock(&folder.path().join(kept[0])).unwrap();
+        assert!(held.is_some());
+        remove_unfinished(folder.path(), ".plan.here-");
+        assert!(!folder.path().join(".plan.here-11.unfinished").exists());
+        for name in kept {
+            assert!(folder.path().join(name).exists(), "{name} was removed");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_another_planner_locks_or_has_removed_is_not_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("new");
+        fs::create_dir(&place).unwrap();
+        // As a planner does that takes it for one that was left behind.
+        let other = File::open(&place).unwrap();
+        other.try_lock().unwrap();
+        let error = lock(&place).unwrap_err().to_string();
+        assert!(error.contains("another cce-tune that makes a plan for the same place"), "{error}");
+        drop(other);
+        assert!(lock(&place).unwrap().is_some());
+        fs::remove_dir(&place).unwrap();
+        assert!(matches!(lock(&place), Err(Error::Write { .. })));
+    }
 }
