@@ -187,8 +187,8 @@ fn lock(folder: &Path) -> Result<Option<File>, Error> {
         // Whoever has it takes it for one that was left behind, and removes it.
         Err(TryLockError::WouldBlock) => Err(Error::Usage {
             reason: format!(
-                "another cce-tune makes a plan for the same place, and removes {}, expected to be alone; wait for it, \
-                 or name another folder",
+                "expected to be alone with {}, found it locked by another cce-tune that makes a plan for the same place; \
+                 wait for that one, or name another folder",
                 folder.display()
             ),
         }),
@@ -323,7 +323,7 @@ mod tests {
         let other = File::open(&place).unwrap();
         other.try_lock().unwrap();
         let error = lock(&place).unwrap_err().to_string();
-        assert!(error.contains("another cce-tune makes a plan for the same place"), "{error}");
+        assert!(error.contains("another cce-tune that makes a plan for the same place"), "{error}");
         drop(other);
         assert!(lock(&place).unwrap().is_some());
         fs::remove_dir(&place).unwrap();
