@@ -100,7 +100,7 @@ def test_shapes_and_names_of_gradients_state_the_same_problem():
 
 
 def test_a_budget_ends_it_with_a_winner_and_the_same_call_goes_on(folder):
-    call = dict(device=DEVICE, dtype=torch.float32, progress=False)
+    call = dict(device=DEVICE, dtype=torch.float32, progress=False, candidates=4)
     short = cce.tune((32, 24), (3000, 24), budget=0.01, **call)
     assert not short.complete and short.winner is not None
     assert cce.tune((32, 24), (3000, 24), budget=None, **call).complete
