@@ -98,15 +98,16 @@ fn verify_measures_a_profile_again_and_says_what_moved() {
     assert!(held.stdout.contains("stored ms") && held.stdout.contains("ms now"), "{}", held.stdout);
 
     let mut made = read(&tuner);
-    made["entries"].as_array_mut().unwrap().truncate(2);
-    made["entries"][0]["winners"][0]["median"] = json!(1e-6);
+    made["entries"].as_array_mut().unwrap().truncate(1);
+    // However busy the machine, it is faster than that.
+    made["entries"][0]["winners"][0]["median"] = json!(1e6);
     write(&tuner, &made);
-    let moved = verify(&["--json", "--tolerance", "10000"]);
+    let moved = verify(&["--json", "--tolerance", "50"]);
     assert_eq!(moved.code, Some(5), "{}\n{}", moved.stdout, moved.stderr);
     let value = moved.json();
-    assert_eq!((value["holding"].clone(), value["moved"].clone()), (json!(1), json!(1)));
+    assert_eq!((value["holding"].clone(), value["moved"].clone()), (json!(0), json!(1)));
     let said = value["problems"][0]["moved"][0].as_str().unwrap();
-    assert!(said.contains("slower than the 0.000 ms stored"), "{said}");
+    assert!(said.contains("100 % faster than the 1000000.000 ms stored"), "{said}");
 }
 
 #[test]
