@@ -328,6 +328,10 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     let regret = tuner.run(&["regret", &file, &other]).ok().stdout;
     assert!(regret.contains("selected from the others, of 2 problems"), "{regret}");
 
+    let none = tuner.run(&["regret", &file, &other, "--only", "zzz"]);
+    assert_eq!(none.code, Some(1));
+    assert!(none.stderr.contains("--only zzz chooses none of the 2 recordings"), "{}", none.stderr);
+
     let nothing = tuner.run(&["replay", &tuner.path("missing.json")]);
     assert_eq!(nothing.code, Some(1));
     assert!(nothing.stderr.contains("cannot read"), "{}", nothing.stderr);

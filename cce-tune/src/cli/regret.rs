@@ -54,6 +54,11 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop:
         args.only.iter().all(|part| description.contains(part.as_str()))
     };
     let asked: Vec<&Recording> = recordings.iter().filter(|recording| is_asked(recording)).collect();
+    if asked.is_empty() {
+        let known = counted(recordings.len() as u64, "recording");
+        let reason = format!("--only {} chooses none of the {known}", args.only.join(" --only "));
+        return Err(Error::Nothing { reason });
+    }
     let program = |key: &Key| programs.with_hash(folder, &key.program);
     if args.measure {
         return measured::run(args, &asked, &recordings, program, output, stop);
