@@ -51,14 +51,17 @@ pub(super) fn carried(
             keys.push(&candidate.key);
         }
     }
-    let lessons = keys.into_iter().take(consulted.max(1)).map(|key| {
+    let mut lessons = keys.into_iter().take(consulted.max(1)).map(|key| {
         // One layer's: times of different machines do not compare.
         let source = candidates.iter().find(|c| c.key == *key).map(|c| &c.source);
         let winners = candidates.iter().filter(|c| c.key == *key && Some(&c.source) == source);
         lesson(program, problem, key, winners.map(|candidate| &candidate.winner))
     });
-    let lesson = match lessons.collect::<Result<Vec<Lesson>, String>>() {
-        Ok(lessons) => confirmed(&lessons)?,
+    // One farther that cannot be read confirms nothing.
+    let lesson = match lessons.next()? {
+        Ok(nearest) => {
+            confirmed(&std::iter::once(nearest).chain(lessons.flatten()).collect::<Vec<Lesson>>())?
+        }
         Err(reason) => return Some(Err(reason)),
     };
     let base = match (lesson.family, gpu_of(device)) {
@@ -306,6 +309,30 @@ mod tests {
         assert_eq!(with_others([same, same]), default);
         assert_eq!(with_others([same, fewer_stages]), fewer_stages(default));
         assert_eq!(with_others([half_the_rows, half_the_rows]), default, "the nearest is asked first");
+    }
+
+    #[test]
+    fn a_farther_problem_that_cannot_be_read_confirms_nothing_and_the_nearest_is_heard() {
+        let here = problem(8192, 2048, 151_936);
+        let (near, far) = (problem(8192, 2304, 151_936), problem(8192, 3072, 151_936));
+        let entry = |problem: &Problem, config: db::Config| {
+            let here = Provenance::new("here", 1);
+            let trial =
+                Trial::measured(config, shape(problem), vec![1.0], generation(&h100()), here).unwrap();
+            KeyWinners::choose(key(&program(), problem, h100()).unwrap(), &[trial])
+        };
+        let unreadable = || db::Config::new(serde_json::json!({ "of": "another kind" }));
+        let heard = |configs: [db::Config; 2]| {
+            let [first, second] = configs;
+            let entries = vec![entry(&near, first), entry(&far, second)];
+            let profile = Profile::new("test", Provenance::new("here", 1), entries);
+            asked(&Winners::empty().with_profile(profile), &here)
+        };
+        let changed = || config(&Schedule::Gpu(fewer_stages(default_of(&near)))).unwrap();
+        assert_eq!(heard([changed(), unreadable()]).value, Some(fewer_stages(default_of(&here))));
+        let chosen = heard([unreadable(), changed()]);
+        assert_eq!((chosen.grade, chosen.value), (Grade::Default, None));
+        assert!(!chosen.notes.is_empty());
     }
 
     #[test]
