@@ -88,7 +88,7 @@ def test_a_plan_that_is_made_again_has_the_schedule_that_it_had(few, tmp_path, m
     del first
     made.clear()
     few.clear()
-    cce.tune(p.e, p.c, progress=False, **SAMPLED)
+    cce.tune(p.e, p.c, candidates=8, progress=False, **SAMPLED)
     again = own(*given)
     # Chosen anew it would be exact.
     assert (again.schedule, again.grade) == (schedule, "default")
