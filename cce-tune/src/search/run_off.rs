@@ -2,7 +2,8 @@
 //!
 //! All that the screening found near the best take part, and the default schedule with them; rounds are added while
 //! it is open who wins, for those that still may; [`super::ties`] decides. A run-off that the time cuts short says
-//! so in what it stores, and a later search goes on with all that were near.
+//! so in what it stores, and a later search goes on with all that were near. What a whole one decided is undone by
+//! another whole one only.
 
 use super::rounds::{Entrant, Rule};
 use super::statistics::median;
@@ -84,6 +85,10 @@ impl Search<'_> {
             if finalists.is_empty() {
                 return Ok(Ended::Complete);
             }
+            let decided = finalists.iter().any(|&at| self.has_won(at));
+            if decided && self.effort.is_over() {
+                return Ok(Ended::Spent);
+            }
             let rounds = self.effort.final_rounds(self.best());
             self.progress.more((finalists.len() * (1 + rounds)) as u64);
             self.progress.say(&format!("run-off of the {} best", finalists.len()));
@@ -92,6 +97,9 @@ impl Search<'_> {
             };
             let dropped = finalists.iter().filter(|&&at| self.time(at).is_none()).count();
             let all = entrants.len() + dropped == finalists.len();
+            if decided && !all {
+                return Ok(Ended::Spent);
+            }
             let extend = |entrants: &mut [Entrant<B::Built>], done: usize| {
                 let default = self.default_of(entrants);
                 let runs: usize = entrants.iter().map(|entrant| entrant.samples().len()).sum();
@@ -115,6 +123,9 @@ impl Search<'_> {
                 continue;
             }
             let cut_short = !all || done.cut_short;
+            if decided && cut_short {
+                return Ok(Ended::Spent);
+            }
             let trials = self.settle(&entrants).into_iter().map(|(at, settled)| {
                 self.measured(&entrants[at], settled.in_a_cut(cut_short), done.before, done.after)
             });
@@ -124,6 +135,13 @@ impl Search<'_> {
                 return Ok(Ended::Spent);
             }
         }
+    }
+
+    /// Whether it won a whole run-off.
+    fn has_won(&self, index: usize) -> bool {
+        let store = self.store();
+        let settled = store.known(&self.candidates[index].config).and_then(|trial| trial.settled);
+        settled.is_some_and(|settled| settled.place == Some(0) && !settled.cut_short)
     }
 
     fn band(&self) -> Band {

@@ -274,6 +274,32 @@ fn a_run_off_that_the_time_cuts_short_says_so_and_a_later_search_compares_the_ot
 }
 
 #[test]
+fn what_a_whole_run_off_decided_is_not_undone_by_one_that_is_cut_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let few = candidates([1000, 1001]);
+    let all = candidates([1000, 1001, 1002]);
+    let mut kept = store(folder.path());
+    let mut searched = |candidates: &[Candidate], time: fn(u32, usize) -> f64, effort: &Effort| {
+        let bench = || Ok(Invented { time, fails: none, events: &events, stop_after: None });
+        let ended = search(candidates, &mut kept, effort, &Silent, &stop, bench).unwrap();
+        (ended, undecided(candidates, &kept, effort), blocks(&Ranking::new(candidates, &kept))[0])
+    };
+    let truth = |block, _| if block == 1001 { 900.0 } else { f64::from(block) };
+    let three = Effort { finalists: 3, ..effort() };
+    assert_eq!(searched(&few, truth, &three), (Ended::Complete, 0, 1001));
+    // A third, as fast as the winner, is screened; in the rounds that come then, all seem as slow as the first.
+    let only_screening = Effort { finalists: 0, ..effort() };
+    searched(&all, |block, _| if block == 1000 { 1000.0 } else { 890.0 }, &only_screening);
+    let over = Effort { until: Some(std::time::Instant::now()), ..three };
+    let equal: fn(u32, usize) -> f64 = |_, _| 1000.0;
+    let (ended, open, first) = searched(&all, equal, &over);
+    assert_eq!((ended, open, first), (Ended::Spent, 1, 1001));
+    let (ended, open, first) = searched(&all, equal, &three);
+    assert_eq!((ended, open, first), (Ended::Complete, 0, 1000));
+}
+
+#[test]
 fn the_default_is_in_the_run_off_wherever_the_screening_saw_it() {
     let folder = tempfile::tempdir().unwrap();
     let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
