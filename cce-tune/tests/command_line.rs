@@ -94,6 +94,16 @@ fn without_a_gpu_auto_says_so_in_one_line_and_tunes_the_cpu_device() {
     let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("no GPU here")).collect();
     assert_eq!(lines.len(), 1, "{}", ran.stderr);
     assert!(lines[0].contains("tuning the CPU device"), "{}", lines[0]);
+    let profile = tuner.path("profile.json");
+    tuner.run(&["export", "--profile", "p", &profile]).ok();
+    let others: [(&[&str], &str); 2] = [
+        (&["verify", &profile, "--rounds", "1"], "measuring winners on the CPU device"),
+        (&["regret", &profile, "--measure"], "measuring on the CPU device"),
+    ];
+    for (args, expected) in others {
+        let ran = Ran::of(tuner.command(args).env("CUDA_VISIBLE_DEVICES", ""));
+        assert!(ran.stderr.contains(expected) && !ran.stderr.contains("tuning the"), "{}", ran.stderr);
+    }
 }
 
 #[test]

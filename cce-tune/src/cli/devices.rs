@@ -6,8 +6,8 @@ use crate::tuning::tuning_device;
 use cce_runtime::Device;
 use cce_runtime::driver::Devices;
 
-/// The devices to tune. Says in one line when `auto` falls to the CPU device.
-pub(super) fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
+/// The devices. Says in one line when `auto` falls to the CPU device, and what is `done` to it, such as "tuning".
+pub(super) fn devices(gpu: Gpu, done: &str) -> Result<Vec<Device>, Error> {
     Ok(match gpu {
         Gpu::Cpu => vec![Device::cpu()],
         Gpu::Index(index) => vec![Device::cuda(index)?],
@@ -29,7 +29,7 @@ pub(super) fn devices(gpu: Gpu) -> Result<Vec<Device>, Error> {
                 // A GPU that does not work is not hidden behind a slower device.
                 Err(error) => return Err(error.into()),
             };
-            eprintln!("no GPU here, tuning the CPU device ({why}; `cce-tune doctor` says more)");
+            eprintln!("no GPU here, {done} the CPU device ({why}; `cce-tune doctor` says more)");
             vec![Device::cpu()]
         }
     })

@@ -33,7 +33,7 @@ pub(super) fn run(
     let console = Console::new();
     let generated = Generated { worker: worker()?, seed: args.seed, scalars: &args.scalar };
     let mut here = Vec::new();
-    for device in devices(args.gpu)? {
+    for device in devices(args.gpu, "measuring on")? {
         here.push((tuning_device(&device)?, device));
     }
     let (mut lines, mut left_out): (Vec<(&str, Measured)>, Vec<String>) = (Vec::new(), Vec::new());

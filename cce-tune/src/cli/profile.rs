@@ -133,7 +133,7 @@ pub(super) fn run(
     stop: &Stop,
 ) -> Result<u8, Error> {
     let program = programs.find(&args.loss)?;
-    let devices = devices(args.gpu)?;
+    let devices = devices(args.gpu, "tuning")?;
     let [device] = devices.as_slice() else {
         let reason =
             format!("a profile is of one device, and there are {}; name one with --gpu", devices.len());

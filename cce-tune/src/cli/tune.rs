@@ -82,7 +82,7 @@ const QUICK: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
     let stated = Stated::of(&args.input, programs)?;
-    let devices = devices(args.gpu)?;
+    let devices = devices(args.gpu, "tuning")?;
     if let (Some(_), 2..) = (&args.record, devices.len()) {
         let reason = format!("--record takes one device, and there are {}; give --gpu INDEX", devices.len());
         return Err(Error::Usage { reason });

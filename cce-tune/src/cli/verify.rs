@@ -213,7 +213,7 @@ fn measured(
     let mut names = Names::new(programs, stored.folder());
     let (mut findings, mut left_out) = (Findings::default(), Vec::new());
     let mut here = Vec::new();
-    for device in devices(args.gpu)? {
+    for device in devices(args.gpu, "measuring winners on")? {
         here.push((tuning_device(&device)?, device));
     }
     let generated = Generated { worker: worker()?, seed: args.seed, scalars: &args.scalar };

@@ -109,7 +109,7 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
         let reason = "a shard is one device's work: expected auto, cpu or the index of a GPU, found all";
         return Err(Error::Usage { reason: reason.to_owned() });
     }
-    let devices = devices(args.gpu)?;
+    let devices = devices(args.gpu, "working on")?;
     let device = devices.first().ok_or(Error::NoCandidate)?;
     if (device.kind() == DeviceKind::Cuda) != shard.on_gpu {
         let (planned, found) =
