@@ -387,6 +387,8 @@ fn mistakes_on_the_command_line_say_what_was_expected() {
     let scalar = tuner.tiny(&["--scalar", "cap=30"]);
     assert_eq!(scalar.code, Some(1));
     assert!(scalar.stderr.contains("cross_entropy has no Scalar input cap"), "{}", scalar.stderr);
+    let dry = tuner.tiny(&["--scalar", "cap=30", "--dry-run"]);
+    assert_eq!((dry.code, dry.stdout.as_str(), dry.stderr), (Some(1), "", scalar.stderr));
     let failed = tuner.tiny(&["--scalar", "cap=30", "--json"]);
     assert!(failed.json()["error"].as_str().unwrap().contains("no Scalar input cap"));
 }

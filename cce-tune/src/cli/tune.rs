@@ -462,6 +462,8 @@ fn dry_run(
     all: bool,
     output: &Output,
 ) -> Result<Value, Error> {
+    // Refused as they would be if it were run.
+    Arguments::new(&task.program, 0, 0, &tuner.scalars)?;
     let (problem, space) = tuner.space(task, device)?;
     let candidates = || space.candidates.iter().chain(&space.broken);
     let mut schedules = vec![];
