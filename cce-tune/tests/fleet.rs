@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const SHAPE: [&str; 6] = ["--tokens", "48", "--hidden", "16", "--vocab", "1500"];
 
 fn plan(tuner: &Tuner, shards: &str) -> Ran {
-    let flags = ["plan", "--out", "plan", "--shards", shards, "--device", "cpu", "--json"];
+    let flags = ["plan", "--out", "plan", "--shards", shards, "--gpu", "cpu", "--json"];
     tuner.run(&[&flags[..], &SHAPE[..]].concat())
 }
 
@@ -46,7 +46,7 @@ fn shards_share_the_candidates_and_the_merged_result_is_found_by_a_plan_of_the_s
 #[test]
 fn a_shard_that_was_killed_goes_on_and_the_run_off_does_what_no_shard_did() {
     let tuner = Tuner::new();
-    let flags = ["plan", "--out", "plan", "--shards", "2", "--device", "cpu"];
+    let flags = ["plan", "--out", "plan", "--shards", "2", "--gpu", "cpu"];
     tuner.run(&[&flags[..], &["--tokens", "128", "--hidden", "128", "--vocab", "8192"]].concat()).ok();
     let mut command = tuner.command(&["work", "plan/shard-0", "--gpu", "cpu"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -102,7 +102,7 @@ fn unfinished(tuner: &Tuner) -> Vec<String> {
 #[test]
 fn a_plan_that_was_killed_while_it_was_made_is_not_there_and_is_made_again() {
     let tuner = Tuner::new();
-    let many = ["plan", "--out", "plan", "--shards", "100000", "--device", "cpu"];
+    let many = ["plan", "--out", "plan", "--shards", "100000", "--gpu", "cpu"];
     let mut command = tuner.command(&[&many[..], &SHAPE[..]].concat());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let started = Instant::now();
@@ -112,7 +112,7 @@ fn a_plan_that_was_killed_while_it_was_made_is_not_there_and_is_made_again() {
         std::thread::sleep(Duration::from_millis(2));
     }
     // It is being made: another one does not touch it.
-    let other = ["plan", "--out", "plan.other", "--shards", "1", "--device", "cpu"];
+    let other = ["plan", "--out", "plan.other", "--shards", "1", "--gpu", "cpu"];
     tuner.run(&[&other[..], &SHAPE[..]].concat()).ok();
     assert!(unfinished(&tuner).iter().any(half));
     child.kill().unwrap();

@@ -43,9 +43,9 @@ pub(super) struct PlanArgs {
     /// Into how many shards.
     #[arg(long, value_name = "COUNT", value_parser = values::count)]
     shards: usize,
-    /// What the shards will run on: gpu or cpu.
-    #[arg(long, default_value = "gpu", value_parser = ["gpu", "cpu"])]
-    device: String,
+    /// What the shards will run on: any GPU of one kind, wherever it is, or the CPU device.
+    #[arg(long, default_value = "any", value_name = "any|cpu", value_parser = ["any", "cpu"])]
+    gpu: String,
     #[command(flatten)]
     input: InputArgs,
     /// How long each shard may take: 90s, 5m, or none to try every candidate.
@@ -70,7 +70,7 @@ pub(super) struct MergeArgs {
 
 pub(super) fn plan(args: &PlanArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let stated = Stated::of(&args.input, programs)?;
-    let on_gpu = args.device == "gpu";
+    let on_gpu = args.gpu == "any";
     let kind = if on_gpu { DeviceKind::Cuda } else { DeviceKind::Cpu };
     let task = stated.task(&args.input, kind);
     files::is_free(&args.out)?;
