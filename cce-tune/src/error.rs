@@ -22,6 +22,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file or a folder is to be made where none can be.
+    #[error("cannot write {path}: {reason}", path = path.display())]
+    Place {
+        /// The file, or the folder.
+        path: PathBuf,
+        /// What was expected there, what was found, and what to do.
+        reason: String,
+    },
     /// A data file is no safetensors file, or a damaged one.
     #[error(
         "{path} is no safetensors file or a damaged one: {reason}; write it again with safetensors' \

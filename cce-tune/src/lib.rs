@@ -45,12 +45,12 @@
 //! ```
 
 pub mod arguments;
-mod atomic;
 pub mod bench;
 pub mod cli;
 pub mod data;
 mod error;
 pub mod exchange;
+mod files;
 pub mod floor;
 pub mod interleaved;
 pub mod knobs;

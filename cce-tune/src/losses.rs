@@ -4,7 +4,7 @@
 //! database's folder, so that whoever reads its trials, or its winners, finds the program again.
 
 use crate::Error;
-use crate::atomic::whole_text;
+use crate::files::whole_text;
 use cce_codegen::ir::Program;
 use cce_tuning_db::ProgramHash;
 use std::path::{Path, PathBuf};

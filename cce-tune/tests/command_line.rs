@@ -12,6 +12,37 @@ fn candidates(value: &Value) -> Vec<Value> {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_is_refused_before_the_work() {
+    let tuner = Tuner::new();
+    let file = tuner.path("file");
+    std::fs::write(&file, "text").unwrap();
+    let (page, below, folder) = (tuner.path("no/such/page.html"), tuner.path("file/plan"), tuner.path(""));
+    let tiny = ["--gpu", "cpu", "--tokens", "48", "--hidden", "16", "--vocab", "1500"];
+    let profile = ["profile", "--gpu", "cpu", "--heads", "16x1500", "--tokens", "48", "--out"];
+    let cases: [(&[&str], &str, &str); 8] = [
+        (&[&tiny[..], &["--report"]].concat(), &page, "expected a folder that is there, found no"),
+        (&[&tiny[..], &["--record"]].concat(), &page, "mkdir -p"),
+        (&[&tiny[..], &["--record"]].concat(), &folder, "expected the name of a file, found a folder"),
+        (&profile, &page, "expected a folder that is there"),
+        (&["report", "--out"], &page, "expected a folder that is there"),
+        (&["export"], &page, "expected a folder that is there"),
+        (&["export", "--format", "t4"], &below, "expected a folder, found a file at"),
+        (&["plan", "--shards", "2", "--gpu", "cpu", "--out"], &below, "file"),
+    ];
+    for (args, path, expected) in cases {
+        let ran = tuner.run(&[args, &[path]].concat());
+        assert_eq!(ran.code, Some(1), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{args:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("computing the reference"), "{args:?}: {}", ran.stderr);
+    }
+    // Nothing was done, and nothing is left.
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
+    let left = std::fs::read_dir(tuner.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name != "cache").collect();
+    assert_eq!(left, ["file"]);
+}
+
+#[test]
 fn the_first_run_tunes_and_the_second_only_reads() {
     let tuner = Tuner::new();
     let first = tuner.tiny(&["--json"]).ok().json();

@@ -1,45 +1,90 @@
-//! Replacing and setting aside files such that a crash at any moment leaves either the old or the new.
+//! Writing files whole, and setting files aside.
+//!
+//! Invariants: a crash at any moment leaves either the old file or the new, never a part of one; a write that fails
+//! leaves the old one alone, and nothing beside it; two writers of one path, in whatever threads, processes or hosts,
+//! do not mix.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::provenance::unix_ms;
 
-/// Writes a file next to `path`, syncs it, renames it over `path`, and syncs the folder. Callers hold the
-/// lock that covers `path`, so one temporary name is enough, and one that a killed writer left is reused.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let temporary = with_suffix(path, ".new");
-    let written = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(&temporary)
-        .and_then(|mut file| write(&mut file).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = written {
-        // On a full disk, the half-written file is the first thing to go.
-        let _ = fs::remove_file(&temporary);
-        return Err(Error::io("write", path)(error));
-    }
-    path.parent().map_or(Ok(()), sync_folder)
+/// What the name of a file ends with that is being written.
+const UNFINISHED: &str = ".new";
+
+/// Writes a file under a name of its own beside `path`, syncs it, renames it over `path`, and syncs the folder; returns
+/// what `write` does. Any number of writers may do so at once: the last one's file stays. One that is killed leaves
+/// `NAME.RANDOM.new` behind, which means nothing to anybody.
+///
+/// # Errors
+/// Those of `write`; [`Error::Io`] when the file cannot be made, synced or renamed.
+pub fn write_whole<T, E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    let failed = |source| Error::io("write", path)(source);
+    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::IsADirectory.into()))?;
+    let mut prefix = name.to_owned();
+    prefix.push(".");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(UNFINISHED);
+    // As any other new file: what the process's mask leaves.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    // Removed when it is dropped, as on every early end below: on a full disk it is the first thing to go.
+    let mut file = builder.tempfile_in(folder_of(path)).map_err(failed)?;
+    let written = write(file.as_file_mut())?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|unmoved| failed(unmoved.error))?;
+    sync_folder(folder_of(path))?;
+    Ok(written)
 }
 
-/// Syncs a folder's entries, where the system can.
-pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    if cfg!(unix) {
-        File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("sync the folder", folder))?;
+/// The same for whoever holds the lock that covers `path`: what killed writers left beside it is removed.
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    remove_unfinished(path);
+    write_whole(path, |file| write(file).map_err(Error::io("write", path)))
+}
+
+/// Removes what killed writers of a path left. What cannot be removed is in nobody's way.
+fn remove_unfinished(path: &Path) {
+    let Some(name) = path.file_name() else { return };
+    let is_of_it = |other: &std::ffi::OsStr| {
+        let rest = other.as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
+        rest.is_some_and(|rest| rest.starts_with(b".") && rest.ends_with(UNFINISHED.as_bytes()))
+    };
+    for entry in fs::read_dir(folder_of(path)).into_iter().flatten().flatten() {
+        if is_of_it(&entry.file_name()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
-    Ok(())
+}
+
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Syncs a folder's entries, where the system and the file system can.
+fn sync_folder(folder: &Path) -> Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        synced => synced.map_err(Error::io("sync the folder", folder)),
+    }
 }
 
 /// Renames a file or folder to `NAME.aside-TIME` beside it, and returns the new name.
 pub(crate) fn set_aside(path: &Path) -> Result<PathBuf> {
     let to = aside_name(path);
     fs::rename(path, &to).map_err(Error::io("set aside", path))?;
-    path.parent().map_or(Ok(()), sync_folder)?;
+    sync_folder(folder_of(path))?;
     Ok(to)
 }
 
@@ -62,4 +107,84 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn write_text(path: &Path, text: &str) -> Result<()> {
+        write_whole(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_write_that_fails_leaves_the_earlier_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_text(&path, "earlier").unwrap();
+        let full = write_whole(&path, |file| {
+            file.write_all(b"lat").unwrap();
+            // Every write to it is answered with "no space left on device".
+            let mut full = File::options().write(true).open("/dev/full").unwrap();
+            full.write_all(b"er").map_err(Error::io("write", &path))
+        });
+        let error = full.unwrap_err();
+        assert!(error.is_unwritable_place() && error.to_string().contains("free some space"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "earlier");
+        assert_eq!(names(folder.path()), ["file"]);
+        assert_eq!(write_whole::<_, Error>(&path, |file| Ok(file.write(b"later").unwrap())).unwrap(), 5);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "later");
+        // A folder in its place is not replaced.
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        write_text(&folder.path().join("folder"), "text").unwrap_err();
+        assert_eq!(names(folder.path()), ["file", "folder"]);
+        write_text(&folder.path().join("none/file"), "text").unwrap_err();
+        write_text(Path::new("/"), "text").unwrap_err();
+    }
+
+    #[test]
+    fn writers_of_one_file_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let texts = ["a", "b", "c", "d"].map(|letter| letter.repeat(100_000));
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| (0..5).for_each(|_| write_text(&path, text).unwrap()));
+            }
+        });
+        assert!(texts.contains(&fs::read_to_string(&path).unwrap()));
+        assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn what_killed_writers_left_is_removed_under_the_lock_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["file.new", "file.aB3xYz.new", "file.aside-1-0", "file2.aB3xYz.new", "other.new"] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
+        replace(&folder.path().join("file"), |file| file.write_all(b"whole")).unwrap();
+        let left = ["file", "file.aside-1-0", "file2.aB3xYz.new", "other.new"];
+        assert_eq!(names(folder.path()), left);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_may_be_read_by_those_who_may_read_any_other_new_one() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        fs::write(folder.path().join("other"), "text").unwrap();
+        write_text(&folder.path().join("file"), "text").unwrap();
+        assert_eq!(mode("file"), mode("other"));
+    }
 }

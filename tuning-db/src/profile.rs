@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
-use crate::files::replace;
+use crate::files::write_whole;
 use crate::key::KEY_SCHEMA;
 use crate::provenance::Provenance;
 use crate::winner::KeyWinners;
@@ -117,13 +117,13 @@ impl Profile {
         ))
     }
 
-    /// Writes the profile, replacing the file atomically.
+    /// Writes the profile whole, in the place of what is there: see [`write_whole`].
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = self.to_json()?;
-        replace(path, |file| file.write_all(text.as_bytes()))
+        write_whole(path, |file| file.write_all(text.as_bytes()).map_err(Error::io("write", path)))
     }
 
     /// This profile with another's winners: a key's better records win, each with its own provenance.

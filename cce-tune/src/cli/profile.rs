@@ -11,6 +11,7 @@ use super::tune::{database_folder, worker};
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
 use crate::data::{HeadSource, MODELS};
+use crate::files::can_be_written;
 use crate::progress::{Console, Progress};
 use crate::search::Ended;
 use crate::stop::Stop;
@@ -132,6 +133,7 @@ pub(super) fn run(
     output: &Output,
     stop: &Stop,
 ) -> Result<u8, Error> {
+    can_be_written(&args.out)?;
     let program = programs.find(&args.loss)?;
     let devices = devices(args.gpu, "tuning")?;
     let [device] = devices.as_slice() else {

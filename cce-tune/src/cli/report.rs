@@ -7,7 +7,7 @@ use super::selected::SelectedArgs;
 use super::selected::{Selected, Selector, paths};
 use super::transfer::existing;
 use crate::Error;
-use crate::atomic::whole_text;
+use crate::files::{can_be_written, whole_text};
 use crate::floor::Peak;
 use crate::report::{Entry, Page, index};
 use crate::search::describe;
@@ -51,6 +51,7 @@ impl PeakArgs {
 }
 
 pub(super) fn run(args: &ReportArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+    can_be_written(&args.out)?;
     let (folder, mut database) = existing()?;
     let mut selector = Selector::new(&args.selected, programs, &folder)?;
     let records = database.records()?;

@@ -8,10 +8,10 @@ use super::programs::Programs;
 use super::selected::{Selected, SelectedArgs, Selector, paths};
 use super::tune::database_folder;
 use crate::Error;
-use crate::atomic::{whole, whole_text};
 use crate::exchange;
+use crate::files::{can_be_made, can_be_written, whole_text};
 use crate::tuning::host_name;
-use cce_tuning_db::{Database, Merged, Profile, Provenance};
+use cce_tuning_db::{Database, Merged, Profile, Provenance, write_whole};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,11 @@ pub(super) fn existing() -> Result<(PathBuf, Database), Error> {
 }
 
 pub(super) fn export(args: &ExportArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+    match &args.file {
+        Some(path) if is_folder(path, args.format) => can_be_made(path)?,
+        Some(path) => can_be_written(path)?,
+        None => {}
+    }
     let (folder, mut database) = existing()?;
     if args.format != Format::Cce {
         let mut selector = Selector::new(&args.selected, programs, &folder)?;
@@ -96,7 +101,7 @@ pub(super) fn export(args: &ExportArgs, programs: &Programs, output: &Output) ->
             (count, format!("winners for {}", counted(count, "problem")))
         }
         None => {
-            let count = whole(path, |file| Ok(database.export(file)?))?;
+            let count = write_whole(path, |file| Ok::<_, Error>(database.export(file)?))?;
             (count, counted(count, "trial"))
         }
     };
@@ -105,20 +110,29 @@ pub(super) fn export(args: &ExportArgs, programs: &Programs, output: &Output) ->
     Ok(EXIT_OK)
 }
 
+/// Whether a name is that of a file of such a format.
+fn is_named(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
+}
+
+/// Whether what is named is the folder of files that hold a problem each.
+fn is_folder(path: &Path, format: Format) -> bool {
+    format != Format::Cce && !path.is_file() && (!is_named(path) || path.is_dir())
+}
+
 /// One problem a file: the file that is named, or files in the folder that is.
 fn for_other_tools(args: &ExportArgs, selected: &[Selected], output: &Output) -> Result<u8, Error> {
     let text = |one: &Selected| match args.format {
         Format::KernelTuner => Ok(exchange::kernel_tuner(&one.of, &one.loss)),
         _ => serde_json::to_string_pretty(&exchange::t4(&one.of)).map_err(|e| Error::Json(e.to_string())),
     };
-    let named = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
     let files: Vec<PathBuf> = match (&args.file, selected) {
         (None, [one]) => {
             output.text(&text(one)?)?;
             return Ok(EXIT_OK);
         }
-        (Some(path), [_]) if named(path) && !path.is_dir() => vec![path.clone()],
-        (Some(path), _) if !named(path) && !path.is_file() => {
+        (Some(path), [_]) if is_named(path) && !path.is_dir() => vec![path.clone()],
+        (Some(path), _) if is_folder(path, args.format) => {
             std::fs::create_dir_all(path).map_err(|source| Error::Write { path: path.clone(), source })?;
             paths(path, selected, "json")
         }

@@ -9,7 +9,7 @@ use super::report::PeakArgs;
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_REFERENCES, EXIT_STOPPED};
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::atomic::whole;
+use crate::files::{can_be_written, whole_text};
 use crate::phases::Phase;
 use crate::progress::{Console, Progress};
 use crate::search::{Ended, Ranked};
@@ -22,7 +22,6 @@ use crate::worker::WorkerCommand;
 use cce_runtime::{Device, selection};
 use clap::Args;
 use serde_json::{Value, json};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,7 +46,7 @@ pub(super) struct TuneArgs {
     #[arg(long, default_value_t = crate::space::SEARCHED, value_name = "COUNT")]
     pub(super) space: u64,
     /// Write the problem's trials as a recording, for `cce-tune replay`; takes one device.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub(super) record: Option<std::path::PathBuf>,
     /// How long tuning one kind of device may take, inputs and reference included: 90s, 5m, or none to try
     /// every candidate.
@@ -81,6 +80,9 @@ const SHOWN: usize = 12;
 const QUICK: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
+    for written in args.report.iter().chain(&args.record) {
+        can_be_written(written)?;
+    }
     let stated = Stated::of(&args.input, programs)?;
     let devices = devices(args.gpu, "tuning")?;
     if let (Some(_), 2..) = (&args.record, devices.len()) {
@@ -230,9 +232,7 @@ fn record(path: &Path, report: &Report, tuner: &Tuner<'_>) -> Result<(), Error> 
         let reason = "nothing was tried, so there is nothing to record".to_owned();
         return Err(Error::Nothing { reason });
     };
-    let text = recording.to_json()?;
-    let failed = |source| Error::Write { path: path.into(), source };
-    whole(path, |file| file.write_all(text.as_bytes()).map_err(failed).map(|()| 0))?;
+    whole_text(path, &recording.to_json()?)?;
     let (tried, all) = (recording.trials.len(), report.searched);
     tuner.progress.note(&format!("{tried} of {all} candidates recorded in {}", path.display()));
     Ok(())

@@ -4,7 +4,7 @@
 //! layout is told from a damaged one, and both say what to do.
 
 use crate::Error;
-use crate::atomic::whole_text;
+use crate::files::{can_be_made, whole_text};
 use crate::tuning::{Report, host_name};
 use crate::worker::Job;
 use serde::de::DeserializeOwned;
@@ -102,12 +102,12 @@ impl Done {
     }
 }
 
-/// Refuses a folder in which something is that would be lost. What a plan left that was killed while it was made does
+/// Refuses a place where no plan can be made, and a folder in which something is that would be lost. What a plan left that was killed while it was made does
 /// not count: nobody has worked on it.
 pub(super) fn is_free(out: &Path) -> Result<(), Error> {
     let found = match is_plan(out) {
         true => "a plan",
-        false if is_empty(out)? || is_half(out)? => return Ok(()),
+        false if is_empty(out)? || is_half(out)? => return can_be_made(out),
         false => "other files",
     };
     Err(taken(out, found))
@@ -133,15 +133,19 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
     fs::create_dir_all(parent).map_err(failed)?;
     let stem = format!(".{}.{}-", name.to_string_lossy(), host_name());
     remove_unfinished(parent, &stem);
-    let aside = parent.join(format!("{stem}{}{UNFINISHED}", std::process::id()));
-    let made = fill(&aside, shards).and_then(|_lock| {
+    // A process's number is no name: containers of one host name have the same.
+    let process = format!("{stem}{}.", std::process::id());
+    let mut builder = tempfile::Builder::new();
+    let aside = builder.prefix(&process).suffix(UNFINISHED).tempdir_in(parent);
+    let mut aside = aside.map_err(failed)?;
+    let made = fill(aside.path(), shards).and_then(|_lock| {
         is_free(&place)?;
         if !is_empty(&place)? {
             fs::remove_dir_all(&place).map_err(failed)?;
         }
         // An empty folder may be in the way of the move on some systems; where it cannot go, the move says why.
         let _ = fs::remove_dir(&place);
-        fs::rename(&aside, &place).map_err(|error| match error.kind() {
+        fs::rename(aside.path(), &place).map_err(|error| match error.kind() {
             ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists => taken(out, "a plan"),
             ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => Error::Usage {
                 reason: format!(
@@ -153,18 +157,15 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
             _ => failed(error),
         })
     });
-    if made.is_err() {
-        // What is left over does no harm.
-        let _ = fs::remove_dir_all(&aside);
-    }
+    // What failed is removed.
+    aside.disable_cleanup(made.is_ok());
     made
 }
 
-/// Writes the shards into a new folder, which stays locked as long as what is returned lives, where the file system has
+/// Writes the shards into a new, empty folder, which stays locked as long as what is returned lives, where the file system has
 /// locks.
 fn fill(folder: &Path, shards: &[(String, Shard)]) -> Result<Option<File>, Error> {
     let failed = |source| Error::Write { path: folder.into(), source };
-    fs::create_dir(folder).map_err(failed)?;
     let lock = lock(folder)?;
     for (name, shard) in shards {
         let shard_folder = folder.join(name);
@@ -202,8 +203,11 @@ fn remove_unfinished(parent: &Path, stem: &str) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let process = |name: &str| {
-            let process = name.strip_prefix(stem)?.strip_suffix(UNFINISHED)?;
-            process.parse::<u32>().ok()
+            let rest = name.strip_prefix(stem)?.strip_suffix(UNFINISHED)?;
+            // Earlier versions had the process's number alone.
+            let (process, random) = rest.split_once('.').unwrap_or((rest, ""));
+            let is_random = random.chars().all(|c| c.is_ascii_alphanumeric());
+            process.parse::<u32>().ok().filter(|_| is_random)
         };
         let is_one = name.to_str().and_then(process).is_some();
         // Whoever still makes it holds its lock.
@@ -297,21 +301,51 @@ fn write(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::HeadSource;
+    use crate::task::Task;
+    use cce_codegen::problem::DType;
 
     #[test]
     fn only_what_ended_processes_of_this_host_left_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = [".plan.here-12.unfinished", ".plan.there-11.unfinished", ".plan.here-a-11.unfinished"];
-        for name in kept.iter().chain(&[".plan.here-11.unfinished"]) {
+        let kept = [
+            ".plan.here-12.aB3xYz.unfinished",
+            ".plan.there-11.aB3xYz.unfinished",
+            ".plan.here-a-11.aB3xYz.unfinished",
+            ".plan.here-12.org-11.aB3xYz.unfinished",
+        ];
+        let left = [".plan.here-11.aB3xYz.unfinished", ".plan.here-11.unfinished"];
+        for name in kept.iter().chain(&left) {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let held = lock(&folder.path().join(kept[0])).unwrap();
         assert!(held.is_some());
         remove_unfinished(folder.path(), ".plan.here-");
-        assert!(!folder.path().join(".plan.here-11.unfinished").exists());
+        for name in left {
+            assert!(!folder.path().join(name).exists(), "{name} was left");
+        }
         for name in kept {
             assert!(folder.path().join(name).exists(), "{name} was removed");
         }
+    }
+
+    #[test]
+    fn of_planners_of_one_place_in_one_process_one_makes_the_plan_and_none_spoils_another_s() {
+        let program = cce::losses::named("cross_entropy").unwrap();
+        let task = Task::new(program, 48, 16, 1500, DType::F32);
+        let job = Job::new(&task, &[], HeadSource::Generated { seed: 0 });
+        let shard = |name: &str| (name.to_owned(), Shard::new(job.clone(), false, 48, None, None));
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("plan");
+        let made: Vec<Result<(), Error>> = std::thread::scope(|scope| {
+            let one = || make(&out, &[shard("shard-0"), shard("shard-1"), shard(RUN_OFF)]);
+            let planners: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+            planners.into_iter().map(|planner| planner.join().unwrap()).collect()
+        });
+        assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
+        assert_eq!(shards(&out).unwrap().len(), 2);
+        Shard::read(&out.join(RUN_OFF)).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left");
     }
 
     #[test]

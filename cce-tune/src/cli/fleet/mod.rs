@@ -69,11 +69,11 @@ pub(super) struct MergeArgs {
 }
 
 pub(super) fn plan(args: &PlanArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
+    files::is_free(&args.out)?;
     let stated = Stated::of(&args.input, programs)?;
     let on_gpu = args.gpu == "any";
     let kind = if on_gpu { DeviceKind::Cuda } else { DeviceKind::Cpu };
     let task = stated.task(&args.input, kind);
-    files::is_free(&args.out)?;
     let job = Job::new(&task, &args.input.scalar, stated.source.clone());
     // Wrong scalars are told here, not on every node.
     job.arguments(&task)?;
