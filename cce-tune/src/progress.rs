@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// Where the search says how far it is. May be called from any thread.
 pub trait Progress: Sync {
+    /// When the time is over that the work may take, from now on; `None`: it may take any.
+    fn until(&self, _end: Option<Instant>) {}
     /// The number of steps ahead.
     fn begin(&self, steps: u64);
     /// Further steps ahead.
@@ -48,6 +50,9 @@ impl Whole<'_> {
 }
 
 impl Progress for Whole<'_> {
+    fn until(&self, end: Option<Instant>) {
+        self.0.until(end);
+    }
     fn begin(&self, _: u64) {}
     fn more(&self, steps: u64) {
         self.0.more(steps);
@@ -91,6 +96,8 @@ struct State {
     last: Instant,
     pause: Duration,
     best: Option<(f64, String)>,
+    /// When the time is over that all of it may take.
+    until: Option<Instant>,
 }
 
 /// The first pause between two plain lines; each is half as long again, up to [`LONGEST`].
@@ -101,20 +108,27 @@ const LONGEST: Duration = Duration::from_secs(60);
 impl State {
     fn of(total: u64) -> State {
         let now = Instant::now();
-        State { total, done: 0, started: now, last: now, pause: PAUSE, best: None }
+        State { total, done: 0, started: now, last: now, pause: PAUSE, best: None, until: None }
     }
 
-    /// The time left if the rest goes as what is done went.
-    fn left(&self, elapsed: Duration) -> Option<Duration> {
+    /// The time left if the rest goes as what is done went, and no more than there is.
+    fn left(&self, now: Instant) -> Option<Duration> {
         let rest = self.total.saturating_sub(self.done) as f64;
-        (self.done > 0).then(|| elapsed.mul_f64(rest / self.done as f64))
+        let elapsed = now.saturating_duration_since(self.started);
+        (self.done > 0).then(|| self.within(elapsed.mul_f64(rest / self.done as f64), now))
+    }
+
+    /// So long, or as long as there is time.
+    fn within(&self, time: Duration, now: Instant) -> Duration {
+        self.until.map_or(time, |until| time.min(until.saturating_duration_since(now)))
     }
 
     /// The plain line.
-    fn line(&self, elapsed: Duration) -> String {
+    fn line(&self, now: Instant) -> String {
+        let elapsed = now.saturating_duration_since(self.started);
         let percent = (100 * self.done).checked_div(self.total).unwrap_or(100).min(100);
         let mut line = format!("{percent} % ({} of {} steps), {}", self.done, self.total, spent(elapsed));
-        line += &self.left(elapsed).map(left).unwrap_or_default();
+        line += &self.left(now).map(left).unwrap_or_default();
         if let Some((ms, schedule)) = &self.best {
             line += &format!("; best {ms:.3} ms: {schedule}");
         }
@@ -142,15 +156,16 @@ impl Console {
 /// Three lines: how far, the best so far, what is being done.
 fn style(state: &Arc<Mutex<State>>) -> Result<ProgressStyle, indicatif::style::TemplateError> {
     let template = "{bar:32.green/dim} {percent:>3} %  {spent}{left}\n{best}\n{wide_msg:.dim}";
-    let best = Arc::clone(state);
+    let (best, time) = (Arc::clone(state), Arc::clone(state));
     Ok(ProgressStyle::with_template(template)?
         .progress_chars("\u{2501}\u{2578}\u{2500}")
         .with_key("spent", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
             // A line that cannot be formatted is not worth failing for.
             let _ = out.write_str(&spent(state.elapsed()));
         })
-        .with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(&left(state.eta()));
+        .with_key("left", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let time = time.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = out.write_str(&left(time.within(state.eta(), Instant::now())));
         })
         .with_key("best", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
             let state = best.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,9 +183,16 @@ impl Default for Console {
 }
 
 impl Progress for Console {
+    fn until(&self, end: Option<Instant>) {
+        self.state().until = end;
+    }
+
     fn begin(&self, steps: u64) {
-        let best = self.state().best.take();
-        *self.state() = State { best, ..State::of(steps) };
+        {
+            let mut state = self.state();
+            let (best, until) = (state.best.take(), state.until);
+            *state = State { best, until, ..State::of(steps) };
+        }
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_length(steps);
@@ -196,7 +218,7 @@ impl Progress for Console {
         } else if state.last.elapsed() >= state.pause && state.done > 0 {
             state.last = Instant::now();
             state.pause = state.pause.mul_f64(1.5).min(LONGEST);
-            eprintln!("{}", state.line(state.started.elapsed()));
+            eprintln!("{}", state.line(Instant::now()));
         }
     }
 
@@ -261,9 +283,29 @@ mod tests {
     fn a_plain_line_says_how_far_the_work_is_the_time_left_and_the_best_so_far() {
         let mut state = State::of(200);
         state.done = 50;
-        assert_eq!(state.line(Duration::from_secs(10)), "25 % (50 of 200 steps), 10 s, about 30 s left");
+        let now = state.started + Duration::from_secs(10);
+        assert_eq!(state.line(now), "25 % (50 of 200 steps), 10 s, about 30 s left");
         state.best = Some((1.5, "token block 64, strip 512".to_owned()));
-        assert!(state.line(Duration::from_secs(10)).ends_with("; best 1.500 ms: token block 64, strip 512"));
-        assert_eq!(State::of(0).line(Duration::ZERO), "100 % (0 of 0 steps), 0 s");
+        assert!(state.line(now).ends_with("; best 1.500 ms: token block 64, strip 512"));
+        let nothing = State::of(0);
+        assert_eq!(nothing.line(nothing.started), "100 % (0 of 0 steps), 0 s");
+    }
+
+    #[test]
+    fn no_more_time_is_left_than_there_is() {
+        let console = Console::new();
+        let now = Instant::now();
+        console.until(Some(now + Duration::from_secs(75)));
+        console.begin(1000);
+        let mut state = console.state();
+        (state.started, state.done) = (now, 100);
+        // At this pace another 270 s, or 9.
+        assert!(state.line(now + Duration::from_secs(30)).ends_with(", about 45 s left"));
+        assert!(state.line(now + Duration::from_secs(80)).ends_with(", 80 s"));
+        state.done = 900;
+        assert!(state.line(now + Duration::from_secs(45)).ends_with(", about 5 s left"));
+        state.until = None;
+        state.done = 100;
+        assert!(state.line(now + Duration::from_secs(30)).ends_with(", about 5 min left"));
     }
 }

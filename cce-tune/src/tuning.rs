@@ -22,7 +22,7 @@ use cce_runtime::selection;
 use cce_runtime::{Device, DeviceKind};
 use cce_tuning_db::{self as db, Database, Grade, Key, Provenance, Request};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How to tune.
 pub struct Tuner<'a> {
@@ -231,6 +231,7 @@ impl<'a> Tuner<'a> {
         benches: impl FnOnce(&Task, &Problem) -> Result<Vec<B>, Error>,
     ) -> Result<Report, Error> {
         let effort = self.effort.within(self.budget);
+        self.progress.until(self.budget.and_then(|budget| Instant::now().checked_add(budget)));
         let mut watch = Stopwatch::start();
         let (problem, mut space) = self.space(task, device)?;
         watch.lap("the space, and kernels of the default");
