@@ -5,10 +5,11 @@
 //! its values. Exports of trials and folders of databases are read as recordings too, one for each problem.
 
 use crate::Error;
+use crate::stored;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::selection;
 use cce_tuning_db::{
-    ConfigHash, Database, Generation, Gradients, Key, KeyWinners, Profile, Provenance, Record, Settled,
+    ConfigHash, Database, Generation, Key, KeyWinners, MemoryClass, Profile, Provenance, Record, Settled,
     Shape, Status, Trial, Winner,
 };
 use serde::{Deserialize, Serialize};
@@ -223,17 +224,9 @@ impl Recording {
         // Profiles say no kind.
         if let Ok((profile, _)) = Profile::parse(&text) {
             let recordings = profile.entries.iter().filter_map(|entry| {
-                let shape = entry.winners.first()?.shape;
-                let what = if entry.key.problem.gradients == Gradients::new(false, false) {
-                    "loss"
-                } else {
-                    "gradients"
-                };
-                let name =
-                    format!("{} {}x{}x{} {what}", profile.name, shape.tokens, shape.hidden, shape.vocab);
-                Recording::of_winners(&name, entry)
+                Recording::of_winners(&named(&profile.name, &entry.key, entry.winners.first()?.shape), entry)
             });
-            return some(path, recordings.collect());
+            return some(path, told_apart(recordings.collect()));
         }
         let found: Kind = serde_json::from_str(&text).map_err(kind)?;
         match (found.kind.as_str(), found.schema) {
@@ -276,12 +269,12 @@ impl Recording {
             // The default is tried first.
             trials.sort_by_key(|trial| (trial.provenance.unix_ms, trial.config.hash()));
             let name = match several {
-                true => format!("{name} {}x{}x{} {host}", shape.tokens, shape.hidden, shape.vocab),
+                true => format!("{} {host}", named(name, &key, shape)),
                 false => name.to_owned(),
             };
             Recording::of(&name, &key, shape, &generation, &trials)
         });
-        Ok(recordings.collect())
+        Ok(told_apart(recordings.collect()))
     }
 
     fn parse(name: &str, text: &str) -> Result<Recording, String> {
@@ -321,6 +314,44 @@ impl Recording {
             provenance: stored.provenance,
         })
     }
+}
+
+/// The name of one problem of a file that holds several.
+fn named(file: &str, key: &Key, shape: Shape) -> String {
+    format!("{file} {}x{}x{} {}", shape.tokens, shape.hidden, shape.vocab, stored::objective(key))
+}
+
+/// Adds to the names of those that have the same one what they differ in.
+fn told_apart(mut recordings: Vec<Recording>) -> Vec<Recording> {
+    type Part = fn(&Recording) -> String;
+    let parts: [Part; 7] = [
+        |of| of.key.program.to_string().chars().take(12).collect(),
+        |of| format!("{:?}", of.key.dtype).to_lowercase(),
+        |of| stored::filter(of.key.filter).map_or_else(|why| why, |filter| filter.to_string()),
+        |of| match of.key.problem.gradients.inputs {
+            0 => "no input gradients".to_owned(),
+            inputs => format!("input gradients {inputs:#b}"),
+        },
+        |of| match of.key.memory {
+            MemoryClass::AtMost { log2_bytes } => format!("at most 2^{log2_bytes} bytes"),
+            _ => "any workspace".to_owned(),
+        },
+        |of| of.key.device.name().to_owned(),
+        |of| of.generation.to_string(),
+    ];
+    let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, recording) in recordings.iter().enumerate() {
+        alike.entry(recording.name.clone()).or_default().push(at);
+    }
+    for group in alike.into_values().filter(|group| group.len() > 1) {
+        for part in parts {
+            let said: Vec<String> = group.iter().map(|&at| part(&recordings[at])).collect();
+            if said.iter().any(|one| *one != said[0]) {
+                group.iter().zip(said).for_each(|(&at, one)| recordings[at].name += &format!(" {one}"));
+            }
+        }
+    }
+    recordings
 }
 
 /// The place of a value, at the end if it is new.

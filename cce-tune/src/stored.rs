@@ -65,6 +65,18 @@ pub fn problem(program: &Program, key: &Key, shape: Shape) -> Result<Problem, St
     built.map_err(|error| error.to_string())
 }
 
+/// What was timed, in a word.
+pub fn objective(key: &Key) -> &'static str {
+    let gradients = key.problem.gradients;
+    match (key.objective, gradients.hidden, gradients.classifier) {
+        (db::Objective::Loss, ..) => "loss",
+        (_, true, true) => "gradients",
+        (_, true, false) => "dE",
+        (_, false, true) => "dC",
+        (_, false, false) => "input gradients",
+    }
+}
+
 /// The element type of a key.
 ///
 /// # Errors

@@ -373,6 +373,23 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     assert_eq!(none.code, Some(1));
     assert!(none.stderr.contains("--only zzz chooses none of the 2 recordings"), "{}", none.stderr);
 
+    // What an export holds of one shape is told apart.
+    tuner.tiny(&["--objective", "loss", "--candidates", "2"]).ok();
+    tuner.run(&[&flags[..], &["--objective", "loss", "--candidates", "2"]].concat()).ok();
+    tuner.run(&[&flags[..], &["--filter", "exact", "--candidates", "2"]].concat()).ok();
+    let trials = tuner.path("trials.json");
+    tuner.run(&["export", &trials]).ok();
+    let rows = tuner.run(&["regret", &trials]).ok().stdout;
+    for expected in ["48x16x1500 loss", "48x16x1500 gradients", "96x16x1500 loss", "96x16x1500 gradients"] {
+        assert!(rows.lines().any(|row| row.contains(expected)), "{expected}: {rows}");
+    }
+    let names = tuner.run(&["replay", &trials, "--strategy", "random", "--seeds", "1", "--json"]).ok().json();
+    let names: Vec<&str> =
+        names["played"].as_array().unwrap().iter().map(|line| line["recording"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 5);
+    assert_eq!(names.iter().filter(|name| name.contains("96x16x1500 gradients")).count(), 2, "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.ends_with("exact")).count(), 1, "{names:?}");
+
     let nothing = tuner.run(&["replay", &tuner.path("missing.json")]);
     assert_eq!(nothing.code, Some(1));
     assert!(nothing.stderr.contains("cannot read"), "{}", nothing.stderr);
