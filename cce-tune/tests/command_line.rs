@@ -212,6 +212,42 @@ fn what_is_stored_is_shown_exported_and_imported() {
 }
 
 #[test]
+fn winners_of_profiles_for_other_devices_are_a_line_each_unless_all_are_asked_for() {
+    let tuner = Tuner::new();
+    // Whatever GPUs the machine of the tests has.
+    let show = |args: &[&str]| {
+        let mut command = tuner.command(&[&["show"], args].concat());
+        Ran::of(command.env("CUDA_VISIBLE_DEVICES", "")).ok().stdout
+    };
+    let empty = show(&[]);
+    assert!(empty.starts_with("nothing is stored in") && empty.lines().count() < 10, "{empty}");
+    tuner.tiny(&["--candidates", "1"]).ok();
+    tuner.tiny(&["--candidates", "1", "--objective", "loss"]).ok();
+    let shown = show(&[]);
+    assert_eq!(shown.matches("the tuning database").count(), 2, "{shown}");
+    let line = "shipped profile nvidia-h100-80gb-hbm3, for NVIDIA H100 80GB HBM3, not of this machine: winners for \
+                36 problems (--all lists them)";
+    assert!(shown.contains(line), "{shown}");
+    assert_eq!(shown.matches("shipped profile nvidia-h100").count(), 1, "{shown}");
+    let all = show(&["--all"]);
+    assert_eq!(all.matches("shipped profile nvidia-h100").count(), 36, "{all}");
+    assert!(!all.contains("not of this machine"), "{all}");
+
+    let only = show(&["--only", "1500 f32", "--only", ", loss"]);
+    assert_eq!(only.lines().count(), 2, "{only}");
+    assert!(only.contains("1500 f32, loss"), "{only}");
+    let of_h100 = show(&["--only", "H100", "--only", "8192 x", "--all"]);
+    assert_eq!(of_h100.matches("\n").count(), 1 + 12, "{of_h100}");
+    assert!(show(&["--only", "zzz"]).starts_with("nothing that is asked for is stored"));
+    let trials = |args: &[&str]| {
+        let value = tuner.run(&[&["show", "--trials", "--json"], args].concat()).ok().json();
+        value["trials"].as_array().unwrap().len()
+    };
+    let of_loss = trials(&["--only", ", loss"]);
+    assert!(of_loss > 0 && of_loss + trials(&["--only", ", gradients"]) == trials(&[]));
+}
+
+#[test]
 fn a_profile_serves_a_machine_without_a_database() {
     let tuner = Tuner::new();
     tuner.tiny(&["--candidates", "2"]).ok();

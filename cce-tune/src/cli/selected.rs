@@ -20,6 +20,13 @@ pub(super) struct SelectedArgs {
     pub(super) only: Vec<String>,
 }
 
+impl SelectedArgs {
+    /// Whether they choose at all.
+    pub(super) fn chooses(&self) -> bool {
+        self.loss.is_some() || !self.only.is_empty()
+    }
+}
+
 /// A problem with its description.
 pub(super) struct Selected {
     /// The loss.
@@ -50,6 +57,11 @@ impl<'a> Selector<'a> {
             None => None,
         };
         Ok(Selector { names: Names::new(programs, folder), loss, only: &args.only })
+    }
+
+    /// The losses of keys.
+    pub(super) fn names(&mut self) -> &mut Names<'a> {
+        &mut self.names
     }
 
     /// Loss, device and problem of a key, if it is one of those that are asked for.

@@ -1,15 +1,17 @@
 //! `cce-tune show`: what is stored.
 
 use super::EXIT_OK;
-use super::output::{Output, table};
+use super::output::{Output, counted, table};
 use super::programs::Programs;
+use super::selected::{SelectedArgs, Selector};
 use super::tune::database_folder;
 use crate::Error;
 use crate::search::describe;
 use crate::stored;
 use cce_codegen::ir::InputKind;
+use cce_runtime::driver::Devices;
 use cce_runtime::selection;
-use cce_tuning_db::{Config, Database, Key, MemoryClass, Objective, ProgramHash, Record, Trial, Winner};
+use cce_tuning_db::{Config, Database, Device, Key, MemoryClass, ProgramHash, Record, Source, Trial, Winner};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -20,37 +22,54 @@ pub(super) struct ShowArgs {
     /// Every trial, not only the winners.
     #[arg(long)]
     pub(super) trials: bool,
-    /// Only those of this loss: a name, or a file.
-    #[arg(long, value_name = "NAME|FILE")]
-    pub(super) loss: Option<String>,
+    /// The winners of profiles for other devices too, a row each.
+    #[arg(long, conflicts_with = "trials")]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) selected: SelectedArgs,
 }
 
 pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
-    let only = match &args.loss {
-        Some(name) => Some(ProgramHash::from_bytes(programs.find(name)?.hash())),
-        None => None,
-    };
-    let wanted = |key: &Key| only.is_none_or(|hash| key.program == hash);
+    let folder = database_folder()?;
+    let selector = Selector::new(&args.selected, programs, &folder)?;
     match args.trials {
-        true => trials(programs, output, wanted)?,
-        false => winners(programs, output, wanted)?,
+        true => trials(&folder, selector, output)?,
+        false => winners(args, &folder, selector, output)?,
     }
     Ok(EXIT_OK)
 }
 
-/// Reads only: works beside a running tuner and in a read-only folder.
-fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -> Result<(), Error> {
-    let folder = database_folder()?;
-    let mut names = Names::new(programs, &folder);
-    let winners = selection::open(Some(&folder), &selection::profiles());
+/// The devices of this machine, as the database knows them.
+fn here() -> Vec<Device> {
+    // Without a driver there are no GPUs; `doctor` says what is wrong with it.
+    let gpus = Devices::list().unwrap_or_default();
+    gpus.iter().map(selection::gpu).chain([selection::cpu()]).collect()
+}
+
+/// Reads only: works beside a running tuner and in a read-only folder. What is printed as a line of a profile is in the
+/// JSON as everything else.
+fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &Output) -> Result<(), Error> {
+    let winners = selection::open(Some(folder), &selection::profiles());
+    let here = here();
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    for (source, stored) in winners.all().into_iter().filter(|(_, stored)| wanted(&stored.key)) {
+    let mut elsewhere: Vec<(String, u64)> = Vec::new();
+    for (source, stored) in winners.all() {
+        let Some(described) = selector.described(&stored.key) else { continue };
+        let is_row = args.all || source == Source::Database || here.contains(&stored.key.device);
+        if !is_row {
+            let device = stored.key.device.name();
+            let line = format!("{source}, for {device}");
+            match elsewhere.last_mut().filter(|(last, _)| *last == line) {
+                Some((_, count)) => *count += 1,
+                None => elsewhere.push((line, 1)),
+            }
+        }
         let generation = selection::generation(&stored.key.device);
         let current = |winner: &&Winner| winner.generation == generation;
         let best = stored.winners.iter().find(current).or_else(|| stored.winners.first());
-        if let Some(winner) = best {
+        if let Some(winner) = best.filter(|_| is_row) {
             let state = if current(&winner) { "exact" } else { "stale" };
-            let mut row = names.described(&stored.key);
+            let mut row = described.to_vec();
             row.extend([
                 format!("{:.3}", winner.deciding_time()),
                 state.to_owned(),
@@ -61,8 +80,8 @@ fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) 
         }
         values.push(json!({
             "source": source.to_string(),
-            "loss": names.of(&stored.key).name,
-            "input_gradients": names.input_gradients(&stored.key),
+            "loss": selector.names().of(&stored.key).name,
+            "input_gradients": selector.names().input_gradients(&stored.key),
             "key": stored.key,
             "winners": stored.winners,
         }));
@@ -71,22 +90,29 @@ fn winners(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) 
         eprintln!("{warning}");
     }
     let header = ["loss", "device", "problem", "ms", "grade", "schedule", "from"];
-    let text = || match rows.is_empty() {
-        true => format!("nothing is stored in {}; run cce-tune\n", folder.display()),
-        false => table(&header, &rows, &[3]),
+    let text = || {
+        let mut text = match (rows.is_empty(), args.selected.chooses()) {
+            (false, _) => table(&header, &rows, &[3]),
+            (true, false) => format!("nothing is stored in {}; run cce-tune\n", folder.display()),
+            (true, true) => format!("nothing that is asked for is stored in {}\n", folder.display()),
+        };
+        for (profile, problems) in &elsewhere {
+            let problems = counted(*problems, "problem");
+            text += &format!("{profile}, not of this machine: winners for {problems} (--all lists them)\n");
+        }
+        text
     };
     output.either(text, &json!({"schema": 1, "database": folder, "stored": values}))
 }
 
-fn trials(programs: &Programs, output: &Output, wanted: impl Fn(&Key) -> bool) -> Result<(), Error> {
-    let folder = database_folder()?;
+fn trials(folder: &Path, mut selector: Selector<'_>, output: &Output) -> Result<(), Error> {
     if !folder.exists() {
         let text = || format!("nothing is stored in {}; run cce-tune\n", folder.display());
         return output.either(text, &json!({"schema": 1, "database": folder, "trials": []}));
     }
-    let mut records: Vec<Record> = Database::open(&folder)?.records()?;
-    records.retain(|record| wanted(&record.key));
-    let mut names = Names::new(programs, &folder);
+    let mut records: Vec<Record> = Database::open(folder)?.records()?;
+    records.retain(|record| selector.described(&record.key).is_some());
+    let names = selector.names();
     let place = |record: &Record| record.key.encode().unwrap_or_default();
     records.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.trial.standing(&b.trial)));
     let rows: Vec<Vec<String>> = records
@@ -193,13 +219,7 @@ impl<'a> Names<'a> {
         let mut text =
             format!("{} x {} x {} {:?}", problem.tokens_bucket, problem.hidden, problem.vocab, key.dtype)
                 .to_lowercase();
-        text += match (key.objective, problem.gradients.hidden, problem.gradients.classifier) {
-            (Objective::Loss, ..) => ", loss",
-            (_, true, true) => ", gradients",
-            (_, true, false) => ", dE",
-            (_, false, true) => ", dC",
-            (_, false, false) => ", input gradients",
-        };
+        text += &format!(", {}", stored::objective(key));
         let inputs = self.input_gradients(key);
         if !inputs.is_empty() {
             text += &format!(" (of {} too)", inputs.join(", "));

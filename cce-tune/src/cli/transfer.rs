@@ -72,7 +72,7 @@ pub(super) fn export(args: &ExportArgs, programs: &Programs, output: &Output) ->
         let selected = selector.problems(database.records()?)?;
         return for_other_tools(args, &selected, output);
     }
-    if args.selected.loss.is_some() || !args.selected.only.is_empty() {
+    if args.selected.chooses() {
         let reason =
             "--loss and --only choose among problems of the formats kernel-tuner and t4; an export of \
                       format cce, and a profile, hold all"
