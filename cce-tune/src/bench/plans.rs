@@ -173,7 +173,15 @@ impl<M: Memory> PlanBench<M> {
     /// # Errors
     /// What the plan or the device reports.
     pub fn run(&mut self, plan: &Plan) -> Result<Results, Error> {
-        self.run_poisoned(plan, 0)?;
+        self.run_with(plan, 0)
+    }
+
+    /// The same with another seed of what is sampled.
+    ///
+    /// # Errors
+    /// As [`PlanBench::run`].
+    pub fn run_with(&mut self, plan: &Plan, seed: u64) -> Result<Results, Error> {
+        self.run_poisoned(plan, seed)?;
         let download = |(name, buffer): (String, &M::Buffer)| Ok((name, self.memory.download(buffer)?));
         Ok(Results {
             reduced: self.reduced()?,
