@@ -63,6 +63,54 @@ def test_a_report_is_a_table_and_data():
     assert 0.0 < report.winner.gradient_error < 0.2
 
 
+def candidate(schedule, ms, is_default=False, status="ok", reason=""):
+    return cce.Candidate(schedule, is_default, status, ms, 0.1, 1e-3, 5, reason)
+
+
+def report_of(*candidates, complete=True, undecided=0):
+    return cce.TuneReport(
+        problem="loss, 8 x 8 x 8 f32",
+        device="a device",
+        filter="exact",
+        candidates=candidates,
+        grade="exact",
+        reused=0,
+        complete=complete,
+        undecided=undecided,
+        scalars={},
+        notes=(),
+        folder="",
+        seconds=1.0,
+    )
+
+
+def test_the_table_marks_the_default_schedule_like_the_command_line_s():
+    report = cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, **FEW)
+    (default,) = [one for one in report.candidates if one.is_default]
+    (marked,) = [line for line in str(report).splitlines() if "(the default)" in line]
+    assert f"  {default.schedule} (the default)" in marked and f"{default.ms:.3f}" in marked
+    assert report.default == default
+
+    slow, quick = candidate("slow", 4.0, is_default=True, reason="100 % slower"), candidate("quick", 2.0)
+    assert "slow (the default)  100 % slower" in str(report_of(quick, slow))
+    assert "winner: quick (2.000 ms, 0.500 of the default's time); calls" in str(report_of(quick, slow))
+    assert "winner: slow (4.000 ms, the default); calls" in str(report_of(slow, candidate("quick", 3.99)))
+    # A default that could not run has no time to compare with.
+    refused = candidate("slow", None, is_default=True, status="constraint", reason="too large")
+    text = str(report_of(quick, refused))
+    assert "slow (the default)  constraint: too large" in text and "winner: quick (2.000 ms); calls" in text
+    assert report_of(quick, refused).default is None
+    assert "no winner: no candidate could run" in str(report_of(refused))
+
+
+def test_a_report_that_the_time_cut_short_says_so():
+    quick = candidate("quick", 2.0)
+    text = str(report_of(quick, complete=False))
+    assert "the time is spent, call it again to go on; until then the winner: quick" in text
+    text = str(report_of(quick, complete=False, undecided=3))
+    assert "the time is spent in the run-off, 3 near the best not compared to the end, call it again to go on" in text
+
+
 def test_what_is_stored_is_not_measured_again_unless_asked():
     shapes = ((32, 24), (3000, 24))
     options = {"device": DEVICE, "dtype": torch.float32, **FEW}

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union
 
@@ -37,6 +37,8 @@ class Candidate:
 
     #: In a few words.
     schedule: str
+    #: Whether it is the default schedule, which calls use where nothing is tuned.
+    is_default: bool
     #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ... or ``not tried``.
     status: str
     #: The time that counts, in milliseconds: the median of its timed runs, corrected where clocks drifted. On a GPU
@@ -69,8 +71,10 @@ class TuneReport:
     grade: str
     #: Trials that were stored before.
     reused: int
-    #: Whether nothing is left that is worth a trial; otherwise it was stopped.
+    #: Whether nothing is left that is worth a trial; otherwise the time was spent, and the same call goes on.
     complete: bool
+    #: How many candidates near the best the time left uncompared.
+    undecided: int
     #: The values that the loss's Scalar inputs had.
     scalars: dict[str, float]
     #: What is worth knowing besides.
@@ -84,6 +88,11 @@ class TuneReport:
     def winner(self) -> Candidate | None:
         """The fastest candidate whose results were right; None where none could run."""
         return next((one for one in self.candidates[:1] if one.ms is not None), None)
+
+    @property
+    def default(self) -> Candidate | None:
+        """The default schedule; None where it was not tried or could not run."""
+        return next((one for one in self.candidates if one.is_default and one.ms is not None), None)
 
     def __str__(self) -> str:
         lines = [f"{self.problem}, filter {self.filter}, on {self.device}"]
@@ -104,14 +113,26 @@ class TuneReport:
             f"{len(self.candidates)} candidates, {measured} with a result, {self.reused} stored before; "
             f"{self.seconds:.1f} s"
         )
-        if self.winner is None:
-            lines.append("no winner: no candidate could run and was right; the reasons are above")
-        else:
-            lines.append(
-                f"winner: {self.winner.schedule} ({self.winner.ms:.3f} ms); calls of this problem now use it "
-                f"(grade {self.grade})"
-            )
+        lines.append(self._ending())
         return "\n".join([*lines, *self.notes])
+
+    def _ending(self) -> str:
+        winner, default = self.winner, self.default
+        if winner is None:
+            return "no winner: no candidate could run and was right; the reasons are above"
+        until = ""
+        if not self.complete:
+            left = f" in the run-off, {self.undecided} near the best not compared to the end" if self.undecided else ""
+            until = f"the time is spent{left}, call it again to go on; until then the "
+        beside = ""
+        if winner.is_default:
+            beside = ", the default"
+        elif default is not None:
+            beside = f", {winner.ms / default.ms:.3f} of the default's time"  # type: ignore[operator]
+        return (
+            f"{until}winner: {winner.schedule} ({winner.ms:.3f} ms{beside}); calls of this problem now use it (grade "
+            f"{self.grade})"
+        )
 
     @staticmethod
     def _row(at: int, one: Candidate) -> tuple[str, ...]:
@@ -123,7 +144,7 @@ class TuneReport:
             "-" if one.ms is None else f"{one.ms:.3f}",
             spread,
             "" if one.gradient_error is None else f"{one.gradient_error:.1e}",
-            one.schedule,
+            f"{one.schedule} (the default)" if one.is_default else one.schedule,
             one.reason if one.status in ("ok", "not tried") else f"{one.status}: {one.reason}",
         )
 
@@ -241,15 +262,20 @@ def tune(
         problem=_problem(program, shape, compute, names),
         device=tuned.device,
         filter=tuned.filter,
-        candidates=tuple(Candidate(*one) for one in tuned.candidates),
+        candidates=tuple(_candidate(one) for one in tuned.candidates),
         grade=tuned.grade,
         reused=tuned.reused,
         complete=tuned.complete,
+        undecided=tuned.undecided,
         scalars={NAMES.get(name, name) if loss is None else name: value for name, value in tuned.scalars},
         notes=tuple(tuned.notes),
         folder=tuned.folder,
         seconds=time.monotonic() - begun,
     )
+
+
+def _candidate(one: _native.TunedCandidate) -> Candidate:
+    return Candidate(**{part.name: getattr(one, part.name) for part in fields(Candidate)})
 
 
 def _sizes(name: str, of: Any, least: int, shape: str) -> tuple[int, ...]:
