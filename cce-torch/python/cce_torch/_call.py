@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Union
 import torch
 from torch import Tensor
 
-from . import _direct, _eager, _matrices, _options, _plans, _seeds
+from . import _direct, _eager, _matrices, _options, _plans, _seeds, language
 from ._constant import constant
 from ._spec import Spec, describe
 
@@ -294,7 +294,12 @@ def _spec(*values: object) -> str:
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"expected a tensor for `{name}`, found {type(tensor).__name__}")
+        advice = ""
+        if isinstance(tensor, language.Value):
+            advice = ": inside of a loss write formulas of the language, such as `cce.lse(z) - cce.at(z, y)`"
+        elif isinstance(tensor, torch.nn.Module):
+            advice = ": of a module give its parameter, such as `head.weight`"
+        raise TypeError(f"expected a tensor for `{name}`, found {type(tensor).__name__}{advice}")
     if _is_sharded(tensor):
         raise ValueError(
             f"`{name}` is sharded over devices (a DTensor), expected a whole tensor: gather it first, with "
@@ -378,7 +383,7 @@ def _inputs(
             raise TypeError(f"there is no input `{name}`, expected {', '.join(known) if known else 'none'}")
     for name, kind in kinds:
         if name not in given:
-            raise TypeError(f"the {kind} input `{name}` is missing")
+            raise TypeError(f"the {kind} input `{name}` is missing, expected it by name: `{name}=...`")
         value, shown = given[name], names.get(name, name)
         if not isinstance(value, Tensor):
             if kind != "Scalar":
