@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _linear, _options
-from ._call import FilterName, Reduction, Scalar, run
+from ._call import FilterName, Options, Reduction, Scalar, run
 
 #: What the options are called that are inputs of the program under another name.
 NAMES = {"scale": "logit_scale", "cap": "softcap", "smoothing": "label_smoothing", "zw": "z_loss"}
@@ -176,24 +176,9 @@ def linear_cross_entropy(
         )
     program = _linear.cross_entropy(tuple(given), return_lse)
     rows = (("loss",) if reduction == "none" else ()) + (("lse",) if return_lse else ())
-    outputs = run(
-        program,
-        e,
-        c,
-        targets,
-        given,
-        reduction="mean_by:weight" if reduction == "mean" and weight is not None else reduction,
-        rows=rows,
-        ignore_index=ignore_index,
-        shift=shift,
-        filter=filter,
-        filter_eps=filter_eps,
-        max_entries=max_entries,
-        seed=seed,
-        check_targets=check_targets,
-        main_grad=main_grad,
-        names=NAMES,
-    )
+    reduced = "mean_by:weight" if reduction == "mean" and weight is not None else reduction
+    call = Options(reduced, rows, ignore_index, shift, filter, filter_eps, max_entries, check_targets)
+    outputs = run(program, e, c, targets, given, call, seed, main_grad, NAMES)
     return (outputs["loss"], outputs["lse"]) if return_lse else outputs["loss"]
 
 
@@ -268,21 +253,8 @@ def token_logprobs(
     """
     _options.flag("entropy", entropy)
     given = options(bias, None, logit_scale, softcap, 0.0, 0.0)
-    outputs = run(
-        _linear.token_logprobs(tuple(given), entropy),
-        e,
-        c,
-        targets,
-        given,
-        reduction="none",
-        rows=("logprob", "entropy") if entropy else ("logprob",),
-        ignore_index=ignore_index,
-        shift=shift,
-        filter=filter,
-        filter_eps=filter_eps,
-        max_entries=max_entries,
-        seed=seed,
-        check_targets=check_targets,
-        names=NAMES,
-    )
+    rows = ("logprob", "entropy") if entropy else ("logprob",)
+    call = Options("none", rows, ignore_index, shift, filter, filter_eps, max_entries, check_targets)
+    program = _linear.token_logprobs(tuple(given), entropy)
+    outputs = run(program, e, c, targets, given, call, seed, names=NAMES)
     return (outputs["logprob"], outputs["entropy"]) if entropy else outputs["logprob"]

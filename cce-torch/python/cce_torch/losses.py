@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from . import _declare, _native, _options
-from ._call import FilterName, Reduction, Scalar, run
+from ._call import FilterName, Options, Reduction, Scalar, run
 from ._spec import describe
 
 
@@ -71,22 +71,8 @@ class Loss:
         if (targets is not None) != self._has_target:
             self._refuse_targets(targets)
         rows = tuple(name for name in self._outputs if name != "loss" or reduction == "none")
-        outputs = run(
-            self.program,
-            e,
-            c,
-            targets,
-            self.defaults | inputs,
-            reduction=reduction,
-            rows=rows,
-            ignore_index=ignore_index,
-            shift=shift,
-            filter=filter,
-            filter_eps=filter_eps,
-            max_entries=max_entries,
-            seed=seed,
-            check_targets=check_targets,
-        )
+        options = Options(reduction, rows, ignore_index, shift, filter, filter_eps, max_entries, check_targets)
+        outputs = run(self.program, e, c, targets, self.defaults | inputs, options, seed)
         return outputs["loss"] if self._outputs == ("loss",) else self._results(**outputs)
 
     def _refuse_others(self, others: tuple[Any, ...]) -> NoReturn:
