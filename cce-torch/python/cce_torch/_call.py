@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Literal, NamedTuple, Union
 
 import torch
@@ -293,11 +293,9 @@ def _spec(*values: object) -> str:
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
-        advice = ""
+        advice = _options.module_advice(tensor)
         if isinstance(tensor, language.Value):
             advice = ": inside of a loss write formulas of the language, such as `cce.lse(z) - cce.at(z, y)`"
-        elif isinstance(tensor, torch.nn.Module):
-            advice = ": of a module give its parameter, such as `head.weight`"
         raise TypeError(f"expected a tensor for `{name}`, found {type(tensor).__name__}{advice}")
     if _is_sharded(tensor):
         raise ValueError(
@@ -363,6 +361,14 @@ def _check_shapes(e: Tensor, c: Tensor, targets: Tensor | None, shift: int) -> N
         )
 
 
+def check_inputs(program: str, given: Iterable[str]) -> None:
+    """Refuses a name that none of the program's Row, Col and Scalar inputs has."""
+    known = [name for name, _ in _kinds(program)]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"there is no input `{name}`, expected {', '.join(known) if known else 'none'}")
+
+
 def _inputs(
     program: str,
     given: Mapping[str, Scalar],
@@ -376,10 +382,7 @@ def _inputs(
     tensors: list[Tensor] = []
     numbers: list[float] = []
     kinds = _kinds(program)
-    known = [name for name, _ in kinds]
-    for name in given:
-        if name not in known:
-            raise TypeError(f"there is no input `{name}`, expected {', '.join(known) if known else 'none'}")
+    check_inputs(program, given)
     for name, kind in kinds:
         if name not in given:
             raise TypeError(f"the {kind} input `{name}` is missing, expected it by name: `{name}=...`")
