@@ -8,6 +8,7 @@ import threading
 import time
 
 import cce_torch as cce
+import numpy as np
 import pytest
 import torch
 from cce_torch import _native, _plans
@@ -139,6 +140,24 @@ def test_a_call_s_arguments_state_its_problem(call, options):
     assert last_plan().grade == "exact", report
 
 
+def test_everything_that_a_call_is_given_may_be_passed_on():
+    p = problem(20, vocab=2500)
+    more = {"reduction": "sum", "shift": 0, "seed": 3, "check_targets": True, "main_grad": torch.zeros_like(p.c)}
+    report = cce.tune(p.e, p.c, p.targets, loss=cce.linear_cross_entropy, softcap=9.0, **more, **FEW)
+    cce.linear_cross_entropy(p.e, p.c, p.targets, softcap=9.0)
+    assert last_plan().grade == "exact" and report.scalars == {"softcap": 9.0}
+
+
+def test_a_scalar_of_one_is_a_number_and_stands_for_no_tensor():
+    report = cce.tune((20, 24), (2500, 24), device=DEVICE, dtype=torch.float32, softcap=1.0, **FEW)
+    assert report.scalars == {"softcap": 1.0}
+
+
+def test_a_loss_of_one_s_own_has_its_own_names():
+    report = cce.tune((20, 24), (2500, 24), device=DEVICE, loss=capped, gradients=["e", "cap", "e"], cap=2.0, **FEW)
+    assert report.problem.endswith("loss and gradients of e, cap") and report.scalars == {"cap": 2.0}
+
+
 def test_shapes_and_names_of_gradients_state_the_same_problem():
     p = problem(20, vocab=2500)
     cce.tune((2, 10, 24), (2500, 24), device=DEVICE, dtype=torch.float32, bias=True, gradients=["e", "bias"], **FEW)
@@ -251,6 +270,15 @@ MISTAKES = {
     "`gradients` has 'd'": lambda: cce.tune((3, 4), (10, 4), gradients=["d"]),
     "`gradients` is 'ec'": lambda: cce.tune((3, 4), (10, 4), gradients="ec"),
     "`loss` is 7 (int)": lambda: cce.tune((3, 4), (10, 4), loss=7),
+    "write `@cce.loss` above a function of your own": lambda: cce.tune((3, 4), (10, 4), loss=lambda x, y: x),
+    "`budget` is '60s' (str), expected None or a number of seconds": lambda: cce.tune((3, 4), (10, 4), budget="60s"),
+    "of a module give its parameter": lambda: cce.tune((3, 4), torch.nn.Linear(4, 10)),
+    "the Scalar input `cap` has shape [2], expected one element": lambda: cce.tune(
+        (3, 4), (10, 4), loss=capped, cap=torch.ones(2)
+    ),
+    "`cap` is array([1., 1.]) (ndarray), expected a number": lambda: cce.tune(
+        (3, 4), (10, 4), loss=capped, cap=np.ones(2)
+    ),
     "`progress` is 'bar' (str)": lambda: cce.tune((3, 4), (10, 4), progress="bar"),
     "`dtype` is torch.float64": lambda: cce.tune((3, 4), (10, 4), dtype=torch.float64, device="cpu"),
     "at least one token": lambda: cce.tune((0, 4), (10, 4)),

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import _hints, compat
 from ._native import __VERSION__ as __version__
+from .diagnosis import Diagnosis, Finding, doctor
 from .functional import linear_cross_entropy, token_logprobs
 from .language import (
     Col,
@@ -39,7 +40,7 @@ from .language import (
 )
 from .losses import Loss, loss
 from .modules import LinearCrossEntropy
-from .tuning import Candidate, Diagnosis, Finding, TuneReport, doctor, tune
+from .tuning import Candidate, TuneReport, tune
 
 __all__ = [
     "Candidate",
