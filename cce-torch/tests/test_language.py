@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 
 import cce_torch as cce
@@ -362,6 +364,19 @@ def test_torch_s_choice_is_the_language_s():
         return cce.where(nll > 5.0, 5.0 + 0.1 * nll, nll)
 
     assert _native.describe(bounded.program).hash == _native.describe(own.program).hash
+
+
+def test_a_loss_is_pickled_and_copied_with_its_defaults():
+    @cce.loss
+    def capped(x, y, cap=5.0):
+        """Capped."""
+        z = cap * cce.tanh(x / cap)
+        return {"loss": cce.lse(z) - cce.at(z, y), "lse": cce.lse(z)}
+
+    p = problem(5)
+    for other in (pickle.loads(pickle.dumps(capped)), copy.deepcopy(capped)):
+        assert (other.__name__, other.__doc__, other.defaults) == ("capped", "Capped.", {"cap": 5.0})
+        assert torch.equal(other(p.e, p.c, p.targets).lse, capped(p.e, p.c, p.targets).lse)
 
 
 def test_a_loss_prints_what_was_understood_and_derived():

@@ -92,7 +92,8 @@ class PlanKey(NamedTuple):
     tokens: int
     hidden: int
     vocab: int
-    index: torch.dtype
+    #: The type of the targets.
+    targets: torch.dtype
     #: The types that E and C had before ``as_rows``.
     given: tuple[torch.dtype, torch.dtype]
     layouts: tuple[tuple[int, int], tuple[int, int]]
@@ -136,7 +137,7 @@ def plan_for(spec: Spec, key: PlanKey) -> _native.Plan:
         spec.tuning,
         (key.tokens, key.hidden, key.vocab),
         spec.compute,
-        _matrices.INDICES[key.index],
+        _matrices.INDICES[key.targets],
         spec.ignore_index,
         spec.filter,
         (gradient(spec.gradient_e, key.given[0]), d_c),

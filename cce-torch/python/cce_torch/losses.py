@@ -94,6 +94,10 @@ class Loss:
             f"`{name}`: it has no Target, expected no targets, found {_options.found(targets)}: leave them out"
         )
 
+    def __reduce__(self) -> tuple[type[Loss], tuple[Any, ...]]:
+        # The type of the results is made with the loss: where it is not there, it is made anew.
+        return Loss, (self.program, self.__doc__, self.defaults)
+
     def dump(self, level: str = "program") -> str:
         """The loss as text: ``program``, what was understood; ``gradient``, what was derived."""
         return _native.dump(self.program, level)
