@@ -28,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use super::calls::{backward, forward};
     #[pymodule_export]
-    use super::plans::{Plan, device_name, plan, plans_alive, plans_known};
+    use super::plans::{Plan, plan, plans_alive, plans_known};
     #[pymodule_export]
     use super::program::{Builder, Description, describe, dump, functions};
     #[pymodule_export]

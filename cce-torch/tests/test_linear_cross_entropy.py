@@ -436,6 +436,9 @@ MISTAKES = {
         cce.linear_cross_entropy, p.e, p.c, p.targets, main_grad=p.c.detach().bfloat16()
     ),
     "`entropy` is 1 (int)": lambda p: cce.token_logprobs(p.e, p.c, p.targets, entropy=1),
+    "`reduction` is 'avg', expected": lambda p: cce.LinearCrossEntropy(reduction="avg"),
+    "`return_lse` is 1 (int)": lambda p: cce.LinearCrossEntropy(return_lse=1),
+    "`filter` is 'blocks', expected": lambda p: cce.LinearCrossEntropy(filter="blocks"),
     "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1)(p.e, p.c, p.targets),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -56,10 +57,9 @@ def test_a_report_is_a_table_and_data():
     assert text.startswith("linear_cross_entropy, 32 x 24 x 3000 f32, loss and gradients of e, c, filter sampled")
     assert "with softcap = 20" in text and "why it is not the best" in text
     assert f"winner: {report.winner.schedule}" in text and "grade exact" in text
-    # The best first, though one that ties with it may have taken a little less; the others by their times.
-    assert report.candidates[0] == report.winner
-    times = [one.ms for one in report.candidates if one.ms is not None]
-    assert times[1:] == sorted(times[1:]) and times[0] <= 1.03 * min(times)
+    # By their times, apart from those that tie with the best, or were faster in the screening than in the run-off.
+    decided = [one.ms for one in report.candidates if not re.search("a tie|run-off", one.reason)]
+    assert decided == sorted(decided) and decided[0] == report.winner.ms
     assert report.candidates[0] == report.winner and report.winner.reason == ""
     assert 0.0 < report.winner.gradient_error < 0.2
 

@@ -6,6 +6,7 @@ import inspect
 
 from torch import Tensor, nn
 
+from . import _options
 from ._call import FilterName, Reduction
 from .functional import linear_cross_entropy
 
@@ -34,6 +35,12 @@ class LinearCrossEntropy(nn.Module):
         check_targets: bool = False,
     ) -> None:
         super().__init__()
+        _options.reduction(reduction)
+        _options.shift(shift)
+        _options.filter_text(filter, filter_eps, max_entries)
+        for name, value in (("return_lse", return_lse), ("check_targets", check_targets)):
+            _options.flag(name, value)
+        _options.vector("weight", weight)
         self.ignore_index = ignore_index
         self.softcap = softcap
         self.reduction = reduction
