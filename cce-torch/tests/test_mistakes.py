@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import cce_torch as cce
 import numpy as np
@@ -149,6 +150,15 @@ def test_mistakes_inside_of_a_loss_are_shown_where_they_stand(message):
     with pytest.raises(cce.LossError) as raised:
         cce.loss(INSIDE[message])
     assert message in str(raised.value) and "test_mistakes.py:" in str(raised.value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the interpreter does not say where in a line it is")
+def test_the_mark_stands_below_the_expression_whatever_letters_are_before_it():
+    with pytest.raises(cce.LossError) as raised:
+        cce.loss(lambda x, y: ("größer", cce.lse(x, -1))[1])
+    *_, source, mark = str(raised.value).splitlines()
+    begin = mark.index("^")
+    assert source[begin : begin + mark.count("^")] == "cce.lse(x, -1)"
 
 
 def test_functions_of_the_language_say_what_they_are_for_outside_of_a_loss():

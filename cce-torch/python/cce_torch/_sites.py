@@ -23,6 +23,7 @@ class Sites:
         self.places: list[tuple[str, int, int | None, int | None]] = []
 
     def of(self, filename: str, line: int, start: int | None = None, end: int | None = None) -> int:
+        """The number of a place: a line, and the bytes of it where an expression begins and ends."""
         self.places.append((filename, line, start, end))
         return len(self.places) - 1
 
@@ -40,8 +41,12 @@ class Sites:
         return self.of(frame.f_code.co_filename, frame.f_lineno, start, end), frame
 
     def show(self, site: int) -> str:
+        """Where it is, and its line with the expression marked."""
         filename, line, start, end = self.places[site]
         source = linecache.getline(filename, line).rstrip("\n")
+        if source and start is not None and end is not None:
+            # The interpreter counts bytes of UTF-8.
+            start, end = (len(source.encode()[:at].decode(errors="ignore")) for at in (start, end))
         column = "" if start is None else f":{start + 1}"
         text = f" --> {filename}:{line}{column}"
         if source:
@@ -53,4 +58,5 @@ class Sites:
         return text
 
     def line(self, site: int) -> int:
+        """Its line's number."""
         return self.places[site][1]
