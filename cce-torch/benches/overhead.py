@@ -125,6 +125,8 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("torch finds no GPU: the overhead is that of launches, so one is needed")
+    if args.json is not None and not args.json.parent.is_dir():
+        parser.error(f"{args.json.parent} is no folder, expected one for {args.json.name}: make it first")
     print(f"{torch.cuda.get_device_name()}, N {TOKENS}, D {HIDDEN}, V {VOCAB}, bf16, torch {torch.__version__}")
     found = []
     for filter in ("nothing", "sampled", "exact"):

@@ -28,11 +28,11 @@ mod _native {
     #[pymodule_export]
     use super::calls::{backward, forward};
     #[pymodule_export]
-    use super::plans::{Plan, device_name, plan, plans_alive, plans_known};
+    use super::plans::{Plan, plan, plans_alive, plans_known};
     #[pymodule_export]
     use super::program::{Builder, Description, describe, dump, functions};
     #[pymodule_export]
-    use super::tune::{Tuned, doctor, tune, tuning_state, work};
+    use super::tune::{Tuned, TunedCandidate, doctor, tune, tuning_state, work};
 
     #[pymodule_export]
     const __VERSION__: &str = env!("CARGO_PKG_VERSION");

@@ -314,9 +314,3 @@ pub(crate) fn plans_known() -> (usize, usize, usize) {
     let plans = locked(&PLANS).values().count();
     (plans, known::MOST, known::texts())
 }
-
-/// The name of the GPU with this ordinal, or of the CPU device.
-#[pyfunction]
-pub(crate) fn device_name(ordinal: Option<usize>) -> PyResult<String> {
-    Ok(device(ordinal).map_err(|error| exception(&error))?.name())
-}

@@ -49,25 +49,48 @@ pub(crate) struct Tuned {
     notes: Vec<String>,
     /// The values that the loss's Scalar inputs had.
     scalars: Vec<(String, f32)>,
+    /// How many candidates near the best the time left uncompared.
+    undecided: usize,
     /// Best first.
-    candidates: Vec<Candidate>,
+    candidates: Vec<TunedCandidate>,
 }
 
-/// A candidate's schedule, status, the time that counts in ms, interquartile range in ms, relative error of the gradients, runs that were timed, and why
-/// it did not win.
-type Candidate = (String, &'static str, Option<f64>, Option<f64>, Option<f64>, usize, String);
+/// A schedule that was looked at.
+#[derive(Clone)]
+#[pyclass(frozen, get_all, module = "cce_torch._native")]
+pub(crate) struct TunedCandidate {
+    /// The schedule in a few words.
+    schedule: String,
+    /// Whether it is what a plan uses where nothing is tuned.
+    is_default: bool,
+    /// How it ended.
+    status: &'static str,
+    /// The time that counts, in ms.
+    ms: Option<f64>,
+    /// The interquartile range of its runs, in ms.
+    spread_ms: Option<f64>,
+    /// The worst relative error of a gradient.
+    gradient_error: Option<f64>,
+    /// How many runs were timed.
+    runs: usize,
+    /// Why it did not win.
+    reason: String,
+}
 
-fn candidate(entry: &Ranked) -> Candidate {
-    let trial = entry.trial.as_ref();
-    (
-        entry.description.clone(),
-        trial.map_or("not tried", |trial| trial.status.name()),
-        trial.and_then(|trial| trial.deciding_time()),
-        trial.and_then(|trial| trial.spread),
-        trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
-        trial.map_or(0, |trial| trial.samples.len()),
-        entry.reason.clone(),
-    )
+impl TunedCandidate {
+    fn new(entry: &Ranked) -> Self {
+        let trial = entry.trial.as_ref();
+        Self {
+            schedule: entry.description.clone(),
+            is_default: entry.is_default,
+            status: trial.map_or("not tried", |trial| trial.status.name()),
+            ms: trial.and_then(|trial| trial.deciding_time()),
+            spread_ms: trial.and_then(|trial| trial.spread),
+            gradient_error: trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
+            runs: trial.map_or(0, |trial| trial.samples.len()),
+            reason: entry.reason.clone(),
+        }
+    }
 }
 
 /// Where the thread that calls reads how far the search is.
@@ -158,7 +181,8 @@ impl Search {
             grade: report.grade.to_string(),
             notes: report.notes.clone(),
             scalars,
-            candidates: report.ranking.entries.iter().map(candidate).collect(),
+            undecided: report.undecided,
+            candidates: report.ranking.entries.iter().map(TunedCandidate::new).collect(),
         }
     }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import cce_torch as cce
+import numpy as np
 import pytest
 import torch
 from conftest import DEVICE, distance, doubled, problem, reference
@@ -300,7 +301,7 @@ def test_the_module_has_the_function_s_options():
         p.e, p.c, p.targets, softcap=5.0, shift=1, reduction="sum", filter="exact", weight=weight
     )
     assert torch.equal(module(p.e, p.c, p.targets), expected)
-    assert repr(module) == "LinearCrossEntropy(softcap=5.0, reduction='sum', shift=1, filter='exact')"
+    assert repr(module) == "LinearCrossEntropy(softcap=5.0, reduction='sum', shift=1, filter='exact', weight=[300])"
     assert list(module.parameters()) == []
 
 
@@ -381,6 +382,24 @@ MISTAKES = {
     "`softcap` has shape [2], expected one element": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets, softcap=torch.ones(2, device=p.e.device)
     ),
+    "`softcap` is 1e+300 (float), expected None, a number that float32 can hold": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=1e300
+    ),
+    "`softcap` is 1e-300, expected None or a number above 0": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=1e-300
+    ),
+    "`softcap` is array([1., 1.]) (ndarray), expected None, a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=np.ones(2)
+    ),
+    "`z_loss` is nan (float), expected a number that float32 can hold": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, z_loss=float("nan")
+    ),
+    "... (int), expected a number that float32 can hold": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, z_loss=10**400
+    ),
+    "`shift` is array([1, 2]) (ndarray), expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, shift=np.array([1, 2])
+    ),
     "`z_loss` is None, expected a number": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, z_loss=None),
     "`bias` is 1.0 (float), expected None or a tensor [V]": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets, 1.0
@@ -417,6 +436,9 @@ MISTAKES = {
         cce.linear_cross_entropy, p.e, p.c, p.targets, main_grad=p.c.detach().bfloat16()
     ),
     "`entropy` is 1 (int)": lambda p: cce.token_logprobs(p.e, p.c, p.targets, entropy=1),
+    "`reduction` is 'avg', expected": lambda p: cce.LinearCrossEntropy(reduction="avg"),
+    "`return_lse` is 1 (int)": lambda p: cce.LinearCrossEntropy(return_lse=1),
+    "`filter` is 'blocks', expected": lambda p: cce.LinearCrossEntropy(filter="blocks"),
     "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1)(p.e, p.c, p.targets),
 }
 

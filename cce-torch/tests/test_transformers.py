@@ -205,6 +205,21 @@ def test_logits_that_are_changed_otherwise_are_refused():
         patch(model)(**batch())
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"filter": "none"}, "`filter` is 'none', expected None, 'exact' or 'sampled'"),
+        ({"filter": "exact", "max_entries": 5}, "leave them out"),
+        ({"eval_logits": 1}, "`eval_logits` is 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_the_model_is_changed(options, message):
+    model = build("llama")
+    with pytest.raises((TypeError, ValueError), match=message):
+        patch(model, **options)
+    assert not hasattr(model, "_cce_torch")
+
+
 def test_what_has_no_linear_head_is_refused():
     with pytest.raises(ValueError, match="no `lm_head`"):
         patch(torch.nn.Linear(2, 2))

@@ -7,8 +7,9 @@ the memory. ``@loss`` makes a loss of your own of a small function. See docs/pyt
 import difflib
 from typing import Any
 
-from . import compat, language
+from . import _hints, compat
 from ._native import __VERSION__ as __version__
+from .diagnosis import Diagnosis, Finding, doctor
 from .functional import linear_cross_entropy, token_logprobs
 from .language import (
     Col,
@@ -39,7 +40,7 @@ from .language import (
 )
 from .losses import Loss, loss
 from .modules import LinearCrossEntropy
-from .tuning import Candidate, Diagnosis, Finding, TuneReport, doctor, tune
+from .tuning import Candidate, TuneReport, tune
 
 __all__ = [
     "Candidate",
@@ -90,9 +91,10 @@ _ELSEWHERE = {name: "cce_torch.transformers" for name in ("patch", "unpatch")}
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-    close = difflib.get_close_matches(name, __all__, 1, 0.8)
+    # Kinds have capitals.
+    close = [own for own in __all__ if own.lower() == name.lower()] or difflib.get_close_matches(name, __all__, 1, 0.8)
     if module := _ELSEWHERE.get(name):
         advice = f"it is `{module}.{name}`, after `import {module}`"
     else:
-        advice = f"did you mean `{close[0]}`?" if close else f"for a loss, {language.hint(name)}"
+        advice = f"did you mean `cce.{close[0]}`?" if close else f"for a loss, {_hints.hint(name)}"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {advice}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Literal, NamedTuple, Union
 
 import torch
 from torch import Tensor
 
-from . import _direct, _eager, _matrices, _options, _plans, _seeds
+from . import _direct, _eager, _matrices, _options, _plans, _seeds, language
 from ._constant import constant
 from ._spec import Spec, describe
 
@@ -20,28 +20,34 @@ _AUTOCAST_DEVICES = ("cpu", "cuda")
 _NO_NAMES: Mapping[str, str] = {}
 
 
+class Options(NamedTuple):
+    """What a call is given besides tensors, inputs and a seed: as it comes from users, to be checked once."""
+
+    #: ``mean``, ``sum``, ``none`` or ``mean_by:NAME``; under ``none`` the loss is one of the rows.
+    reduction: str
+    #: Outputs that are wanted token by token.
+    rows: tuple[str, ...]
+    ignore_index: int
+    shift: int | bool
+    filter: FilterName | None
+    filter_eps: float | None
+    max_entries: int | None
+    check_targets: bool
+
+
 def run(
     program: str,
     e: Tensor,
     c: Tensor,
     targets: Tensor | None,
     inputs: Mapping[str, Scalar],
-    *,
-    reduction: str,
-    rows: tuple[str, ...],
-    ignore_index: int,
-    shift: int | bool,
-    filter: FilterName | None,
-    filter_eps: float | None,
-    max_entries: int | None,
+    options: Options,
     seed: int | Tensor | None,
-    check_targets: bool,
     main_grad: Tensor | None = None,
     names: Mapping[str, str] = _NO_NAMES,
 ) -> dict[str, Tensor]:
-    """The program's outputs by name: ``loss`` under the reduction, those in ``rows`` token by token.
+    """The program's outputs by name: ``loss`` under the reduction, those in ``options.rows`` token by token.
 
-    ``reduction`` is ``mean``, ``sum``, ``none`` or ``mean_by:NAME``; under ``none`` the loss is one of the rows.
     ``names`` are those by which the caller knows inputs of the program, where they are others.
     """
     for name, value in inputs.items():
@@ -51,17 +57,16 @@ def run(
         _check_tensor("seed", seed)
     if main_grad is not None:
         _check_tensor("main_grad", main_grad)
-    options = (ignore_index, shift, filter, filter_eps, max_entries, check_targets)
-    key = _key(program, e, c, targets, inputs, main_grad, reduction, rows, options)
+    key = _key(program, e, c, targets, inputs, main_grad, options)
     known = _known.get(key) if key is not None else None
     if known is None:
-        known = _decide(program, e, c, targets, inputs, main_grad, reduction, rows, *options)
-        if key is not None:
+        known = _decide(program, e, c, targets, inputs, main_grad, options)
+        if key is not None and _PLAIN_OPTIONS.issuperset(map(type, options)):
             _known.put(key, known)
-    ignore_index, shift, order = known.ignore_index, known.shift, known.order
+    shift, order = known.shift, known.order
     given_targets = targets
     if shift and targets is not None:
-        targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=ignore_index)
+        targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=known.ignore_index)
     tensors, numbers = _inputs(program, inputs, names, e, c, shift, order)
     if order is not None:
         e = e.permute(*order, -1)
@@ -73,17 +78,19 @@ def run(
         # In a graph that is compiled the draw is an operation that torch knows to be random: the operator's own
         # would be shared by calls that are alike.
         seed = _seeds.draw(e.device)
-    if check_targets and given_targets is not None and not torch.compiler.is_compiling():
+    if options.check_targets and given_targets is not None and not torch.compiler.is_compiling():
         try:
             loss, values = _direct.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
         except IndexError as error:
-            raise _located(given_targets, shift, ignore_index, c.shape[0], error) from None
+            raise _located(given_targets, shift, known.ignore_index, c.shape[0], error) from None
     else:
         loss, values = _direct.call(e, c, targets, tensors, numbers, seed, known.spec, main_grad)
-    outputs: dict[str, Tensor] = {"loss": loss} if known.reduced else {}
+    outputs: dict[str, Tensor] = {"loss": loss} if known.reduced else {}  # type: ignore[dict-item]
+    rows = options.rows
     if not rows:
         return outputs
-    for name, of_tokens in zip(rows, (values,) if len(rows) == 1 else values.unbind(0), strict=True):
+    each = (values,) if len(rows) == 1 else values.unbind(0)  # type: ignore[union-attr]
+    for name, of_tokens in zip(rows, each, strict=True):
         of_tokens = of_tokens.view(e.shape[:-1])
         if order is not None:
             of_tokens = of_tokens.permute([order.index(at) for at in range(len(order))])
@@ -120,7 +127,11 @@ class _Known:
 
     def get(self, key: Hashable) -> _Decided | None:
         """The decision, if there is one."""
-        return self._decided.get(key)
+        try:
+            return self._decided.get(key)
+        except TypeError:
+            # Of an option that has no hash, and is none of the plain ones.
+            return None
 
     def put(self, key: Hashable, decided: _Decided) -> None:
         """Keeps it, and drops all others where there are too many."""
@@ -139,18 +150,12 @@ def _key(
     targets: Tensor | None,
     inputs: Mapping[str, Scalar],
     main_grad: Tensor | None,
-    reduction: str,
-    rows: tuple[str, ...],
-    options: tuple[object, ...],
+    options: Options,
 ) -> Hashable | None:
     """Everything that :func:`_decide` looks at; None where that is not known to be all there is: in a graph that is
-    compiled, of subclasses of tensors, of options that are no plain values."""
+    compiled, of subclasses of tensors."""
     if torch.compiler.is_compiling() or not _eager.are_plain(e, c, targets):
         return None
-    for option in options:
-        # Of other types two may be equal and mean something else: 1 is no flag, and True no index.
-        if type(option) not in _PLAIN_OPTIONS:
-            return None
     graph = torch.is_grad_enabled()
     device = "cuda" if e.is_cuda else "cpu"
     return (
@@ -165,16 +170,16 @@ def _key(
         if inputs
         else None,
         None if main_grad is None else main_grad.dtype,
-        reduction,
-        rows,
         options,
+        # Of other types two may be equal and mean something else: 1 is no flag, and True no index.
         *map(type, options),
         torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         _plans.tuning,
     )
 
 
-_PLAIN_OPTIONS = (int, bool, float, str, type(None))
+#: Types of options that say all that there is: decisions of calls with others are not kept. The last is the rows'.
+_PLAIN_OPTIONS = frozenset((int, bool, float, str, type(None), tuple))
 
 
 def _decide(
@@ -184,19 +189,13 @@ def _decide(
     targets: Tensor | None,
     inputs: Mapping[str, Scalar],
     main_grad: Tensor | None,
-    reduction: str,
-    rows: tuple[str, ...],
-    ignore_index: int,
-    shift: int | bool,
-    filter: FilterName | None,
-    filter_eps: float | None,
-    max_entries: int | None,
-    check_targets: bool,
+    options: Options,
 ) -> _Decided:
     """Checks what a call is given, apart from its inputs, and says what is to be computed."""
-    shift = _options.shift(shift)
-    check_targets = _options.flag("check_targets", check_targets)
-    ignore_index = _options.whole("ignore_index", ignore_index, -(2**63), 2**63 - 1)
+    reduction, rows = options.reduction, options.rows
+    shift = _options.shift(options.shift)
+    check_targets = _options.flag("check_targets", options.check_targets)
+    ignore_index = _options.whole("ignore_index", options.ignore_index, -(2**63), 2**63 - 1)
     _check_tensor("e", e)
     _check_tensor("c", c)
     if targets is not None:
@@ -208,7 +207,7 @@ def _decide(
     numbers = [name for name, _ in _kinds(program) if name in inputs and name not in tensors]
     learning = tuple(name for name in tensors if graph and inputs[name].requires_grad)  # type: ignore[union-attr]
     reduced = reduction != "none" and "loss" not in rows and _has(program, "loss")
-    named_filter = _options.filter_text(filter, filter_eps, max_entries)
+    named_filter = _options.filter_text(options.filter, options.filter_eps, options.max_entries)
     wants_gradients = graph and (e.requires_grad or c.requires_grad or bool(learning))
     spec = _spec(
         program,
@@ -294,7 +293,10 @@ def _spec(*values: object) -> str:
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"expected a tensor for `{name}`, found {type(tensor).__name__}")
+        advice = _options.module_advice(tensor)
+        if isinstance(tensor, language.Value):
+            advice = ": inside of a loss write formulas of the language, such as `cce.lse(z) - cce.at(z, y)`"
+        raise TypeError(f"expected a tensor for `{name}`, found {type(tensor).__name__}{advice}")
     if _is_sharded(tensor):
         raise ValueError(
             f"`{name}` is sharded over devices (a DTensor), expected a whole tensor: gather it first, with "
@@ -359,6 +361,14 @@ def _check_shapes(e: Tensor, c: Tensor, targets: Tensor | None, shift: int) -> N
         )
 
 
+def check_inputs(program: str, given: Iterable[str]) -> None:
+    """Refuses a name that none of the program's Row, Col and Scalar inputs has."""
+    known = [name for name, _ in _kinds(program)]
+    for name in given:
+        if name not in known:
+            raise TypeError(f"there is no input `{name}`, expected {', '.join(known) if known else 'none'}")
+
+
 def _inputs(
     program: str,
     given: Mapping[str, Scalar],
@@ -372,13 +382,10 @@ def _inputs(
     tensors: list[Tensor] = []
     numbers: list[float] = []
     kinds = _kinds(program)
-    known = [name for name, _ in kinds]
-    for name in given:
-        if name not in known:
-            raise TypeError(f"there is no input `{name}`, expected {', '.join(known) if known else 'none'}")
+    check_inputs(program, given)
     for name, kind in kinds:
         if name not in given:
-            raise TypeError(f"the {kind} input `{name}` is missing")
+            raise TypeError(f"the {kind} input `{name}` is missing, expected it by name: `{name}=...`")
         value, shown = given[name], names.get(name, name)
         if not isinstance(value, Tensor):
             if kind != "Scalar":

@@ -43,9 +43,7 @@ class _Direct(torch.autograd.Function):
     on the host."""
 
     @staticmethod
-    def forward(
-        ctx: Any, call: _Plain, e: Tensor, c: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def forward(ctx: Any, call: _Plain, e: Tensor, c: Tensor, *tensors: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The results, None for one that there is not; what a backward needs is kept in ``ctx``."""
         spec, text, numbers, targets, seed, main_grad = call
         kind = _layouts.kind_of(e, c, targets)

@@ -11,7 +11,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def are_plain(*tensors: Tensor | None) -> bool:
     """Whether nothing but the operators themselves has a say in any of them."""
-    for tensor in tensors:  # noqa: SIM110: a generator costs more than what it does here
+    # A generator would cost more than what it does.
+    for tensor in tensors:
         if type(tensor) not in _PLAIN and tensor is not None:
             return False
     return True

@@ -80,6 +80,7 @@ def given(
     tensors: Sequence[Tensor],
     numbers: list[float],
 ) -> Given:
+    """A call's inputs: matrices that lie otherwise than the plan takes them are copied."""
     named: list[tuple[str, int, int]] = []
     if tensors:
         tensors = [_as_f32(name, tensor) for name, tensor in zip(spec.tensors, tensors, strict=True)]
@@ -106,6 +107,7 @@ def _laid_out(tensor: Tensor, spec: Spec, layout: tuple[int, int]) -> tuple[Tens
 
 
 def settings(spec: Spec, device: torch.device, seed: Tensor | None) -> tuple[str, int | None, int | None, bool]:
+    """Reduction, the addresses of seed and stream, and whether targets are checked."""
     index = device.index
     # The stream's address alone: without an object of torch's around it.
     stream = None if index is None else torch._C._cuda_getCurrentRawStream(index)

@@ -9,7 +9,6 @@ _Named = tuple[str, int]
 _Settings = tuple[str, int | None, int | None, bool]
 _Given = tuple[_Span, _Span, _Span | None, list[tuple[str, int, int]], list[tuple[str, float]]]
 _Mistake = tuple[int, int | None, str, str | None]
-_Candidate = tuple[str, str, float | None, float | None, float | None, int, str]
 
 class Builder:
     def __init__(self, site: int, name: str, doc: str) -> None: ...
@@ -62,7 +61,6 @@ def plan(
 ) -> Plan: ...
 def plans_alive() -> int: ...
 def plans_known() -> tuple[int, int, int]: ...
-def device_name(ordinal: int | None) -> str: ...
 def forward(
     plan: Plan,
     given: _Given,
@@ -85,6 +83,16 @@ def backward(
     input_gradients: list[_Named],
 ) -> None: ...
 
+class TunedCandidate:
+    schedule: str
+    is_default: bool
+    status: str
+    ms: float | None
+    spread_ms: float | None
+    gradient_error: float | None
+    runs: int
+    reason: str
+
 class Tuned:
     device: str
     filter: str
@@ -94,7 +102,8 @@ class Tuned:
     grade: str
     notes: list[str]
     scalars: list[tuple[str, float]]
-    candidates: list[_Candidate]
+    undecided: int
+    candidates: list[TunedCandidate]
 
 def tune(
     program: str,

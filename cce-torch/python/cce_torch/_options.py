@@ -16,26 +16,46 @@ REDUCTIONS = ("mean", "sum", "none")
 FILTERS = ("exact", "sampled")
 #: The smallest step of the sampled filter.
 SMALLEST_EPS = 2.0**-64
+#: The largest float32, and the smallest that is not rounded to fewer digits: Scalars are float32 where they are used.
+LARGEST = float(torch.finfo(torch.float32).max)
+SMALLEST = float(torch.finfo(torch.float32).tiny)
+#: Letters of a value that a message repeats.
+_SHOWN = 100
 
 
 def found(value: Any) -> str:
     """A value and its type, for messages."""
+    if value is None:
+        return "None"
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
-    return f"{value!r} ({type(value).__name__})" if value is not None else "None"
+    text = repr(value)
+    return f"{text if len(text) <= _SHOWN else text[:_SHOWN] + '...'} ({type(value).__name__})"
+
+
+def module_advice(value: Any) -> str:
+    """What to do where a tensor is expected, and this is a module."""
+    return ": of a module give its parameter, such as `head.weight`" if isinstance(value, torch.nn.Module) else ""
+
+
+def _is_array(value: Any) -> bool:
+    # Arrays of NumPy's have what numbers have, whatever their shape; its numbers have no dimensions.
+    return bool(getattr(value, "ndim", 0))
 
 
 def _is_whole(value: Any) -> bool:
     if isinstance(value, (bool, Tensor)):
         return False
-    return isinstance(value, (int, torch.SymInt)) or hasattr(type(value), "__index__")
+    return isinstance(value, (int, torch.SymInt)) or (hasattr(type(value), "__index__") and not _is_array(value))
 
 
 def is_number(value: Any) -> bool:
     """Whether it is a number, no bool and no tensor."""
     if isinstance(value, (bool, Tensor, str, bytes)):
         return False
-    return isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) or hasattr(type(value), "__float__")
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        return True
+    return hasattr(type(value), "__float__") and not _is_array(value)
 
 
 def whole(name: str, value: Any, least: int, most: int, besides: str = "") -> int:
@@ -92,18 +112,37 @@ def filter_text(name: Any, eps: Any, max_entries: Any) -> str | None:
 
 def scalar(name: str, value: Any, besides: str = "") -> float:
     """A Scalar input that is no tensor."""
+    # Most are.
+    if type(value) is float and -LARGEST <= value <= LARGEST:
+        return value
     if not is_number(value):
         raise TypeError(f"`{name}` is {found(value)}, expected {besides}a number or a tensor of one element")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not -LARGEST <= number <= LARGEST:
+        raise ValueError(f"`{name}` is {found(value)}, expected {besides}a number that float32 can hold")
+    return number
 
 
 def positive(name: str, value: Any) -> None:
     """Nothing, a number above 0, or a tensor of one element."""
     if value is None or isinstance(value, Tensor):
         return
-    number = scalar(name, value, "None, ")
-    if not 0.0 < number < math.inf:
+    if not SMALLEST <= scalar(name, value, "None, "):
+        raise ValueError(f"`{name}` is {value}, expected None or a number above 0, in float32")
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """Nothing, or a time in seconds."""
+    if value is None:
+        return None
+    if not is_number(value):
+        raise TypeError(f"`{name}` is {found(value)}, expected None or a number of seconds")
+    if not 0.0 < value < math.inf:
         raise ValueError(f"`{name}` is {value}, expected None or a finite number above 0")
+    return float(value)
 
 
 def vector(name: str, value: Any) -> None:

@@ -92,7 +92,8 @@ class PlanKey(NamedTuple):
     tokens: int
     hidden: int
     vocab: int
-    index: torch.dtype
+    #: The type of the targets.
+    targets: torch.dtype
     #: The types that E and C had before ``as_rows``.
     given: tuple[torch.dtype, torch.dtype]
     layouts: tuple[tuple[int, int], tuple[int, int]]
@@ -108,8 +109,8 @@ def plan_key(
     given: tuple[torch.dtype, torch.dtype],
     layouts: tuple[tuple[int, int], tuple[int, int]],
 ) -> PlanKey:
-    """The key of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it, ``index`` is that
-    of the targets."""
+    """The key of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it, ``index`` is
+    that of the targets."""
     (tokens, hidden), vocab = e.shape, c.shape[0]
     return PlanKey(
         id(spec), int(tokens), int(hidden), int(vocab), index or torch.int32, given, layouts, _ordinal(e.device)
@@ -136,7 +137,7 @@ def plan_for(spec: Spec, key: PlanKey) -> _native.Plan:
         spec.tuning,
         (key.tokens, key.hidden, key.vocab),
         spec.compute,
-        _matrices.INDICES[key.index],
+        _matrices.INDICES[key.targets],
         spec.ignore_index,
         spec.filter,
         (gradient(spec.gradient_e, key.given[0]), d_c),

@@ -59,10 +59,6 @@ class Spec:
     def wants_gradients(self) -> bool:
         return self.gradient_e or self.gradient_c or bool(self.gradient_inputs)
 
-    def kind(self, name: str) -> str:
-        """The kind of an input."""
-        return dict(describe(self.program).inputs)[name]
-
 
 @cache
 def _text(spec: Spec) -> str:

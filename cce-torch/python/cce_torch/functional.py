@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from . import _linear, _options
-from ._call import FilterName, Reduction, Scalar, run
+from ._call import FilterName, Options, Reduction, Scalar, run
 
 #: What the options are called that are inputs of the program under another name.
 NAMES = {"scale": "logit_scale", "cap": "softcap", "smoothing": "label_smoothing", "zw": "z_loss"}
 
 
-def options(
+def program_inputs(
     bias: Tensor | None,
     weight: Tensor | None,
     logit_scale: Scalar | None,
@@ -148,8 +148,7 @@ def linear_cross_entropy(
         label_smoothing: the part of the target that is spread over the vocabulary, as PyTorch's.
         z_loss: weight of lse^2, which is added to each token's loss.
         weight: [V], a weight a vocabulary entry, as PyTorch's: ``mean`` divides by the sum of the targets' weights, and
-            has no gradient for them.
-            It weighs the z-loss too.
+            is refused where they require a gradient. It weighs the z-loss too.
         main_grad: [V, D], float32 or c's type, contiguous: c's gradient is added to it in the backward, in fp32, and
             ``c.grad`` stays as it is. For accumulation over micro-batches; in eager mode. DDP's reducer does
             not see this gradient: reduce the buffer over the ranks yourself.
@@ -167,7 +166,7 @@ def linear_cross_entropy(
     """
     _options.reduction(reduction)
     _options.flag("return_lse", return_lse)
-    given = options(bias, weight, logit_scale, softcap, label_smoothing, z_loss)
+    given = program_inputs(bias, weight, logit_scale, softcap, label_smoothing, z_loss)
     if reduction == "mean" and weight is not None and weight.requires_grad and torch.is_grad_enabled():
         # The divisor would have a gradient, too.
         raise ValueError(
@@ -176,24 +175,9 @@ def linear_cross_entropy(
         )
     program = _linear.cross_entropy(tuple(given), return_lse)
     rows = (("loss",) if reduction == "none" else ()) + (("lse",) if return_lse else ())
-    outputs = run(
-        program,
-        e,
-        c,
-        targets,
-        given,
-        reduction="mean_by:weight" if reduction == "mean" and weight is not None else reduction,
-        rows=rows,
-        ignore_index=ignore_index,
-        shift=shift,
-        filter=filter,
-        filter_eps=filter_eps,
-        max_entries=max_entries,
-        seed=seed,
-        check_targets=check_targets,
-        main_grad=main_grad,
-        names=NAMES,
-    )
+    reduced = "mean_by:weight" if reduction == "mean" and weight is not None else reduction
+    call = Options(reduced, rows, ignore_index, shift, filter, filter_eps, max_entries, check_targets)
+    outputs = run(program, e, c, targets, given, call, seed, main_grad, NAMES)
     return (outputs["loss"], outputs["lse"]) if return_lse else outputs["loss"]
 
 
@@ -267,22 +251,9 @@ def token_logprobs(
         ignored; the log-probabilities alone without ``entropy``.
     """
     _options.flag("entropy", entropy)
-    given = options(bias, None, logit_scale, softcap, 0.0, 0.0)
-    outputs = run(
-        _linear.token_logprobs(tuple(given), entropy),
-        e,
-        c,
-        targets,
-        given,
-        reduction="none",
-        rows=("logprob", "entropy") if entropy else ("logprob",),
-        ignore_index=ignore_index,
-        shift=shift,
-        filter=filter,
-        filter_eps=filter_eps,
-        max_entries=max_entries,
-        seed=seed,
-        check_targets=check_targets,
-        names=NAMES,
-    )
+    given = program_inputs(bias, None, logit_scale, softcap, 0.0, 0.0)
+    rows = ("logprob", "entropy") if entropy else ("logprob",)
+    call = Options("none", rows, ignore_index, shift, filter, filter_eps, max_entries, check_targets)
+    program = _linear.token_logprobs(tuple(given), entropy)
+    outputs = run(program, e, c, targets, given, call, seed, names=NAMES)
     return (outputs["logprob"], outputs["entropy"]) if entropy else outputs["logprob"]

@@ -1,24 +1,25 @@
-"""Losses as Python functions: traced once into a program, with the checks and messages of the Rust macro.
+"""The language of losses: kinds of inputs, symbolic values with their operators, functions.
 
-A loss is a function of one token's values. It is called once, with symbolic values, when it is declared; what it
-returns is the program. Kinds are those of the language: a parameter annotated ``Logit``, ``Target``, ``Row``,
-``Col`` or ``Scalar`` is one; without annotations the first is the Logit, the second the Target, all others Scalars.
+What is written with them is recorded in a :class:`Trace`, with the checks and messages of the Rust macro. Every use
+that the language does not have is refused where it stands, with what to write instead: Python's own errors would speak
+of the classes here.
 """
 
 from __future__ import annotations
 
-import builtins
+import functools
 import inspect
-import keyword
-import linecache
-import re
-import sys
-from collections.abc import Callable, Collection, Mapping
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any, NoReturn, Union
+from typing import Any, NoReturn, ParamSpec, Union
 
-from . import _native
+from . import _native, _options
+from ._hints import hint, in_python, usage
+from ._sites import Sites
 
+P = ParamSpec("P")
 Number = Union["Value", float, int]
 
 
@@ -26,80 +27,57 @@ class LossError(ValueError):
     """A loss that is not valid: all its mistakes, each with its place and what to write instead."""
 
 
-class Logit:
+class Kind(type):
+    """The type of the kinds: they annotate inputs, and have no values."""
+
+    def __call__(cls, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        cls._refuse("a call of it: leave its parentheses out, and give the values where the loss is called")
+
+    def __getitem__(cls, _: Any) -> NoReturn:
+        cls._refuse("it in brackets: leave them out")
+
+    def _no_operator(cls, other: Any = None) -> Any:
+        # A value says where it stands.
+        if isinstance(other, Value):
+            return NotImplemented
+        cls._refuse("an operator on it: write the input's name")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_operator
+    __pow__ = __rpow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = _no_operator
+
+    def _refuse(cls, found: str) -> NoReturn:
+        raise TypeError(
+            f"`cce.{cls.__name__}` is the kind of an input, expected as an annotation in a loss, as in "
+            f"`def my_loss(x, y, weight: cce.{cls.__name__})`, found {found}"
+        )
+
+
+class Logit(metaclass=Kind):
     """Kind: the raw logit ``E_i . C_j``, one value a token and vocabulary entry. Exactly one a loss."""
 
 
-class Target:
+class Target(metaclass=Kind):
     """Kind: the target's index, for ``at(_, y)`` alone. At most one a loss."""
 
 
-class Row:
+class Row(metaclass=Kind):
     """Kind: one f32 a token."""
 
 
-class Col:
+class Col(metaclass=Kind):
     """Kind: one f32 a vocabulary entry."""
 
 
-class Scalar:
+class Scalar(metaclass=Kind):
     """Kind: one f32 a call."""
-
-
-_KINDS: dict[Any, str] = {kind: kind.__name__ for kind in (Logit, Target, Row, Col, Scalar)}
-_THIS_FILE = __file__
-
-
-def _is_ours(frame: FrameType) -> bool:
-    module = frame.f_globals.get("__name__", "")
-    return frame.f_code.co_filename == _THIS_FILE or module == "torch" or module.startswith("torch.")
-
-
-class _Sites:
-    """Places in the user's source, by number."""
-
-    def __init__(self) -> None:
-        self.places: list[tuple[str, int, int | None, int | None]] = []
-
-    def of(self, filename: str, line: int, start: int | None = None, end: int | None = None) -> int:
-        self.places.append((filename, line, start, end))
-        return len(self.places) - 1
-
-    def here(self) -> tuple[int, FrameType]:
-        """The place of the innermost frame outside of this module, and of torch, whose functions come back to it."""
-        frame = sys._getframe(1)
-        while _is_ours(frame) and frame.f_back is not None:
-            frame = frame.f_back
-        start = end = None
-        if sys.version_info >= (3, 11):
-            positions = list(frame.f_code.co_positions())
-            first, last, start, end = positions[frame.f_lasti // 2]
-            if first != last:
-                start = end = None
-        return self.of(frame.f_code.co_filename, frame.f_lineno, start, end), frame
-
-    def show(self, site: int) -> str:
-        filename, line, start, end = self.places[site]
-        source = linecache.getline(filename, line).rstrip("\n")
-        column = "" if start is None else f":{start + 1}"
-        text = f" --> {filename}:{line}{column}"
-        if source:
-            margin = " " * len(str(line))
-            text += f"\n{margin} |\n{line} | {source}"
-            if start is not None and end is not None:
-                marks = "^" * builtins.max(1, end - start)
-                text += f"\n{margin} | {' ' * start}{marks}"
-        return text
-
-    def line(self, site: int) -> int:
-        return self.places[site][1]
 
 
 class Trace:
     """One tracing of a function."""
 
     def __init__(self, name: str, doc: str, filename: str, line: int) -> None:
-        self.sites = _Sites()
+        self.sites = Sites()
         self.whole = self.sites.of(filename, line)
         self.name = name
         self.builder = _native.Builder(self.whole, name, doc)
@@ -130,12 +108,14 @@ class Trace:
                 if bound is value:
                     return self.builder.lookup(site, name)
             return value.handle
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return self.builder.constant(site, float(value))
-        help = "a value that changes from call to call is an input of the loss: add a parameter for it"
-        return self.builder.error(
-            site, f"a {type(value).__name__} is used here, expected a value of the loss or a number", help
-        )
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            return self.builder.constant(site, number)
+        message = f"{_named(value)} is used here, expected a value of the loss or a number"
+        return self.builder.error(site, message, _instead(value))
 
     def finish(self) -> str:
         """The program's text; raises LossError with all mistakes."""
@@ -149,24 +129,65 @@ class Trace:
             if related is not None and self.sites.line(related) != self.sites.line(site):
                 lines.append(f"  note: see also line {self.sites.line(related)}")
             if help:
-                lines.append(f"  help: {help}")
+                lines.append(f"  help: {in_python(help)}")
             lines.append(self.sites.show(site))
             parts.append("\n".join(lines))
         raise LossError(f"`{self.name}` is not a valid loss:\n" + "\n\n".join(parts))
 
+    def require_open(self) -> None:
+        """Raises LossError if the loss is declared: its values mean nothing any more."""
+        if self.finished:
+            raise LossError(
+                f"a value of the loss `{self.name}` is used outside of it: use each value only in its own loss"
+            )
 
-def _trace_of(values: tuple[Any, ...]) -> Trace | None:
-    return next((value.trace for value in values if isinstance(value, Value)), None)
+
+def _named(value: Any) -> str:
+    """What a message calls something that is no value."""
+    if isinstance(value, Comparison):
+        return "a comparison"
+    return f"the kind `{value.__name__}`" if isinstance(value, Kind) else f"a {type(value).__name__}"
+
+
+def _instead(value: Any) -> str:
+    """What to write instead of something that is no value."""
+    if isinstance(value, Comparison):
+        return f"choose numbers with `cce.where(a {value.cmp} b, 1.0, 0.0)`"
+    if isinstance(value, Kind):
+        return f"a kind annotates an input, `weight: cce.{value.__name__}`: use the input"
+    if isinstance(value, bool):
+        return "write 1.0 or 0.0"
+    if isinstance(value, (tuple, list)):
+        return "use its parts one by one; several outputs are returned as a dict, `{'loss': ..., 'lse': ...}`"
+    return "a value that changes from call to call is an input of the loss: add a parameter for it"
+
+
+def _value_in(values: Sequence[Any]) -> Value | None:
+    for value in values:
+        for side in (value.left, value.right) if isinstance(value, Comparison) else (value,):
+            if isinstance(side, Value):
+                return side
+    return None
+
+
+def _refuse(values: Sequence[Any], message: str, help: str) -> NoReturn:
+    """Refuses what was done with these: in the loss that one of them is of, if there is one."""
+    value = _value_in(values)
+    if value is None:
+        raise TypeError(f"{message}: {help}")
+    value._refuse(message, help)
 
 
 def _operation(make: Callable[[Trace, int, list[int]], int], *values: Any) -> Value:
-    trace = _trace_of(values)
-    if trace is None:
-        raise TypeError("expected a value of a loss: functions of the language work inside of `@cce.loss` functions")
-    if trace.finished:
-        raise LossError(
-            f"a value of the loss `{trace.name}` is used outside of it: use each value only in its own loss"
+    value = _value_in(values)
+    if value is None:
+        found = ", ".join(map(_options.found, values)) or "nothing"
+        raise TypeError(
+            f"expected a value of a loss, found {found}: functions of the language work on values, inside of "
+            "`@cce.loss` functions; of numbers write Python's `math.exp(1.0)`, of tensors torch's `torch.exp(t)`"
         )
+    trace = value.trace
+    trace.require_open()
     site, frame = trace.sites.here()
     trace.learn_names(frame)
     handles = [trace.operand(site, value) for value in values]
@@ -267,8 +288,9 @@ class Value:
             hint(name) or "use the functions of the language: `cce.exp(a)`, not `a.exp()`",
         )
 
-    def __len__(self) -> NoReturn:
-        self._refuse("a value of a loss has no parts", "reduce it over the vocabulary: `lse`, `at`, `mean`, `expect`")
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        self._refuse("a value of a loss is not a function", "a product is written with `*`")
 
     def _no_operator(self, *_: Any) -> NoReturn:
         self._refuse(
@@ -278,35 +300,47 @@ class Value:
     __matmul__ = __rmatmul__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __divmod__ = _no_operator
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __invert__ = __round__ = _no_operator
 
-    def __float__(self) -> NoReturn:
+    def _no_number(self, *_: Any) -> NoReturn:
         self._refuse(
             "a value of a loss is not a number yet",
             "use the functions of the language: `cce.exp(a)`, not `math.exp(a)`",
         )
 
-    def __iter__(self) -> NoReturn:
+    __float__ = __int__ = __index__ = __complex__ = __trunc__ = __floor__ = __ceil__ = _no_number
+
+    def __format__(self, how: str) -> str:
+        if how:
+            self._no_number()
+        return repr(self)
+
+    def _no_parts(self, *_: Any) -> NoReturn:
         self._refuse("a value of a loss has no parts", "reduce it over the vocabulary: `lse`, `at`, `mean`, `expect`")
+
+    __len__ = __iter__ = __reversed__ = __contains__ = _no_parts
 
     def __getitem__(self, index: Any) -> NoReturn:
         self._refuse("a value of a loss has no parts", "read a value at the target with `cce.at(z, y)`")
 
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        self._refuse("a value of a loss has no parts", "make another value: `cce.where(a < b, x, y)`")
+
+    def __delitem__(self, index: Any) -> NoReturn:
+        self._refuse("a value of a loss has no parts", "make another value: `cce.where(a < b, x, y)`")
+
     def _refuse(self, message: str, help: str) -> NoReturn:
+        self.trace.require_open()
         site, _ = self.trace.sites.here()
         self.trace.builder.error(site, message, help)
         self.trace.finish()
         raise AssertionError("a trace with a mistake does not finish")
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Value:
-        # `torch.tanh(z)` is the language's tanh; what the language lacks says what to write instead.
-        name = getattr(function, "__name__", str(function))
-        values = [*arguments, *(keywords or {}).values()]
-        if name == "where" and len(values) == 3:
-            return where(*values)
-        if hint(name) is not None:
-            # What the language lacks is not asked how it was called.
-            values = [value for value in values if isinstance(value, Value)]
-        return _call(name, *values)
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        return _foreign("torch", getattr(function, "__name__", str(function)), arguments, keywords or {})
+
+    def __array_ufunc__(self, function: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
+        name = function.__name__ if method == "__call__" else f"{function.__name__}.{method}"
+        return _foreign("np", name, [_number(one) for one in arguments], keywords)
 
 
 class Comparison:
@@ -318,23 +352,100 @@ class Comparison:
         self.cmp, self.left, self.right = cmp, left, right
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Value:
+    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         # `torch.where(a < b, x, y)` asks its condition.
         return Value.__torch_function__(function, types, arguments, keywords)
 
     def __bool__(self) -> NoReturn:
-        value = next(side for side in (self.left, self.right) if isinstance(side, Value))
-        value._refuse(
+        _refuse(
+            [self],
             "a comparison of values has no truth while a loss is traced",
             f"choose between values with `cce.where(a {self.cmp} b, x, y)`; "
             "of two values, `cce.min(a, b)` and `cce.max(a, b)`",
         )
 
+    def _no_logic(self, *_: Any) -> NoReturn:
+        _refuse(
+            [self],
+            "comparisons are not combined in a loss",
+            "nest the choices: `cce.where(a < b, cce.where(c < d, x, y), y)` is x where both hold; instead of "
+            "`~(a < b)` write `a >= b`",
+        )
 
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _no_logic
+
+    def _no_number(self, *_: Any) -> NoReturn:
+        _refuse([self], "a comparison is not a number", _instead(self))
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_number
+    __pow__ = __rpow__ = __neg__ = __abs__ = __float__ = __int__ = _no_number
+
+
+def _number(given: Any) -> Any:
+    """NumPy hands its numbers over as arrays without dimensions: the number of such a one."""
+    own = isinstance(given, (Value, Comparison))
+    return given.item() if not own and getattr(given, "shape", None) == () else given
+
+
+#: The language's operators as torch and NumPy call them.
+_OPERATORS = {"add": "+", "sub": "-", "subtract": "-", "mul": "*", "multiply": "*", "div": "/", "divide": "/"}
+_COMPARISONS = {"lt": "<", "less": "<", "le": "<=", "less_equal": "<=", "gt": ">", "greater": ">"}
+_COMPARISONS |= {"ge": ">=", "greater_equal": ">=", "eq": "==", "equal": "==", "ne": "!=", "not_equal": "!="}
+
+
+def _foreign(library: str, name: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Value | Comparison:
+    """A function of another library: where the language has it, that; else what to write instead is said."""
+    values = [*arguments, *named.values()]
+    if len(values) == 2 and not named:
+        left, right = values
+        if name in _OPERATORS:
+            return _binary(_OPERATORS[name], left, right)
+        if name in _COMPARISONS:
+            return Comparison(_COMPARISONS[name], left, right)
+        if name in ("pow", "power") and isinstance(left, Value):
+            return left.__pow__(right)
+    if name != "where" and hint(name) is not None:
+        # What the language lacks is not asked how it was called.
+        return _call(name, *(value for value in values if isinstance(value, Value)))
+    if named:
+        first = next(iter(named))
+        message = f"`{library}.{name}` is given `{first}` in a loss, expected its values alone"
+        _refuse(values, message, usage(name, first))
+    return where(*values) if name == "where" else _call(name, *values)
+
+
+def _function(define: Callable[P, Value]) -> Callable[P, Value]:
+    """A function of the language: one that is called otherwise than it is defined is refused where that stands."""
+    name, signature = define.__name__, inspect.signature(define)
+
+    @functools.wraps(define)
+    def call(*arguments: P.args, **named: P.kwargs) -> Value:
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError:
+            values = [*arguments, *named.values()]
+            unknown = next((given for given in named if given not in signature.parameters), None)
+            if unknown is None and name != "where":
+                # The program's builder says how many it takes.
+                return _call(name, *values)
+            found = f"`{unknown}`" if unknown is not None else f"{len(values)} arguments"
+            message = f"`{name}` is given {found}, expected {', '.join(signature.parameters)}"
+            _refuse(values, message, usage(name, unknown or ""))
+        return define(*arguments, **named)
+
+    return call
+
+
+@_function
 def where(condition: Comparison, then: Number, otherwise: Number) -> Value:
     """``then`` where the comparison holds, else ``otherwise``. No gradient flows through the comparison."""
     if not isinstance(condition, Comparison):
-        raise TypeError(f"expected a comparison such as `a < b`, found {type(condition).__name__}")
+        found = "a value" if isinstance(condition, Value) else _options.found(condition)
+        _refuse(
+            (condition, then, otherwise),
+            f"the condition of `where` is {found}, expected a comparison of values such as `a < b`",
+            "write `cce.where(a > 0.0, x, y)`; what is known when the loss is declared is chosen by Python's `if`",
+        )
     return _operation(
         lambda trace, site, handles: trace.builder.select(site, condition.cmp, *handles),
         condition.left,
@@ -344,201 +455,109 @@ def where(condition: Comparison, then: Number, otherwise: Number) -> Value:
     )
 
 
+@_function
 def exp(a: Number) -> Value:
     """e to the power a."""
     return _call("exp", a)
 
 
+@_function
 def expm1(a: Number) -> Value:
     """exp(a) - 1, exact near 0."""
     return _call("expm1", a)
 
 
+@_function
 def ln(a: Number) -> Value:
     """The natural logarithm."""
     return _call("ln", a)
 
 
+@_function
 def log1p(a: Number) -> Value:
     """ln(1 + a), exact near 0."""
     return _call("log1p", a)
 
 
+@_function
 def tanh(a: Number) -> Value:
     """The hyperbolic tangent."""
     return _call("tanh", a)
 
 
+@_function
 def sigmoid(a: Number) -> Value:
     """1 / (1 + exp(-a))."""
     return _call("sigmoid", a)
 
 
+@_function
 def log_sigmoid(a: Number) -> Value:
     """ln(sigmoid(a)) without overflow."""
     return _call("log_sigmoid", a)
 
 
+@_function
 def softplus(a: Number) -> Value:
     """ln(1 + exp(a)) without overflow."""
     return _call("softplus", a)
 
 
+@_function
 def sqrt(a: Number) -> Value:
     """The square root."""
     return _call("sqrt", a)
 
 
+@_function
 def abs(a: Number) -> Value:
     """The absolute value; its gradient at 0 is 0."""
     return _call("abs", a)
 
 
+@_function
 def pow(a: Number, b: Number) -> Value:
     """a to the power b, any real b; a is not negative."""
     return _call("pow", a, b)
 
 
+@_function
 def min(a: Number, b: Number) -> Value:
     """The smaller of two; the first at ties."""
     return _call("min", a, b)
 
 
+@_function
 def max(a: Number, *b: Number) -> Value:
     """The larger of two, the first at ties; of one Logit or Col the largest over the vocabulary, without a gradient."""
     return _call("max", a, *b)
 
 
+@_function
 def lse(z: Value) -> Value:
     """The logarithm of the sum of exp(z) over the vocabulary."""
     return _call("lse", z)
 
 
+@_function
 def at(z: Value, y: Value) -> Value:
     """The value at the target."""
     return _call("at", z, y)
 
 
+@_function
 def mean(z: Value) -> Value:
     """The mean over the vocabulary."""
     return _call("mean", z)
 
 
+@_function
 def expect(z: Value, f: Value) -> Value:
     """The sum of softmax(z) * f over the vocabulary."""
     return _call("expect", z, f)
 
 
+@_function
 def argmax(z: Value) -> Value:
     """The vocabulary entry with the largest z, without a gradient."""
     return _call("argmax", z)
-
-
-#: Functions of the language, by name.
-FUNCTIONS = {name for name, _, _ in _native.functions()}
-
-
-def hint(name: str) -> str | None:
-    """What to write instead of a function that the language does not have; None of one that it has."""
-    if name in FUNCTIONS or name == "where":
-        return None
-    builder = _native.Builder(0, "loss", "")
-    builder.call(0, name, [builder.input(0, "z", "Logit")])
-    _, mistakes = builder.finish()
-    helps = (help for _, _, message, help in mistakes if f"`{name}`" in message)
-    help = next(helps, None)
-    return None if help is None else _in_python(help)
-
-
-def _in_python(text: str) -> str:
-    """What a message says to write, as Python has it."""
-    chosen = re.sub(r"if ([^{}]+) \{ ([^{}]+) \} else \{ ([^{}]+) \}", r"where(\1, \2, \3)", text)
-    return re.sub(rf"\b(where|{'|'.join(FUNCTIONS)})\(", r"cce.\1(", chosen)
-
-
-def _default(function: Callable[..., Any], parameter: inspect.Parameter, kind: str) -> float | None:
-    """The default of a parameter."""
-    value = parameter.default
-    if value is parameter.empty:
-        return None
-    if kind != "Scalar":
-        raise LossError(
-            f"`{parameter}` of `{function.__name__}`: expected no default, which only a Scalar may have, and this is a "
-            f"{kind}"
-        )
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise LossError(f"`{parameter}` of `{function.__name__}`: expected a number as the default of a Scalar")
-    return float(value)
-
-
-def _kinds(function: Callable[..., Any]) -> list[tuple[str, str, float | None]]:
-    """Name, kind and default of every parameter."""
-    kinds = []
-    for at, parameter in enumerate(inspect.signature(function).parameters.values()):
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise LossError(f"`{parameter}` of `{function.__name__}`: expected an input with a name of its own")
-        stated = parameter.annotation
-        if isinstance(stated, str):
-            # Annotations are text under `from __future__ import annotations`.
-            named = {name: kind for kind, name in _KINDS.items()}
-            stated = named.get(stated.rpartition(".")[2], stated)
-        if stated is parameter.empty:
-            kind = ("Logit", "Target")[at] if at < 2 else "Scalar"
-        elif stated in _KINDS:
-            kind = _KINDS[stated]
-        else:
-            raise LossError(
-                f"`{parameter.name}: {stated}` of `{function.__name__}`: expected one of the kinds "
-                "Logit, Target, Row, Col, Scalar"
-            )
-        kinds.append((parameter.name, kind, _default(function, parameter, kind)))
-    return kinds
-
-
-def _output_name(name: Any) -> str | None:
-    """Why a name is none for an output."""
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        return "expected a name that a field of a named tuple may have"
-    return None
-
-
-def trace(function: Callable[..., Any], reserved: Collection[str] = ()) -> tuple[str, dict[str, float]]:
-    """Calls a function with symbolic values and gives the program that it computes, as text, and the defaults of its
-    Scalars. Names in ``reserved`` are not for its inputs.
-
-    Raises:
-        LossError: with every mistake of the function.
-    """
-    if not inspect.isfunction(function):
-        raise TypeError(f"expected a function for `cce.loss`, found {type(function).__name__}")
-    code = function.__code__
-    name = "loss" if function.__name__ == "<lambda>" else function.__name__
-    tracing = Trace(name, inspect.getdoc(function) or "", code.co_filename, code.co_firstlineno)
-    kinds = _kinds(function)
-    inputs = {name: tracing.input(tracing.whole, name, kind) for name, kind, _ in kinds}
-    for name, kind, _ in kinds:
-        if kind in ("Row", "Col", "Scalar") and name in reserved:
-            message = f"the input `{name}` has the name of an option of the call"
-            tracing.builder.error(tracing.whole, message, f"name it otherwise, `{name}_` say")
-    by_name = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    result = function(
-        *(value for name, value in inputs.items() if name not in by_name),
-        **{name: value for name, value in inputs.items() if name in by_name},
-    )
-    if isinstance(result, Mapping):
-        outputs = dict(result)
-    elif hasattr(result, "_asdict"):
-        outputs = result._asdict()
-    else:
-        outputs = {"loss": result}
-    for name, value in outputs.items():
-        unfit = _output_name(name)
-        if unfit is not None:
-            tracing.builder.error(tracing.whole, f"the output {name!r} cannot have this name", unfit)
-        if value is None:
-            message = f"`{name}` is None: the function returns no value"
-            handle = tracing.builder.error(tracing.whole, message, "return the loss of one token")
-        else:
-            handle = tracing.operand(tracing.whole, value)
-        tracing.builder.output(tracing.whole, str(name), handle)
-    return tracing.finish(), {name: default for name, _, default in kinds if default is not None}

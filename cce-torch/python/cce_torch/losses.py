@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
-from . import _native, _options, language
-from ._call import FilterName, Reduction, Scalar, run
+from . import _declare, _native, _options
+from ._call import FilterName, Options, Reduction, Scalar, run
 from ._spec import describe
 
 
@@ -38,7 +38,7 @@ class Loss:
         e: Tensor,
         c: Tensor,
         targets: Tensor | None = None,
-        *,
+        *others: NoReturn,
         reduction: Reduction = "mean",
         ignore_index: int = -100,
         shift: int | bool = 0,
@@ -65,28 +65,38 @@ class Loss:
         Returns:
             The loss; of several outputs, a named tuple of them.
         """
+        if others:
+            self._refuse_others(others)
         _options.reduction(reduction)
         if (targets is not None) != self._has_target:
-            expected = "expected targets" if self._has_target else "it has no Target, expected no targets"
-            raise TypeError(f"`{self.__name__}`: {expected}")
+            self._refuse_targets(targets)
         rows = tuple(name for name in self._outputs if name != "loss" or reduction == "none")
-        outputs = run(
-            self.program,
-            e,
-            c,
-            targets,
-            self.defaults | inputs,
-            reduction=reduction,
-            rows=rows,
-            ignore_index=ignore_index,
-            shift=shift,
-            filter=filter,
-            filter_eps=filter_eps,
-            max_entries=max_entries,
-            seed=seed,
-            check_targets=check_targets,
-        )
+        options = Options(reduction, rows, ignore_index, shift, filter, filter_eps, max_entries, check_targets)
+        outputs = run(self.program, e, c, targets, self.defaults | inputs, options, seed)
         return outputs["loss"] if self._outputs == ("loss",) else self._results(**outputs)
+
+    def _refuse_others(self, others: tuple[Any, ...]) -> NoReturn:
+        own = [name for name, kind in describe(self.program).inputs if kind not in ("Logit", "Target")]
+        raise TypeError(
+            f"`{self.__name__}` is given {3 + len(others)} arguments by their place, expected three at most, `e`, `c` "
+            "and `targets`: give inputs and options by name, as in "
+            f"`{self.__name__}(e, c, targets, {own[0] if own else 'shift'}=...)`"
+        )
+
+    def _refuse_targets(self, targets: Any) -> NoReturn:
+        name = self.__name__
+        if self._has_target:
+            raise TypeError(
+                f"`{name}`: expected targets, found none: call `{name}(e, c, targets)` with hidden states [..., D], "
+                "the head's weight [V, D], and targets [...]; logits are not needed"
+            )
+        raise TypeError(
+            f"`{name}`: it has no Target, expected no targets, found {_options.found(targets)}: leave them out"
+        )
+
+    def __reduce__(self) -> tuple[type[Loss], tuple[Any, ...]]:
+        # The type of the results is made with the loss: where it is not there, it is made anew.
+        return Loss, (self.program, self.__doc__, self.defaults)
 
     def dump(self, level: str = "program") -> str:
         """The loss as text: ``program``, what was understood; ``gradient``, what was derived."""
@@ -97,10 +107,10 @@ class Loss:
 
 
 #: Names that calls of a loss use themselves.
-_RESERVED = frozenset(name for name in inspect.signature(Loss.__call__).parameters if name != "inputs")
+_RESERVED = frozenset(name for name in inspect.signature(Loss.__call__).parameters if name not in ("inputs", "others"))
 
 
-def loss(function: Callable[..., Any]) -> Loss:
+def loss(function: Callable[..., Any] | None = None, *others: NoReturn, **options: NoReturn) -> Loss:
     """Makes a loss of a function of one token's values.
 
     ::
@@ -118,7 +128,33 @@ def loss(function: Callable[..., Any]) -> Loss:
     outputs return a dict; the output named ``loss`` is reduced over the tokens, the others are not.
 
     Raises:
+        TypeError: anything else than one function.
         LossError: what is not valid, where, and what to write instead.
     """
-    program, defaults = language.trace(function, _RESERVED)
+    if function is None or others or options or isinstance(function, Loss):
+        _refuse(function, others, options)
+    program, defaults = _declare.trace(function, _RESERVED)
     return Loss(program, function.__doc__, defaults)
+
+
+def _refuse(function: Any, others: tuple[Any, ...], options: dict[str, Any]) -> NoReturn:
+    """Says what :func:`loss` is given instead of one function."""
+    if isinstance(function, Tensor) or any(isinstance(other, Tensor) for other in (*others, *options.values())):
+        raise TypeError(
+            "expected a function for `cce.loss`, found tensors: it makes a loss of a function, which is then called "
+            "with them; for cross entropy call `cce.linear_cross_entropy(e, c, targets)`"
+        )
+    if isinstance(function, Loss):
+        raise TypeError(
+            f"expected a function for `cce.loss`, found {function!r}: it is a loss already, called with "
+            "`(e, c, targets)`"
+        )
+    given = ", ".join([*map(_options.found, others), *(f"`{name}`" for name in options)])
+    if given:
+        raise TypeError(
+            f"expected a function for `cce.loss` and nothing besides, found {given}: write `@cce.loss`, and give "
+            "options where the loss is called, as in `my_loss(e, c, targets, reduction='sum')`"
+        )
+    raise TypeError(
+        "expected a function for `cce.loss`, found none: write `@cce.loss` above its `def`, without parentheses"
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 from torch import Tensor, nn
 
+from . import _options
 from ._call import FilterName, Reduction
 from .functional import linear_cross_entropy
 
@@ -32,6 +35,12 @@ class LinearCrossEntropy(nn.Module):
         check_targets: bool = False,
     ) -> None:
         super().__init__()
+        _options.reduction(reduction)
+        _options.shift(shift)
+        _options.filter_text(filter, filter_eps, max_entries)
+        for name, value in (("return_lse", return_lse), ("check_targets", check_targets)):
+            _options.flag(name, value)
+        _options.vector("weight", weight)
         self.ignore_index = ignore_index
         self.softcap = softcap
         self.reduction = reduction
@@ -74,11 +83,11 @@ class LinearCrossEntropy(nn.Module):
 
     def extra_repr(self) -> str:
         """The options that are not the default."""
-        default = {"ignore_index": -100, "reduction": "mean", "shift": 0, "return_lse": False}
-        default |= {"label_smoothing": 0.0, "z_loss": 0.0, "check_targets": False}
-        names = [
-            "ignore_index", "softcap", "reduction", "shift", "return_lse", "filter", "filter_eps", "max_entries",
-            "logit_scale", "label_smoothing", "z_loss", "check_targets",
-        ]  # fmt: skip
-        given = {name: getattr(self, name) for name in names}
-        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != default.get(name))
+        parts = []
+        for name, parameter in inspect.signature(LinearCrossEntropy.__init__).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if isinstance(value, Tensor):
+                parts.append(f"{name}={list(value.shape)}")
+            elif value != parameter.default:
+                parts.append(f"{name}={value!r}")
+        return ", ".join(parts)

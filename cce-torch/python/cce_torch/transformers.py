@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import _options
 from ._call import FilterName
 from .functional import linear_cross_entropy
 
@@ -70,9 +71,12 @@ def patch(
         The model.
 
     Raises:
-        ValueError: if the model has no ``lm_head`` that is a linear layer, or is patched already. In its first call, if
-            the model does something else to its logits than the configuration's softcap and scale.
+        TypeError, ValueError: options that do not fit, a model that has no ``lm_head`` that is a linear layer, or is
+            patched already. In its first call, if the model does something else to its logits than the configuration's
+            softcap and scale.
     """
+    _options.filter_text(filter, filter_eps, max_entries)
+    _options.flag("eval_logits", eval_logits)
     head = getattr(model, "lm_head", None)
     if not isinstance(head, nn.Linear):
         found = "no `lm_head`" if head is None else f"a {type(head).__name__} as `lm_head`"

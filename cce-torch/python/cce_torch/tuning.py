@@ -1,13 +1,11 @@
-"""The tuner and its diagnosis: :func:`tune` finds the fastest schedule for the problem of a call, :func:`doctor` says
-what is there to run on."""
+"""The tuner: :func:`tune` finds the fastest schedule for the problem of a call."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union
 
@@ -15,9 +13,9 @@ import torch
 from torch import Tensor
 
 from . import _linear, _matrices, _native, _options, _plans
-from ._call import FilterName
+from ._call import FilterName, check_inputs
 from ._spec import describe
-from .functional import NAMES, options, token_logprobs
+from .functional import NAMES, linear_cross_entropy, program_inputs, token_logprobs
 from .losses import Loss
 
 #: A tensor, or the shape of one.
@@ -37,6 +35,8 @@ class Candidate:
 
     #: In a few words.
     schedule: str
+    #: Whether it is the default schedule, which calls use where nothing is tuned.
+    is_default: bool
     #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ... or ``not tried``.
     status: str
     #: The time that counts, in milliseconds: the median of its timed runs, corrected where clocks drifted. On a GPU
@@ -69,8 +69,10 @@ class TuneReport:
     grade: str
     #: Trials that were stored before.
     reused: int
-    #: Whether nothing is left that is worth a trial; otherwise it was stopped.
+    #: Whether nothing is left that is worth a trial; otherwise the time was spent, and the same call goes on.
     complete: bool
+    #: How many candidates near the best the time left uncompared.
+    undecided: int
     #: The values that the loss's Scalar inputs had.
     scalars: dict[str, float]
     #: What is worth knowing besides.
@@ -84,6 +86,11 @@ class TuneReport:
     def winner(self) -> Candidate | None:
         """The fastest candidate whose results were right; None where none could run."""
         return next((one for one in self.candidates[:1] if one.ms is not None), None)
+
+    @property
+    def default(self) -> Candidate | None:
+        """The default schedule; None where it was not tried or could not run."""
+        return next((one for one in self.candidates if one.is_default and one.ms is not None), None)
 
     def __str__(self) -> str:
         lines = [f"{self.problem}, filter {self.filter}, on {self.device}"]
@@ -104,14 +111,26 @@ class TuneReport:
             f"{len(self.candidates)} candidates, {measured} with a result, {self.reused} stored before; "
             f"{self.seconds:.1f} s"
         )
-        if self.winner is None:
-            lines.append("no winner: no candidate could run and was right; the reasons are above")
-        else:
-            lines.append(
-                f"winner: {self.winner.schedule} ({self.winner.ms:.3f} ms); calls of this problem now use it "
-                f"(grade {self.grade})"
-            )
+        lines.append(self._ending())
         return "\n".join([*lines, *self.notes])
+
+    def _ending(self) -> str:
+        winner, default = self.winner, self.default
+        if winner is None:
+            return "no winner: no candidate could run and was right; the reasons are above"
+        until = ""
+        if not self.complete:
+            left = f" in the run-off, {self.undecided} near the best not compared to the end" if self.undecided else ""
+            until = f"the time is spent{left}, call it again to go on; until then the "
+        beside = ""
+        if winner.is_default:
+            beside = ", the default"
+        elif default is not None:
+            beside = f", {winner.ms / default.ms:.3f} of the default's time"  # type: ignore[operator]
+        return (
+            f"{until}winner: {winner.schedule} ({winner.ms:.3f} ms{beside}); calls of this problem now use it (grade "
+            f"{self.grade})"
+        )
 
     @staticmethod
     def _row(at: int, one: Candidate) -> tuple[str, ...]:
@@ -123,7 +142,7 @@ class TuneReport:
             "-" if one.ms is None else f"{one.ms:.3f}",
             spread,
             "" if one.gradient_error is None else f"{one.gradient_error:.1e}",
-            one.schedule,
+            f"{one.schedule} (the default)" if one.is_default else one.schedule,
             one.reason if one.status in ("ok", "not tried") else f"{one.status}: {one.reason}",
         )
 
@@ -169,7 +188,7 @@ def tune(
         c: the head's weight [V, D], or its shape.
         targets: leave them out; taken so that a call's arguments can be passed on.
         loss: a loss made by ``@cce.loss``, or :func:`cce_torch.token_logprobs`; None is
-            :func:`cce_torch.linear_cross_entropy`.
+            :func:`cce_torch.linear_cross_entropy`, which may be given too.
         dtype: the type in which is multiplied; by default e's type or autocast's, and of shapes bfloat16 on a GPU and
             float32 on the CPU.
         device: of shapes; by default the current GPU, else the CPU.
@@ -194,14 +213,17 @@ def tune(
         RuntimeError: the device or the database failed, or no process could be started to measure in.
     """
     where = _device(e, c, device)
-    program, wanted, scalars = _program(loss, inputs)
+    # What options are called that the program knows under another name: a loss of the caller's has its own names.
+    shown = {} if isinstance(loss, Loss) else NAMES
+    program, given = _program(loss, inputs)
+    scalars = _scalars(program, given, shown)
     compute = _dtype(e, c, dtype, where)
     shape = _shape(e, c)
-    names = _gradients(e, c, program, inputs, gradients, wanted)
+    names = _gradients(e, c, program, gradients, given, shown)
     text = _options.filter_text(filter, filter_eps, max_entries)
     if candidates is not None:
         candidates = _options.whole("candidates", candidates, 1, 2**31 - 1)
-    _options.positive("budget", budget)
+    budget = _options.seconds("budget", budget)
     for name, value in (("again", again), ("untrained", untrained)):
         _options.flag(name, value)
     if not isinstance(progress, bool) and not callable(progress):
@@ -227,7 +249,7 @@ def tune(
             ordinal,
             scalars,
             candidates,
-            None if budget is None else float(budget),
+            budget,
             again,
             untrained,
             _callback(progress),
@@ -238,18 +260,23 @@ def tune(
         # What was stored counts, however it ended.
         _plans.refresh_tuning()
     return TuneReport(
-        problem=_problem(program, shape, compute, names),
+        problem=_problem(program, shape, compute, [shown.get(name, name) for name in names]),
         device=tuned.device,
         filter=tuned.filter,
-        candidates=tuple(Candidate(*one) for one in tuned.candidates),
+        candidates=tuple(_candidate(one) for one in tuned.candidates),
         grade=tuned.grade,
         reused=tuned.reused,
         complete=tuned.complete,
-        scalars={NAMES.get(name, name) if loss is None else name: value for name, value in tuned.scalars},
+        undecided=tuned.undecided,
+        scalars={shown.get(name, name): value for name, value in tuned.scalars},
         notes=tuple(tuned.notes),
         folder=tuned.folder,
         seconds=time.monotonic() - begun,
     )
+
+
+def _candidate(one: _native.TunedCandidate) -> Candidate:
+    return Candidate(**{part.name: getattr(one, part.name) for part in fields(Candidate)})
 
 
 def _sizes(name: str, of: Any, least: int, shape: str) -> tuple[int, ...]:
@@ -257,7 +284,9 @@ def _sizes(name: str, of: Any, least: int, shape: str) -> tuple[int, ...]:
         sizes = tuple(of.shape)
     else:
         if isinstance(of, (str, bytes)) or not isinstance(of, Sequence):
-            raise TypeError(f"`{name}` is {_options.found(of)}, expected a tensor {shape} or its shape")
+            raise TypeError(
+                f"`{name}` is {_options.found(of)}, expected a tensor {shape} or its shape{_options.module_advice(of)}"
+            )
         sizes = tuple(_options.whole(f"{name}[{at}]", size, 0, 2**28) for at, size in enumerate(of))
     if len(sizes) < least:
         raise ValueError(f"`{name}` has shape {list(sizes)}, expected {shape}")
@@ -306,25 +335,20 @@ def _dtype(e: Shaped, c: Shaped, dtype: torch.dtype | None, device: torch.device
         else:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in _matrices.DTYPES:
-        raise TypeError(f"`dtype` is {dtype}, expected torch.float32, torch.float16 or torch.bfloat16")
+        raise TypeError(f"`dtype` is {dtype!r}, expected torch.float32, torch.float16 or torch.bfloat16")
     return _matrices.DTYPES[dtype]
 
 
-def _program(
-    loss: Loss | Callable[..., Any] | None, inputs: dict[str, Any]
-) -> tuple[str, dict[str, Any], list[tuple[str, float]]]:
-    """The program of the call, its Row, Col and Scalar inputs that were given, and the numbers among them."""
+def _program(loss: Loss | Callable[..., Any] | None, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The program of the call, and its Row, Col and Scalar inputs that were given."""
     # What a call has and the problem does not depend on.
-    for name in ("reduction", "ignore_index", "shift", "seed", "check_targets"):
+    for name in ("reduction", "ignore_index", "shift", "seed", "main_grad", "check_targets"):
         inputs.pop(name, None)
     if isinstance(loss, Loss):
         given = {**loss.defaults, **inputs}
         program = loss.program
-        known = [name for name, kind in describe(program).inputs if kind not in ("Logit", "Target")]
-        for name in inputs:
-            if name not in known:
-                raise TypeError(f"there is no input `{name}`, expected {', '.join(known) if known else 'none'}")
-    elif loss is None or loss is token_logprobs:
+        check_inputs(program, inputs)
+    elif loss is None or loss in (linear_cross_entropy, token_logprobs):
         allowed = {"bias", "softcap", "logit_scale"}
         allowed |= {"entropy"} if loss is token_logprobs else {"weight", "label_smoothing", "z_loss", "return_lse"}
         for name in inputs:
@@ -334,7 +358,7 @@ def _program(
         flags = {name: _options.flag(name, rest.pop(name)) for name in ("entropy", "return_lse") if name in rest}
         # A tensor is stood for by one of its kind.
         vectors = {name: torch.empty(0) if rest.get(name) is True else rest.get(name) for name in ("bias", "weight")}
-        given = options(
+        given = program_inputs(
             vectors["bias"],
             vectors["weight"],
             rest.get("logit_scale"),
@@ -342,32 +366,41 @@ def _program(
             rest.get("label_smoothing", 0.0),
             rest.get("z_loss", 0.0),
         )
-        if loss is None:
+        if loss is not token_logprobs:
             program = _linear.cross_entropy(tuple(given), flags.get("return_lse", False))
         else:
             program = _linear.token_logprobs(tuple(given), flags.get("entropy", True))
     else:
         raise TypeError(
-            f"`loss` is {_options.found(loss)}, expected None, a loss made by `cce.loss`, or `cce.token_logprobs`"
+            f"`loss` is {_options.found(loss)}, expected None, a loss made by `cce.loss`, or `cce.token_logprobs`; "
+            "write `@cce.loss` above a function of your own"
         )
+    return program, given
+
+
+def _scalars(program: str, given: dict[str, Any], shown: Mapping[str, str]) -> list[tuple[str, float]]:
+    """The values of the Scalar inputs that have one."""
     scalars = []
     for name, kind in describe(program).inputs:
-        if kind == "Scalar" and given.get(name) not in (None, True):
-            value = given[name]
-            number = (
-                value.detach().item() if isinstance(value, Tensor) else _options.scalar(NAMES.get(name, name), value)
-            )
-            scalars.append((name, float(number)))
-    return program, given, scalars
+        value = given.get(name)
+        if kind != "Scalar" or value is None or value is True:
+            continue
+        own = shown.get(name, name)
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"the Scalar input `{own}` has shape {list(value.shape)}, expected one element")
+            value = value.detach().item()
+        scalars.append((name, _options.scalar(own, value)))
+    return scalars
 
 
 def _gradients(
     e: Shaped,
     c: Shaped,
     program: str,
-    inputs: dict[str, Any],
     asked: Iterable[str] | None,
     given: dict[str, Any],
+    shown: Mapping[str, str],
 ) -> list[str]:
     """What requires a gradient: ``e``, ``c``, and inputs of the program by its names."""
     values = [name for name, kind in describe(program).inputs if kind not in ("Logit", "Target")]
@@ -380,7 +413,7 @@ def _gradients(
         return [*large, *learn]
     if isinstance(asked, str):
         raise TypeError(f"`gradients` is {asked!r}, expected several names, such as ('e', 'c')")
-    own = {NAMES.get(name, name): name for name in values}
+    own = {shown.get(name, name): name for name in values}
     names = []
     for name in asked:
         if name in ("e", "c"):
@@ -389,7 +422,7 @@ def _gradients(
             names.append(own[name])
         else:
             raise ValueError(f"`gradients` has {name!r}, expected any of {', '.join(['e', 'c', *own])}")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _worker(device: torch.device) -> tuple[str, list[str]]:
@@ -407,8 +440,7 @@ def _worker(device: torch.device) -> tuple[str, list[str]]:
 
 def _problem(program: str, shape: tuple[int, int, int], dtype: str, names: list[str]) -> str:
     tokens, hidden, vocab = shape
-    wanted = ", ".join(NAMES.get(name, name) for name in names)
-    gradients = f"loss and gradients of {wanted}" if names else "loss"
+    gradients = f"loss and gradients of {', '.join(names)}" if names else "loss"
     return f"{describe(program).name}, {tokens} x {hidden} x {vocab} {dtype}, {gradients}"
 
 
@@ -437,73 +469,3 @@ def _is_terminal() -> bool:
         return sys.stderr.isatty() and sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):
         return False
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    #: ``ok``; ``missing``: it is not there, and things work without it; ``broken``.
-    state: str
-    found: str
-    #: What to do; empty if nothing.
-    advice: str
-
-
-@dataclass(frozen=True, repr=False)
-class Diagnosis:
-    """What :func:`doctor` found."""
-
-    findings: tuple[Finding, ...]
-    #: The variables that are read, of those that are set.
-    environment: dict[str, str]
-    #: As it was printed.
-    text: str
-
-    @property
-    def works(self) -> bool:
-        """Whether nothing that is there is broken."""
-        return all(finding.state != "broken" for finding in self.findings)
-
-    def __repr__(self) -> str:
-        # Short: what it says has been printed.
-        return f"<Diagnosis of {len(self.findings)} findings, works={self.works}>"
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def doctor(*, quiet: bool = False) -> Diagnosis:
-    """Looks at what the package runs on, prints it and gives it back: torch and its CUDA, driver, NVRTC, GPUs, folders,
-    the tuning database, variables, and what to do about what is missing.
-
-    Args:
-        quiet: does not print.
-    """
-    _options.flag("quiet", quiet)
-    torch_cuda = torch.version.cuda
-    built = "without CUDA" if torch_cuda is None else f"for CUDA {torch_cuda}"
-    count = torch.cuda.device_count() if torch_cuda is not None else 0
-    sees = "no GPU" if count == 0 else f"{count} GPU" if count == 1 else f"{count} GPUs"
-    advice = ""
-    if torch_cuda is None:
-        advice = "calls run on the CPU device; for a GPU install torch with CUDA"
-    else:
-        _plans.load_nvrtc()
-    plans = f"{len(_plans.kept)} of at most {_plans.kept.capacity} kept, kernels of all stay loaded"
-    text, found = _native.doctor(
-        [
-            ("PyTorch", True, f"{torch.__version__}, built {built}; sees {sees}", advice),
-            ("plans", True, plans, ""),
-        ]
-    )
-    value = json.loads(found)
-    diagnosis = Diagnosis(
-        findings=tuple(Finding(one["what"], one["state"], one["found"], one["advice"]) for one in value["findings"]),
-        environment=value["environment"],
-        text=text.replace("cce-tune ", "cce_torch ", 1),
-    )
-    if not quiet:
-        print(diagnosis)
-    return diagnosis
