@@ -86,4 +86,4 @@ pub use trial::{Clocks, RECORD_SCHEMA, Record, Resources, Settled, Status, Trial
 pub use warning::{Source, Warning};
 pub use winner::{GENERATIONS_KEPT, KeyWinners, WINNERS_KEPT, Winner, newest};
 pub use winners::Winners;
-pub use wrong::disqualified;
+pub use wrong::{Wrong, disqualified};

@@ -146,7 +146,7 @@ fn joined(entries: Vec<KeyWinners>) -> Vec<KeyWinners> {
         };
         let both = match by_key.remove(&bytes) {
             None => entry,
-            Some(known) => KeyWinners::new(known.key, [known.winners, entry.winners].concat()),
+            Some(known) => known.joined_with(entry),
         };
         by_key.insert(bytes, both);
     }

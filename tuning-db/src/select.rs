@@ -10,7 +10,7 @@ use crate::hash::ConfigHash;
 use crate::key::{Device, Key, MemoryClass, Problem, Shape};
 use crate::provenance::{Generation, Provenance};
 use crate::warning::{Source, Warning};
-use crate::winner::Winner;
+use crate::winner::{KeyWinners, Winner};
 
 /// The default snap limit, in units of [`Shape::distance`]: a factor of four in one dimension, or of two in
 /// each of two or three dimensions (distance 1.41 and 1.73). Beyond it a default schedule is the better
@@ -247,32 +247,34 @@ pub struct Rejection {
     pub reason: String,
 }
 
-/// Winners of one stored key as found in a layer, to be put in order.
+/// One stored key as found in a layer, to be put in order.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) relation: Relation,
-    pub(crate) key: Key,
-    pub(crate) winners: Vec<Winner>,
+    pub(crate) stored: KeyWinners,
     pub(crate) source: Source,
 }
 
-/// Orders what the layers gave, in their order, into candidates.
+/// Orders what the layers gave, in their order, into candidates. What one of them found wrong for a key, none offers.
 pub(crate) fn order(request: &Request, layers: Vec<Found>) -> Vec<Candidate> {
     let mut ranked = Vec::new();
-    for found in layers {
-        for winner in found.winners {
+    let has_wrong = |found: &&Found| !found.stored.wrong.is_empty();
+    let wrong: Vec<KeyWinners> = layers.iter().filter(has_wrong).map(|found| found.stored.clone()).collect();
+    for Found { relation, stored, source } in layers {
+        let is_wrong = |winner: &Winner| wrong.iter().any(|one| one.disqualifies(&stored.key, winner));
+        for winner in stored.winners.into_iter().filter(|winner| !is_wrong(winner)) {
             let stale = winner.generation != request.generation;
-            let grade = match found.relation.kind {
+            let grade = match relation.kind {
                 Kind::Same if stale => Grade::Stale,
                 Kind::Same => Grade::Exact,
                 Kind::NearShape => Grade::NearShape { from: winner.shape },
-                Kind::OtherDevice => Grade::OtherGpu { from: found.key.device.clone() },
+                Kind::OtherDevice => Grade::OtherGpu { from: stored.key.device.clone() },
             };
             // An exact one of any layer goes before a stale one; among neighbours nearness counts first.
-            let first = (found.relation.kind, found.relation.kind == Kind::Same && stale);
+            let first = (relation.kind, relation.kind == Kind::Same && stale);
             let candidate =
-                Candidate { key: found.key.clone(), winner, grade, stale, source: found.source.clone() };
-            ranked.push((first, found.relation.distance, stale, candidate));
+                Candidate { key: stored.key.clone(), winner, grade, stale, source: source.clone() };
+            ranked.push((first, relation.distance, stale, candidate));
         }
     }
     // Stable: layers keep their order, and winners theirs within a layer.

@@ -342,7 +342,7 @@ impl Session {
         let mut current: Option<(Vec<u8>, Key)> = None;
         let mut finish = |key: Option<(Vec<u8>, Key)>, trials: &mut Vec<Trial>| match key {
             Some((_, key)) => {
-                let outcome = draft.set(&KeyWinners::choose(key, &*trials));
+                let outcome = draft.set(KeyWinners::choose(key, &*trials));
                 trials.clear();
                 outcome
             }

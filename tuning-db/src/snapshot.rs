@@ -11,16 +11,18 @@
 //!           | header check 8
 //! directory kinds x { program 32 | prefix length u32 | rows u32 | length of the values u64 | rows check 8 | prefix }
 //! rows      of every kind, in the directory's order: { rest of the key 36 | value length u32 | value check 8 }
-//! values    JSON of the winners, one after the other in the rows' order
+//! values    JSON { winners, wrong } of a key, one after the other in the rows' order
 //! ```
-//! Integers are little-endian; checks are the first 8 bytes of BLAKE3. Format 1 had whole keys in one index; it is
-//! not read any more, and whoever writes next makes this one of the records.
+//! Integers are little-endian; checks are the first 8 bytes of BLAKE3. Format 1 had whole keys in one index, format 2
+//! the winners alone; they are not read any more, and whoever writes next makes this one of the records.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::replace;
@@ -29,10 +31,11 @@ use crate::key::{Key, REST};
 use crate::log::Position;
 use crate::select::{Relation, Request};
 use crate::winner::{KeyWinners, Winner};
+use crate::wrong::Wrong;
 
 pub(crate) const FILE: &str = "winners.snap";
 const WORD: &[u8; 12] = b"cce winners\n";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const HEADER: usize = 60;
 const ROW: usize = REST + 12;
 
@@ -43,6 +46,14 @@ pub(crate) struct Snapshot<R = File> {
     directory: Vec<u8>,
     kinds: Vec<Kind>,
     position: Position,
+}
+
+/// What is kept of a key.
+#[derive(Debug, Serialize, Deserialize)]
+struct Value {
+    winners: Vec<Winner>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    wrong: Vec<Wrong>,
 }
 
 /// The keys of one device, program, type, objective and filter.
@@ -215,9 +226,9 @@ impl<R: Read + Seek> Snapshot<R> {
         Some(key)
     }
 
-    /// The winners of an entry; `None` when they are damaged.
-    pub(crate) fn winners(&self, entry: &Entry) -> Option<Vec<Winner>> {
-        serde_json::from_slice(&self.value(entry)?).ok()
+    /// What is kept of an entry's key; `None` when it is damaged.
+    pub(crate) fn winners(&self, entry: &Entry) -> Option<KeyWinners> {
+        of_value(self.key(entry)?, &self.value(entry)?)
     }
 
     /// Keys with their winners' bytes; what is damaged is left out.
@@ -226,12 +237,15 @@ impl<R: Read + Seek> Snapshot<R> {
         kinds.flatten().filter_map(|entry| Some((self.key(&entry)?, self.value(&entry)?)))
     }
 
-    /// All keys with their winners; damaged entries are left out.
+    /// All keys with what is kept of them; damaged entries are left out.
     pub(crate) fn all(&self) -> impl Iterator<Item = KeyWinners> {
-        self.raw().filter_map(|(key, value)| {
-            Some(KeyWinners { key, winners: serde_json::from_slice(&value).ok()? })
-        })
+        self.raw().filter_map(|(key, value)| of_value(key, &value))
     }
+}
+
+fn of_value(key: Key, bytes: &[u8]) -> Option<KeyWinners> {
+    let Value { winners, wrong } = serde_json::from_slice(bytes).ok()?;
+    Some(KeyWinners { key, winners, wrong })
 }
 
 /// A snapshot being made: encoded key -> key and encoded winners.
@@ -247,16 +261,17 @@ impl Draft {
         Self { entries: entries.collect() }
     }
 
-    /// Replaces the winners of a key; a key without winners is left out.
-    pub(crate) fn set(&mut self, winners: &KeyWinners) -> Result<()> {
-        let key = winners.key.encode()?;
-        if winners.winners.is_empty() {
-            self.entries.remove(&key);
+    /// Replaces what is kept of a key; one of which nothing is to be kept is left out.
+    pub(crate) fn set(&mut self, kept: KeyWinners) -> Result<()> {
+        let encoded = kept.key.encode()?;
+        let KeyWinners { key, winners, wrong } = kept;
+        if winners.is_empty() && wrong.is_empty() {
+            self.entries.remove(&encoded);
             return Ok(());
         }
-        let value = serde_json::to_vec(&winners.winners)
+        let value = serde_json::to_vec(&Value { winners, wrong })
             .map_err(|e| Error::Decode { what: "winners to be written".to_owned(), reason: e.to_string() })?;
-        self.entries.insert(key, (winners.key.clone(), value));
+        self.entries.insert(encoded, (key, value));
         Ok(())
     }
 
@@ -362,7 +377,7 @@ mod tests {
         for tokens in [256, 1024, 4096] {
             let mut key = sample::key();
             key.problem.tokens_bucket = tokens;
-            draft.set(&KeyWinners::choose(key, &[sample::trial(1, 2.0), sample::trial(2, 1.0)])).unwrap();
+            draft.set(KeyWinners::choose(key, &[sample::trial(1, 2.0), sample::trial(2, 1.0)])).unwrap();
         }
         (draft, draft_position())
     }
@@ -420,7 +435,7 @@ mod tests {
         let keys = [sample::key(), half.clone(), limited.clone()];
         let mut draft = Draft::default();
         for (number, key) in (0..).zip(&keys) {
-            draft.set(&KeyWinners::choose(key.clone(), &[sample::trial(number, 1.0)])).unwrap();
+            draft.set(KeyWinners::choose(key.clone(), &[sample::trial(number, 1.0)])).unwrap();
         }
         let bytes = draft.to_bytes(draft_position()).unwrap().unwrap();
         let snapshot = parse(&bytes).unwrap();

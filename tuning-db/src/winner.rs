@@ -9,7 +9,7 @@ use crate::hash::ConfigHash;
 use crate::key::{Key, Shape};
 use crate::provenance::{Generation, Provenance};
 use crate::trial::{Resources, Settled, Standing, Trial};
-use crate::wrong::disqualified;
+use crate::wrong::{Wrong, disqualified};
 
 /// How many configurations are kept a key and generation. A caller validates the first against the actual
 /// call and takes the next when it does not fit; after eight, the default schedule is as good a guess.
@@ -84,13 +84,32 @@ pub struct KeyWinners {
     pub key: Key,
     /// Grouped by generation, the newest first; fastest first within one.
     pub winners: Vec<Winner>,
+    /// What gave wrong results for the key: never among the winners, and taken from no other layer either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wrong: Vec<Wrong>,
 }
 
 impl KeyWinners {
     /// Winners for a key, ordered and cut as the database keeps them.
     #[must_use]
     pub fn new(key: Key, winners: Vec<Winner>) -> Self {
-        Self { key, winners: best(winners) }
+        Self { key, winners: best(winners), wrong: Vec::new() }
+    }
+
+    /// Both, of one key. What either found wrong is no winner.
+    #[must_use]
+    pub fn joined_with(self, other: Self) -> Self {
+        let mut wrong = [self.wrong, other.wrong].concat();
+        wrong.sort();
+        wrong.dedup();
+        let mut winners = [self.winners, other.winners].concat();
+        winners.retain(|winner| !wrong.iter().any(|wrong| wrong.is_of(winner)));
+        Self { wrong, ..Self::new(self.key, winners) }
+    }
+
+    /// Whether a winner of `key` was found wrong here.
+    pub(crate) fn disqualifies(&self, key: &Key, winner: &Winner) -> bool {
+        self.key == *key && self.wrong.iter().any(|wrong| wrong.is_of(winner))
     }
 
     /// Chooses from all trials of a key.
@@ -107,7 +126,7 @@ impl KeyWinners {
             .filter(|((config, generation, _), _)| !wrong.contains_key(&(*config, *generation)))
             .filter_map(|(_, trial)| Winner::of(trial))
             .collect();
-        Self::new(key, winners)
+        Self { wrong: Wrong::of_generations_kept(&wrong), ..Self::new(key, winners) }
     }
 }
 

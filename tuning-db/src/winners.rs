@@ -18,7 +18,7 @@ use crate::profile::Profile;
 use crate::select::{Found, Grade, Relation, Request, Selection, nearest, order};
 use crate::snapshot::{FILE, Snapshot};
 use crate::warning::{Source, Warning};
-use crate::winner::{KeyWinners, Winner};
+use crate::winner::KeyWinners;
 
 /// Everything that can be selected from.
 #[derive(Debug, Default)]
@@ -154,7 +154,7 @@ impl Winners {
         std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Every stored key with its winners, layer by layer, for listings.
+    /// Every stored key that has winners, layer by layer, for listings: those that may be selected.
     #[must_use]
     pub fn all(&self) -> Vec<(Source, KeyWinners)> {
         let mut all = Vec::new();
@@ -170,6 +170,12 @@ impl Winners {
         for (source, profile) in &self.profiles {
             all.extend(profile.entries.iter().map(|winners| (source.clone(), winners.clone())));
         }
+        let has_wrong = |(_, stored): &&(Source, KeyWinners)| !stored.wrong.is_empty();
+        let wrong: Vec<KeyWinners> = all.iter().filter(has_wrong).map(|(_, stored)| stored.clone()).collect();
+        for (_, KeyWinners { key, winners, .. }) in &mut all {
+            winners.retain(|winner| !wrong.iter().any(|one| one.disqualifies(key, winner)));
+        }
+        all.retain(|(_, stored)| !stored.winners.is_empty());
         all
     }
 
@@ -187,18 +193,17 @@ impl Winners {
         };
         for (relation, entry) in nearest(related) {
             let Some(key) = snapshot.key(&entry) else { continue };
-            let winners = snapshot.winners(&entry).unwrap_or_else(|| self.winners_in_log(base, &key));
-            found.push(Found { relation, key, winners, source: Source::Database });
+            let stored = snapshot.winners(&entry).or_else(|| self.winners_in_log(base, &key));
+            found.extend(stored.map(|stored| Found { relation, stored, source: Source::Database }));
         }
     }
 
     /// For a damaged entry of an otherwise intact snapshot.
-    fn winners_in_log(&self, base: &Base, key: &Key) -> Vec<Winner> {
+    fn winners_in_log(&self, base: &Base, key: &Key) -> Option<KeyWinners> {
         if base.from_log.get().is_none() {
             self.read_log(base, "an entry of the snapshot of winners is damaged".to_owned());
         }
-        let known = base.from_log.get().into_iter().flatten();
-        known.filter(|w| w.key == *key).flat_map(|w| w.winners.iter().cloned()).collect()
+        base.from_log.get().into_iter().flatten().find(|stored| stored.key == *key).cloned()
     }
 
     fn read_log(&self, base: &Base, reason: String) {
@@ -243,11 +248,6 @@ fn find_in_memory(winners: &[KeyWinners], request: &Request, source: &Source, fo
     let related: Vec<(Relation, &KeyWinners)> =
         winners.iter().filter_map(|w| Some((request.relation(&w.key)?, w))).collect();
     for (relation, w) in nearest(related) {
-        found.push(Found {
-            relation,
-            key: w.key.clone(),
-            winners: w.winners.clone(),
-            source: source.clone(),
-        });
+        found.push(Found { relation, stored: w.clone(), source: source.clone() });
     }
 }

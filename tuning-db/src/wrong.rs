@@ -7,10 +7,46 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::hash::ConfigHash;
 use crate::key::Shape;
 use crate::provenance::Generation;
 use crate::trial::{Status, Trial};
+use crate::winner::{GENERATIONS_KEPT, Winner};
+
+/// A configuration that is [`disqualified`] for a key: what is kept of it beside the key's winners, so that no layer of
+/// winners offers it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Wrong {
+    /// Which configuration.
+    pub config: ConfigHash,
+    /// What generated it.
+    pub generation: Generation,
+}
+
+impl Wrong {
+    /// Those of a key, in a fixed order: of as many generations as winners are kept of, those found wrong last.
+    pub(crate) fn of_generations_kept(disqualified: &BTreeMap<Made<'_>, &Trial>) -> Vec<Wrong> {
+        let mut newest: BTreeMap<&Generation, u64> = BTreeMap::new();
+        for ((_, generation), trial) in disqualified {
+            let known = newest.entry(generation).or_default();
+            *known = trial.provenance.unix_ms.max(*known);
+        }
+        let mut newest: Vec<(&Generation, u64)> = newest.into_iter().collect();
+        newest.sort_by(|(a, age_a), (b, age_b)| age_b.cmp(age_a).then(a.cmp(b)));
+        newest.truncate(GENERATIONS_KEPT);
+        let is_kept = |made: &&Made<'_>| newest.iter().any(|(generation, _)| *generation == made.1);
+        let of = |(config, generation): &Made<'_>| Wrong { config: *config, generation: (*generation).clone() };
+        disqualified.keys().filter(is_kept).map(of).collect()
+    }
+
+    /// Whether this is what it is about.
+    pub(crate) fn is_of(&self, winner: &Winner) -> bool {
+        self.generation == winner.generation && self.config == winner.config.hash()
+    }
+}
 
 /// Which configuration, of which generation.
 type Made<'a> = (ConfigHash, &'a Generation);

@@ -298,10 +298,10 @@ fn a_snapshot_of_a_later_format_is_not_overwritten() {
     let folder = filled();
     let path = folder.path().join("winners.snap");
     let mut later = fs::read(&path).unwrap();
-    later[12] = 3;
+    later[12] = 4;
     fs::write(&path, &later).unwrap();
     let mut database = Database::open(folder.path()).unwrap();
-    assert!(matches!(database.index(), Err(Error::Newer { found: 3, .. })));
+    assert!(matches!(database.index(), Err(Error::Newer { found: 4, .. })));
     assert_eq!(fs::read(&path).unwrap(), later);
     assert_eq!(best(folder.path()).0, Some(0), "readers take the log");
     database.append(&[record(RECORDS, 99.0)]).unwrap();

@@ -214,6 +214,59 @@ fn a_profile_is_the_lowest_layer_but_its_exact_winner_beats_a_stale_one() {
 }
 
 #[test]
+fn what_this_machine_found_wrong_no_profile_offers_until_it_is_found_right_here() {
+    let wrong = |ms| {
+        let status = Status::Wrong("dC differs".into());
+        Record::new(key(), Trial::dropped(config(2), measured(2, 1.0).shape, status, generation(), provenance(ms)))
+    };
+    let (folder, _) = stored(&[wrong(1)]);
+    let all = || Winners::open(folder.path()).with_profile(profile(2, 1.0, &generation()));
+    let offered = |winners: &Winners| (tiles(winners, &request(key())).len(), winners.all().len());
+    assert_eq!(offered(&all()), (0, 0));
+    // Neither where the log is all that there is.
+    std::fs::remove_file(folder.path().join("winners.snap")).unwrap();
+    assert_eq!(offered(&all()), (0, 0));
+    // What was found is of one key and one generation.
+    let elsewhere = profile(2, 1.0, &Generation::new("2", "s1"));
+    assert_eq!(offered(&Winners::open(folder.path()).with_profile(elsewhere)), (1, 1));
+    let mut near = key();
+    near.problem.vocab /= 2;
+    assert_eq!(tiles(&all(), &request(near.clone())), [0; 0], "what is near is told of it");
+    let of_near = cce_tuning_db::KeyWinners::choose(near.clone(), [&measured(2, 1.0)]);
+    let of_near = Profile::new("near", provenance(0), vec![of_near]);
+    assert_eq!(tiles(&all().with_profile(of_near), &request(near)), [2]);
+    let mut right = measured(2, 3.0);
+    right.provenance = provenance(2);
+    let mut database = Database::open(folder.path()).unwrap();
+    database.append(&[Record::new(key(), right)]).unwrap();
+    database.close().unwrap();
+    assert_eq!(offered(&all()), (2, 2));
+}
+
+#[test]
+fn a_profile_tells_what_is_wrong_and_joined_with_another_takes_that_one_s_winner_out() {
+    let found = Trial::dropped(
+        config(2),
+        measured(2, 1.0).shape,
+        Status::Wrong("dC differs".into()),
+        generation(),
+        provenance(9),
+    );
+    let told = cce_tuning_db::KeyWinners::choose(key(), [&found, &measured(1, 5.0)]);
+    let told = Profile::new("told", provenance(0), vec![told]);
+    let (read, skipped) = Profile::parse(&told.to_json().unwrap()).unwrap();
+    assert_eq!((&read, skipped.len()), (&told, 0));
+    let winners = Winners::empty().with_profile(read).with_profile(profile(2, 1.0, &generation()));
+    assert_eq!(tiles(&winners, &request(key())), [1]);
+    for joined in [
+        told.clone().merged_with(profile(2, 1.0, &generation())),
+        profile(2, 1.0, &generation()).merged_with(told),
+    ] {
+        assert_eq!(tiles(&Winners::empty().with_profile(joined), &request(key())), [1]);
+    }
+}
+
+#[test]
 fn a_stale_profile_is_used_with_one_warning() {
     let winners = Winners::empty().with_profile(profile(1, 1.0, &Generation::new("0", "s0")));
     let first = winners.select(&request(key()));
