@@ -103,29 +103,35 @@ fn results_that_differ_from_the_references_are_shown_and_end_with_their_own_code
 }
 
 #[test]
-fn sampled_gradients_are_compared_over_seeds_and_their_noise_hides_no_bias() {
+fn beside_sampled_gradients_exact_ones_are_compared_with_the_rows_so_that_noise_hides_no_bias() {
     let tuner = Tuner::new();
     let file = tuner.path("head.safetensors");
+    // Little is exact: the noise of a run is many times what a bias may be.
+    let noisy = ["--filter", "sampled:2^-3,100"];
     let lines = |spoil: f32, code: i32| {
         write_head(Path::new(&file), spoil);
-        // Little is exact: the noise of one seed is many times what a bias may be.
-        let ran = tuner.run(&flags(&file, &["--filter", "sampled:2^-3,100", "--json"]));
+        let ran = tuner.run(&flags(&file, &[&noisy[..], &["--json"]].concat()));
         assert_eq!(ran.code, Some(code), "{}{}", ran.stdout, ran.stderr);
-        ran.json()["devices"][0]["references"]["lines"].as_array().unwrap().clone()
+        let lines = ran.json()["devices"][0]["references"]["lines"].as_array().unwrap().clone();
+        let whats = lines.iter().map(|line| line["what"].as_str().unwrap().to_owned());
+        assert_eq!(
+            whats.skip(3).collect::<Vec<_>>(),
+            ["rows of dE, exact", "rows of dC, exact", "sampled gradients"]
+        );
+        [lines[3].clone(), lines[4].clone(), lines[5].clone()]
     };
+    let is_right = |line: &serde_json::Value| line["wrong"].is_null();
+    let [de, dc, all] = lines(0.0, 0);
+    assert!(is_right(&de) && is_right(&dc) && is_right(&all));
     let of = |line: &serde_json::Value, field: &str| line[field].as_f64().unwrap();
-    let (right, wrong) = (lines(0.0, 0), lines(7e-4, 4));
-    let (de, dc) = (&right[3], &right[4]);
-    assert!(of(de, "noise") > 0.03 && of(de, "seeds") >= 2.0, "{de}");
-    assert!(of(de, "error") <= of(de, "limit") && of(de, "limit") < 0.5 * of(de, "noise"), "{de}");
-    assert!(of(dc, "error") <= of(dc, "limit"), "{dc}");
-    // About the noise of one seed.
-    let (de, dc) = (&wrong[3], &wrong[4]);
-    assert!(of(de, "limit") < of(de, "error") && of(de, "error") < 2.0 * of(de, "noise"), "{de}");
-    assert!(of(dc, "error") <= of(dc, "limit"), "{dc}");
-    let text = tuner.run(&flags(&file, &["--filter", "sampled:2^-3,100"])).stdout;
-    let dc = text.lines().find(|line| line.starts_with("rows of dC")).unwrap();
-    assert!(dc.contains("right") && dc.contains(" seeds, noise of one "), "{text}");
+    assert!(of(&all, "error") > 0.03 && all["limit"].is_null(), "{all}");
+    // About the noise of a run.
+    let [de, dc, all] = lines(7e-4, 4);
+    assert!(!is_right(&de) && of(&de, "error") < 2.0 * of(&all, "error"), "{de} {all}");
+    assert!(is_right(&dc) && is_right(&all));
+    let text = tuner.run(&flags(&file, &noisy)).stdout;
+    let of_all = text.lines().find(|line| line.starts_with("sampled gradients")).unwrap();
+    assert!(of_all.contains("right") && of_all.contains("noise, no bias"), "{text}");
 }
 
 #[test]

@@ -38,7 +38,8 @@ impl Wrong {
         newest.sort_by(|(a, age_a), (b, age_b)| age_b.cmp(age_a).then(a.cmp(b)));
         newest.truncate(GENERATIONS_KEPT);
         let is_kept = |made: &&Made<'_>| newest.iter().any(|(generation, _)| *generation == made.1);
-        let of = |(config, generation): &Made<'_>| Wrong { config: *config, generation: (*generation).clone() };
+        let of =
+            |(config, generation): &Made<'_>| Wrong { config: *config, generation: (*generation).clone() };
         disqualified.keys().filter(is_kept).map(of).collect()
     }
 

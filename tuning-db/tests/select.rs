@@ -217,7 +217,10 @@ fn a_profile_is_the_lowest_layer_but_its_exact_winner_beats_a_stale_one() {
 fn what_this_machine_found_wrong_no_profile_offers_until_it_is_found_right_here() {
     let wrong = |ms| {
         let status = Status::Wrong("dC differs".into());
-        Record::new(key(), Trial::dropped(config(2), measured(2, 1.0).shape, status, generation(), provenance(ms)))
+        Record::new(
+            key(),
+            Trial::dropped(config(2), measured(2, 1.0).shape, status, generation(), provenance(ms)),
+        )
     };
     let (folder, _) = stored(&[wrong(1)]);
     let all = || Winners::open(folder.path()).with_profile(profile(2, 1.0, &generation()));

@@ -27,7 +27,6 @@ pub use device::DeviceBench;
 pub use host::HostMemory;
 pub use plans::{Built, PlanBench, Results, failure};
 pub use reference::check_against_f64;
-pub(crate) use sampled::{Bias, Verdict};
 
 use crate::Error;
 use cce_runtime::{Element, View, ViewMut};

@@ -173,15 +173,7 @@ impl<M: Memory> PlanBench<M> {
     /// # Errors
     /// What the plan or the device reports.
     pub fn run(&mut self, plan: &Plan) -> Result<Results, Error> {
-        self.run_with(plan, 0)
-    }
-
-    /// The same with another seed of what is sampled.
-    ///
-    /// # Errors
-    /// As [`PlanBench::run`].
-    pub fn run_with(&mut self, plan: &Plan, seed: u64) -> Result<Results, Error> {
-        self.run_poisoned(plan, seed)?;
+        self.run_poisoned(plan, 0)?;
         let download = |(name, buffer): (String, &M::Buffer)| Ok((name, self.memory.download(buffer)?));
         Ok(Results {
             reduced: self.reduced()?,
@@ -218,6 +210,26 @@ impl<M: Memory> PlanBench<M> {
             .map(|((name, buffer), expected)| Ok((name, self.memory.compare(buffer, expected)?)))
             .collect::<Result<_, Error>>()?;
         Ok(Compared { rest, gradients })
+    }
+
+    /// Runs a plan of this task on poisoned outputs and compares all of it with the reference, if there is one. Returns
+    /// the worst relative error of a gradient.
+    ///
+    /// # Errors
+    /// [`Status::Wrong`] where it is off by more than rounding and noise; what kept it from running.
+    pub fn judge(&mut self, plan: &Plan) -> Result<f64, Failure> {
+        let of = |error: Error| failure(&error);
+        self.run_poisoned(plan, 0).map_err(of)?;
+        let Some(reference) = self.reference.take() else { return Ok(0.0) };
+        let judged = self.compared(&reference).map_err(of).and_then(|found| {
+            let is_sampled = matches!(plan.problem().filter, Filter::Sampled { .. });
+            match is_sampled && found.is_noisy(&self.tolerance) {
+                true => self.judge_sampled(plan, &reference, found),
+                false => found.judge(&self.tolerance),
+            }
+        });
+        self.reference = Some(reference);
+        judged
     }
 
     /// Whether what a run with seed 0 left, and was compared, is an estimate without bias, by runs with other seeds.
@@ -516,18 +528,7 @@ impl<M: Memory> Bench for PlanBench<M> {
     }
 
     fn check(&mut self, built: &mut Built) -> Result<f64, Failure> {
-        let of = |error: Error| failure(&error);
-        self.run_poisoned(&built.plan, 0).map_err(of)?;
-        let Some(reference) = self.reference.take() else { return Ok(0.0) };
-        let judged = self.compared(&reference).map_err(of).and_then(|found| {
-            let is_sampled = matches!(built.plan.problem().filter, Filter::Sampled { .. });
-            match is_sampled && found.is_noisy(&self.tolerance) {
-                true => self.judge_sampled(&built.plan, &reference, found),
-                false => found.judge(&self.tolerance),
-            }
-        });
-        self.reference = Some(reference);
-        judged
+        self.judge(&built.plan)
     }
 
     fn time(&mut self, built: &mut Built, round: usize) -> Result<f64, Failure> {

@@ -48,7 +48,7 @@ const WRONG: [f64; 6] = [3183.0, 22.20, 9.68, 7.06, 6.01, 5.45];
 
 /// What so many pairs say.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Verdict {
+pub(super) enum Verdict {
     /// Biased by no more than what is allowed.
     Right,
     /// Why it is wrong.
@@ -59,7 +59,7 @@ pub(crate) enum Verdict {
 
 /// What is known of one gradient from so many pairs of seeds, relative to the reference's squared norm.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bias {
+pub(super) struct Bias {
     /// Of each pair: its inner product.
     squares: Vec<f64>,
     /// Its noise's variance.
@@ -70,28 +70,22 @@ pub(crate) struct Bias {
 
 impl Bias {
     /// Takes in a pair: each one's comparison with the reference, and with each other.
-    pub(crate) fn add(&mut self, a: Comparison, b: Comparison, between: Comparison) {
+    pub(super) fn add(&mut self, a: Comparison, b: Comparison, between: Comparison) {
         // Of a reference that is zero, absolute.
         let scale = if a.norm > 0.0 { a.norm.powi(2) } else { 1.0 };
-        // What was not written is no estimate.
-        let squared = |comparison: Comparison| match comparison.nan {
-            0 => comparison.difference.powi(2) / scale,
-            _ => f64::NAN,
-        };
+        let squared = |comparison: Comparison| comparison.difference.powi(2) / scale;
         self.squares.push(0.5 * (squared(a) + squared(b) - squared(between)));
         self.variances.push(0.5 * squared(between));
         self.halves.push(0.5 * (squared(a) - squared(b)));
     }
 
     /// What is known so far: `what` names the gradient, `rounding` is what it may be off without noise.
-    pub(crate) fn judge(&self, what: &str, rounding: f64) -> Verdict {
+    pub(super) fn judge(&self, what: &str, rounding: f64) -> Verdict {
         let count = self.squares.len();
         let pairs = count as f64;
-        let excesses = self
-            .squares
-            .iter()
-            .zip(&self.variances)
-            .map(|(square, variance)| square - allowed(rounding, *variance));
+        let allowed = |variance: f64| rounding.powi(2) + OF_THE_NOISE.powi(2) * variance;
+        let excesses =
+            self.squares.iter().zip(&self.variances).map(|(square, variance)| square - allowed(*variance));
         let excesses: Vec<f64> = excesses.collect();
         let excess = excesses.iter().sum::<f64>() / pairs;
         let deviations = excesses.iter().map(|one| one - excess).chain(self.halves.iter().copied());
@@ -109,47 +103,16 @@ impl Bias {
         if excess - wrong <= 0.0 {
             return Verdict::Open;
         }
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / pairs;
+        let (square, variance) = (mean(&self.squares), mean(&self.variances));
         Verdict::Wrong(format!(
             "{what} is off by {:.1e} in the mean over {} seeds, at most {:.1e} is rounding and noise ({:.1e} a seed)",
-            self.size(),
-            self.seeds(),
-            self.limit(rounding),
-            self.noise()
+            square.sqrt(),
+            2 * count,
+            allowed(variance).sqrt(),
+            variance.sqrt()
         ))
     }
-
-    /// How many seeds say so.
-    pub(crate) fn seeds(&self) -> usize {
-        2 * self.squares.len()
-    }
-
-    /// The bias, relative to the reference's norm: zero where the noise hides its sign, infinite where it is no number.
-    /// What is right has no larger one than [`Bias::limit`], what is wrong has.
-    pub(crate) fn size(&self) -> f64 {
-        match mean(&self.squares) {
-            square if square.is_nan() => f64::INFINITY,
-            square => square.max(0.0).sqrt(),
-        }
-    }
-
-    /// The most that is rounding and noise.
-    pub(crate) fn limit(&self, rounding: f64) -> f64 {
-        allowed(rounding, mean(&self.variances)).sqrt()
-    }
-
-    /// The noise of one seed.
-    pub(crate) fn noise(&self) -> f64 {
-        mean(&self.variances).sqrt()
-    }
-}
-
-/// The squared bias that is allowed beside noise of this variance.
-fn allowed(rounding: f64, variance: f64) -> f64 {
-    rounding.powi(2) + OF_THE_NOISE.powi(2) * variance
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]
@@ -235,12 +198,6 @@ mod tests {
         assert_eq!(of(9e-3, 0.0), Verdict::Right);
         let Verdict::Wrong(reason) = of(0.05, 0.0) else { panic!("{:?}", of(0.05, 0.0)) };
         assert!(reason.contains("dE is off by 5.0e-2 in the mean over 2 seeds"), "{reason}");
-        let mut unwritten = Bias::default();
-        let zero = off_by(std::iter::once(0.0));
-        unwritten.add(zero, Comparison { nan: 1, ..zero }, zero);
-        assert!(
-            matches!(unwritten.judge("dE", 1e-2), Verdict::Wrong(_)) && unwritten.size() == f64::INFINITY
-        );
         for (off, between) in [(f64::INFINITY, f64::INFINITY), (f64::INFINITY, 0.0), (0.1, f64::INFINITY)] {
             assert!(!matches!(of(off, between), Verdict::Right), "{off}, {between}");
         }

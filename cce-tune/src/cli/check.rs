@@ -1,19 +1,21 @@
 //! The winner against a data file's references.
 //!
-//! A sampled gradient has noise as large as loss and data make it: as a candidate's it is compared by whether it is
-//! biased, over as many seeds as that takes ([`crate::bench`]).
+//! A sampled gradient has noise, as large as loss and data make it, and of a few rows perhaps nothing else: so an exact plan
+//! is compared with the file's rows, and the winner, as a candidate is ([`crate::bench`]), with all that the exact plan
+//! computes.
 
 use super::output::table;
 use crate::Error;
 use crate::arguments::Arguments;
-use crate::bench::{Bias, Comparison, CudaMemory, HostMemory, Memory, PlanBench, Results, Verdict};
+use crate::bench::{Comparison, CudaMemory, HostMemory, Memory, PlanBench, Results};
 use crate::data::{Head, IGNORED};
 use crate::task::Task;
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::problem::{DType, Filter};
 use cce_codegen::schedule::Schedule;
 use cce_codegen::valid::{ProgramBuilder, Site};
-use cce_runtime::{Device, DeviceKind, Gradients};
+use cce_runtime::{Device, DeviceKind, Gradients, Plan};
+use cce_tuning_db::Status;
 use serde::Serialize;
 
 /// What is to be checked: plain cross entropy on the head, on this device, with this schedule. The file's
@@ -37,14 +39,12 @@ pub struct Check<'a> {
 pub struct Line {
     /// What was compared.
     pub what: &'static str,
-    /// Relative error; of a sampled gradient, in the mean over the seeds.
+    /// Relative error; of sampled gradients, the worse one's in one run, its noise.
     pub error: f64,
-    /// The most that is rounding, or what the filter leaves open.
-    pub limit: f64,
-    /// Runs that it is told from, with a seed each.
-    pub seeds: usize,
-    /// The noise of one run, relative, where several were compared.
-    pub noise: Option<f64>,
+    /// The most that is rounding, or what the filter leaves open; none of noise.
+    pub limit: Option<f64>,
+    /// Why it is wrong, where it is.
+    pub wrong: Option<String>,
     /// Result and reference, where they are one number.
     pub values: Option<(f64, f64)>,
 }
@@ -117,50 +117,40 @@ impl Check<'_> {
         let results = bench.run(&plan)?;
         let mut lines = self.outputs(&results);
         let limit = limit_of_gradients(self.task.dtype, filter);
-        let expected = self.expected();
-        let first = self.found(&results);
-        let errors: Vec<f64> =
-            first.iter().zip(&expected).map(|(a, (_, b))| Comparison::of(a, b).error).collect();
         let is_sampled = matches!(filter, Filter::Sampled { .. });
-        // What was not written is wrong whatever the seed.
-        if !is_sampled
-            || errors.iter().all(|error| *error <= limit)
-            || errors.iter().any(|error| error.is_infinite())
-        {
-            let line = |((what, _), error): (&(&'static str, _), f64)| Line::plain(what, error, limit);
-            lines.extend(expected.iter().zip(errors).map(line));
+        if !is_sampled || !(task.gradients.hidden || task.gradients.classifier) {
+            lines.extend(self.gradients(&results, ["rows of dE", "rows of dC"], limit));
             return Ok(lines);
         }
-        let run = |seed| Ok(self.found(&bench.run_with(&plan, seed)?));
-        lines.extend(sampled(&expected, first, limit, run)?);
+        let exact = task.exact().builder().build(self.device)?;
+        bench.make_reference(&exact, &arguments)?;
+        let results = bench.run(&exact)?;
+        lines.extend(self.gradients(&results, ["rows of dE, exact", "rows of dC, exact"], limit));
+        lines.push(sampled(&mut bench, &plan)?);
         Ok(lines)
     }
 
-    /// The gradients' references, by what they are of.
-    fn expected(&self) -> Vec<(&'static str, &[f32])> {
+    /// Gradients beside the file's rows.
+    fn gradients(&self, results: &Results, names: [&'static str; 2], limit: f64) -> Vec<Line> {
         let references = &self.head.references;
-        let hidden = references.hidden_gradient.iter().map(|rows| ("rows of dE", rows.as_slice()));
-        let classifier =
-            references.classifier_gradient.iter().map(|(_, rows)| ("rows of dC", rows.as_slice()));
-        hidden.chain(classifier).collect()
-    }
-
-    /// What a run computed of them.
-    fn found(&self, results: &Results) -> Vec<Vec<f32>> {
-        let references = &self.head.references;
-        let gradient =
-            |name: &str| results.gradients.iter().find(|(of, _)| of == name).map(|(_, v)| v.as_slice());
+        let of = |name: &str| {
+            let found = results.gradients.iter().find(|(of, _)| of == name);
+            found.map_or(&[][..], |(_, values)| values.as_slice())
+        };
         let width = self.head.width;
-        let hidden = references.hidden_gradient.iter().map(|expected| {
-            let found = gradient("dE").unwrap_or_default();
-            found[..expected.len().min(found.len())].to_vec()
-        });
-        let classifier = references.classifier_gradient.iter().map(|(rows, _)| {
-            let found = gradient("dC").unwrap_or_default();
+        let mut lines = Vec::new();
+        if let Some(expected) = &references.hidden_gradient {
+            let found = of("dE");
+            let found = found.get(..expected.len()).unwrap_or(found);
+            lines.push(Line::of(names[0], Comparison::of(found, expected).error, limit));
+        }
+        if let Some((rows, expected)) = &references.classifier_gradient {
+            let found = of("dC");
             let row = |row: &usize| found.get(row * width..(row + 1) * width).unwrap_or_default();
-            rows.iter().flat_map(row).copied().collect()
-        });
-        hidden.chain(classifier).collect()
+            let found: Vec<f32> = rows.iter().flat_map(row).copied().collect();
+            lines.push(Line::of(names[1], Comparison::of(&found, expected).error, limit));
+        }
+        lines
     }
 
     fn outputs(&self, results: &Results) -> Vec<Line> {
@@ -173,7 +163,7 @@ impl Check<'_> {
             let found = f64::from(results.reduced);
             let error = ((found - expected) / expected).abs();
             let values = Some((found, expected));
-            lines.push(Line { values, ..Line::plain("mean loss", error, OUTPUTS) });
+            lines.push(Line { values, ..Line::of("mean loss", error, OUTPUTS) });
         }
         let per_token = [("loss a token", "loss", &references.loss), ("lse", "lse", &references.lse)];
         for (what, name, expected) in per_token {
@@ -181,7 +171,7 @@ impl Check<'_> {
                 let expected: Vec<f32> = tokens.iter().map(|&token| expected[token] as f32).collect();
                 let found: Vec<f32> = tokens.iter().map(|&token| found[token]).collect();
                 let error = Comparison::of(&found, &expected).error;
-                lines.push(Line::plain(what, error, OUTPUTS));
+                lines.push(Line::of(what, error, OUTPUTS));
             }
         }
         lines
@@ -189,42 +179,31 @@ impl Check<'_> {
 }
 
 impl Line {
-    /// Of one run.
-    fn plain(what: &'static str, error: f64, limit: f64) -> Line {
-        Line { what, error, limit, seeds: 1, noise: None, values: None }
+    fn of(what: &'static str, error: f64, limit: f64) -> Line {
+        let is_right = error <= limit;
+        let wrong = (!is_right).then(|| "differs by more than rounding".to_owned());
+        Line { what, error, limit: Some(limit), wrong, values: None }
+    }
+
+    fn is_right(&self) -> bool {
+        self.wrong.is_none()
     }
 }
 
-/// Gradients that are sampled, beside their references, from as many pairs of seeds as it takes to tell of all whether
-/// they are biased; `first` is what seed 0 gave.
-fn sampled(
-    expected: &[(&'static str, &[f32])],
-    first: Vec<Vec<f32>>,
-    rounding: f64,
-    mut run: impl FnMut(u64) -> Result<Vec<Vec<f32>>, Error>,
-) -> Result<Vec<Line>, Error> {
-    let mut biases = vec![Bias::default(); expected.len()];
-    let mut next = Some(first);
-    for pair in 0.. {
-        let a = match next.take() {
-            Some(first) => first,
-            None => run(2 * pair)?,
-        };
-        let b = run(2 * pair + 1)?;
-        for (bias, ((a, b), (_, expected))) in biases.iter_mut().zip(a.iter().zip(&b).zip(expected)) {
-            bias.add(Comparison::of(a, expected), Comparison::of(b, expected), Comparison::of(b, a));
-        }
-        let is_open = |(bias, (what, _)): (&Bias, &(&str, _))| bias.judge(what, rounding) == Verdict::Open;
-        if !biases.iter().zip(expected).any(is_open) {
-            break;
-        }
+/// The winner's gradients beside all that the bench's reference holds.
+fn sampled<M: Memory>(bench: &mut PlanBench<M>, plan: &Plan) -> Result<Line, Error> {
+    let line = |error, wrong| Line { what: "sampled gradients", error, limit: None, wrong, values: None };
+    match bench.judge(plan) {
+        Ok(error) => Ok(line(error, None)),
+        Err(failure) => match failure.status {
+            Status::Wrong(reason) => Ok(line(failure.error.unwrap_or(f64::INFINITY), Some(reason))),
+            status => {
+                let reason =
+                    format!("the winner could not be run beside exact gradients: {}", status.reason());
+                Err(Error::Inputs { reason })
+            }
+        },
     }
-    let line = |(bias, (what, _)): (&Bias, &(&'static str, _))| Line {
-        seeds: bias.seeds(),
-        noise: Some(bias.noise()),
-        ..Line::plain(what, bias.size(), bias.limit(rounding))
-    };
-    Ok(biases.iter().zip(expected).map(line).collect())
 }
 
 /// The most that outputs may be off: fp32 sums of exact products.
@@ -259,7 +238,7 @@ fn cross_entropy_and_lse() -> Option<Program> {
 impl Checked {
     /// Whether every error is within its limit.
     pub fn is_right(&self) -> bool {
-        self.lines.iter().all(|line| line.error <= line.limit)
+        self.lines.iter().all(Line::is_right)
     }
 
     pub(super) fn text(&self) -> String {
@@ -267,17 +246,14 @@ impl Checked {
             .lines
             .iter()
             .map(|line| {
-                let verdict = if line.error <= line.limit { "right" } else { "WRONG" };
                 let values = line.values.map(|(found, expected)| format!("{found:.7} against {expected:.7}"));
-                let seeds = line
-                    .noise
-                    .map(|noise| format!("in the mean over {} seeds, noise of one {noise:.1e}", line.seeds));
+                let noise = line.limit.is_none().then(|| "noise, no bias".to_owned());
                 vec![
                     line.what.to_owned(),
                     format!("{:.1e}", line.error),
-                    format!("{:.1e}", line.limit),
-                    verdict.to_owned(),
-                    values.or(seeds).unwrap_or_default(),
+                    line.limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit:.1e}")),
+                    if line.is_right() { "right" } else { "WRONG" }.to_owned(),
+                    values.or(line.wrong.clone()).or(noise).unwrap_or_default(),
                 ]
             })
             .collect();

@@ -343,9 +343,9 @@ impl Collected {
         let trials = report.ranking.entries.iter().filter_map(|entry| entry.trial.as_ref());
         let mut chosen = KeyWinners::choose(report.key.clone(), trials);
         chosen.winners.truncate(self.keep);
-        // The file says what is open: it may be gone on with where there is no database.
-        if let Some(first) = chosen.winners.first_mut() {
-            first.settled = first.settled.map(|settled| settled.in_a_cut(report.undecided > 0));
+        // The file says what is open, as the database's trials do together: it may be gone on with without them.
+        if let Some(first) = chosen.winners.first_mut().filter(|_| report.undecided > 0) {
+            first.settled = first.settled.map(|settled| settled.in_a_cut(true));
         }
         let mut entries = std::mem::take(&mut self.profile.entries);
         entries.retain(|entry| entry.key != report.key);

@@ -11,9 +11,6 @@ use cce_tuning_db::{Clocks, Resources, Status};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Rounds of a run-off that is cut short by the time, at least.
-const FEWEST: usize = 3;
-
 /// What holds a clock down from outside the tuner's work: NVML's power cap, slowdowns and brake.
 const HELD_BACK: u64 = 0x4 | 0x8 | 0x20 | 0x40 | 0x80;
 
@@ -78,6 +75,8 @@ pub(super) struct Rounds {
 pub(super) struct Rule<'a, B> {
     /// Rounds that count.
     pub rounds: usize,
+    /// Of these, those that are done even when the time is over.
+    pub fewest: usize,
     /// Called when there are as many: how many there shall be, more than now to go on. It may leave entrants out.
     pub extend: &'a dyn Fn(&mut [Entrant<B>], usize) -> usize,
     /// Whether those that cannot win are left out, and the best time so far, in ms.
@@ -113,11 +112,11 @@ impl Search<'_> {
                 wanted = more;
                 continue;
             }
-            let (fewest, over) = match rule.screening {
-                Some(_) => (1, self.effort.screening_is_over()),
-                None => (FEWEST, self.effort.is_over()),
+            let over = match rule.screening {
+                Some(_) => self.effort.screening_is_over(),
+                None => self.effort.is_over(),
             };
-            if over && counting >= fewest {
+            if over && counting >= rule.fewest {
                 done.cut_short = counting < rule.rounds;
                 break;
             }

@@ -12,6 +12,8 @@ use super::{Bench, Candidate, Effort, Ended, Search, Store, simplicity};
 use crate::Error;
 use cce_tuning_db::{Settled, Trial};
 
+/// Rounds of one that is cut short by the time, at least.
+const FEWEST: usize = 3;
 /// Rounds are added up to so many times as many runs as without.
 const MORE_RUNS: usize = 3;
 /// Rounds at most, of which the last have few entrants left, as a multiple of those without.
@@ -29,10 +31,15 @@ impl Known {
     fn is_compared(&self) -> bool {
         self.placed.is_some_and(|settled| !settled.cut_short)
     }
+
+    /// Whether it won a whole run-off.
+    fn has_won(&self) -> bool {
+        self.placed.is_some_and(|settled| settled.place == Some(0) && !settled.cut_short)
+    }
 }
 
-/// Who has to be in a run-off: the default and the best few, if one of them was in none, or in one that was cut
-/// short. Empty: nobody.
+/// Who has to be in a run-off: the default, whoever won the last whole one, and the best few, if one of them was in none,
+/// or in one that was cut short. Empty: nobody.
 fn finalists(candidates: &[Candidate], store: &Store, effort: &Effort) -> Vec<Known> {
     if effort.finalists == 0 {
         return Vec::new();
@@ -60,9 +67,13 @@ fn finalists(candidates: &[Candidate], store: &Store, effort: &Effort) -> Vec<Kn
     let default = pool.iter().position(is_default).filter(|&at| pool[at].ms <= best * effort.hopeless);
     // Wherever it came in, so that what is won is known, and what is stored can be compared: most batches had it as
     // their yardstick. First, so that it takes part in a run-off that is cut short.
-    let default = default.map(|at| pool.remove(at));
-    pool.truncate(most.saturating_sub(usize::from(default.is_some())).max(1));
-    let chosen: Vec<Known> = default.into_iter().chain(pool).collect();
+    let mut chosen: Vec<Known> = default.map(|at| pool.remove(at)).into_iter().collect();
+    // Wherever it is now, so that it loses to whom it was compared with alone.
+    let won = (0..pool.len()).filter(|&at| pool[at].has_won()).max_by_key(|&at| pool[at].when);
+    let won = won.filter(|&at| chosen.iter().all(|known| !known.has_won() || known.when < pool[at].when));
+    chosen.extend(won.map(|at| pool.remove(at)));
+    pool.truncate(most.saturating_sub(chosen.len()).max(1));
+    chosen.extend(pool);
     if chosen.iter().all(Known::is_compared) { Vec::new() } else { chosen }
 }
 
@@ -81,11 +92,12 @@ impl Search<'_> {
     /// Run-offs until the best few have been in one, or the time is over.
     pub(super) fn run_off<B: Bench>(&self, bench: &mut B) -> Result<Ended, Error> {
         loop {
-            let finalists = self.finalists();
+            let known = finalists(self.candidates, &self.store(), self.effort);
+            let finalists: Vec<usize> = known.iter().map(|known| known.index).collect();
             if finalists.is_empty() {
                 return Ok(Ended::Complete);
             }
-            let decided = finalists.iter().any(|&at| self.has_won(at));
+            let decided = known.iter().any(Known::has_won);
             if decided && self.effort.is_over() {
                 return Ok(Ended::Spent);
             }
@@ -109,7 +121,8 @@ impl Search<'_> {
                     false => done,
                 }
             };
-            let rule = Rule { rounds, extend: &extend, screening: None, stays: None };
+            let fewest = if decided { 0 } else { FEWEST };
+            let rule = Rule { rounds, fewest, extend: &extend, screening: None, stays: None };
             let done = self.rounds(bench, &mut entrants, &rule);
             let failed = dropped + done.failed.len();
             for (index, failure) in done.failed {
@@ -135,13 +148,6 @@ impl Search<'_> {
                 return Ok(Ended::Spent);
             }
         }
-    }
-
-    /// Whether it won a whole run-off.
-    fn has_won(&self, index: usize) -> bool {
-        let store = self.store();
-        let settled = store.known(&self.candidates[index].config).and_then(|trial| trial.settled);
-        settled.is_some_and(|settled| settled.place == Some(0) && !settled.cut_short)
     }
 
     fn band(&self) -> Band {

@@ -84,7 +84,7 @@ impl Search<'_> {
                 (if open { done + 1 } else { done }).min(2 * self.effort.screening)
             };
             let rounds = self.effort.screening;
-            let rule = Rule { rounds, extend: &extend, screening: Some(best), stays };
+            let rule = Rule { rounds, fewest: 1, extend: &extend, screening: Some(best), stays };
             let rounds = self.rounds(bench, &mut group, &rule);
             for (index, failure) in rounds.failed {
                 self.drop_candidate(index, failure)?;

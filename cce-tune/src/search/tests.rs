@@ -273,30 +273,60 @@ fn a_run_off_that_the_time_cuts_short_says_so_and_a_later_search_compares_the_ot
     assert!(!settled(&ranking).cut_short);
 }
 
-#[test]
-fn what_a_whole_run_off_decided_is_not_undone_by_one_that_is_cut_short() {
+/// What is measured of a token block in a round.
+type Times = fn(u32, usize) -> f64;
+
+/// A search of `all`, of which the first two have been in a whole run-off that 1001 won; the others were `screened` after
+/// it. Ends as `effort` and `times` let it: how, how many are undecided then, and the winner.
+fn after_a_whole_run_off(all: &[u32], screened: Times, effort: &Effort, times: Times) -> (Ended, usize, u32) {
     let folder = tempfile::tempdir().unwrap();
     let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
-    let few = candidates([1000, 1001]);
-    let all = candidates([1000, 1001, 1002]);
     let mut kept = store(folder.path());
-    let mut searched = |candidates: &[Candidate], time: fn(u32, usize) -> f64, effort: &Effort| {
+    let mut searched = |all: &[u32], time: Times, effort: &Effort| {
+        let candidates = candidates(all.iter().copied());
         let bench = || Ok(Invented { time, fails: none, events: &events, stop_after: None });
-        let ended = search(candidates, &mut kept, effort, &Silent, &stop, bench).unwrap();
-        (ended, undecided(candidates, &kept, effort), blocks(&Ranking::new(candidates, &kept))[0])
+        let ended = search(&candidates, &mut kept, effort, &Silent, &stop, bench).unwrap();
+        (ended, undecided(&candidates, &kept, effort), blocks(&Ranking::new(&candidates, &kept))[0])
     };
     let truth = |block, _| if block == 1001 { 900.0 } else { f64::from(block) };
-    let three = Effort { finalists: 3, ..effort() };
-    assert_eq!(searched(&few, truth, &three), (Ended::Complete, 0, 1001));
-    // A third, as fast as the winner, is screened; in the rounds that come then, all seem as slow as the first.
-    let only_screening = Effort { finalists: 0, ..effort() };
-    searched(&all, |block, _| if block == 1000 { 1000.0 } else { 890.0 }, &only_screening);
-    let over = Effort { until: Some(std::time::Instant::now()), ..three };
-    let equal: fn(u32, usize) -> f64 = |_, _| 1000.0;
-    let (ended, open, first) = searched(&all, equal, &over);
-    assert_eq!((ended, open, first), (Ended::Spent, 1, 1001));
-    let (ended, open, first) = searched(&all, equal, &three);
-    assert_eq!((ended, open, first), (Ended::Complete, 0, 1000));
+    let whole = Effort { finalists: 3, ..super::tests::effort() };
+    assert_eq!(searched(&all[..2], truth, &whole), (Ended::Complete, 0, 1001));
+    searched(all, screened, &Effort { finalists: 0, ..whole });
+    searched(all, times, effort)
+}
+
+#[test]
+fn what_a_whole_run_off_decided_is_not_undone_by_one_that_is_cut_short() {
+    // A third seems as fast as the winner; in the rounds that come then, all seem as slow as the first.
+    let third: Times = |block, _| if block == 1000 { 1000.0 } else { 890.0 };
+    let of = |effort: &Effort, times| after_a_whole_run_off(&[1000, 1001, 1002], third, effort, times);
+    let whole = Effort { finalists: 3, ..effort() };
+    assert_eq!(of(&whole, |_, _| 1000.0), (Ended::Complete, 0, 1000));
+    let cut = |ms| {
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(ms);
+        let times: Times = |_, _| {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            1000.0
+        };
+        of(&Effort { until: Some(until), ..whole }, times)
+    };
+    // Before it begins, and in its rounds.
+    for ms in [0, 500] {
+        assert_eq!(cut(ms), (Ended::Spent, 1, 1001), "{ms} ms");
+    }
+}
+
+#[test]
+fn who_won_a_whole_run_off_is_in_the_next_wherever_the_screening_saw_the_others() {
+    let lucky: Times = |block, _| if block > 1001 { 500.0 } else { f64::from(block) };
+    let all: Vec<u32> = (1000..1010).collect();
+    let truth: Times = |block, _| if block == 1001 { 900.0 } else { f64::from(block) };
+    let whole = Effort { finalists: 3, most_finalists: 4, ..effort() };
+    let (ended, _, first) = after_a_whole_run_off(&all, lucky, &whole, truth);
+    assert_eq!((ended, first), (Ended::Complete, 1001));
+    let over = Effort { until: Some(std::time::Instant::now()), ..whole };
+    let (ended, open, first) = after_a_whole_run_off(&all, lucky, &over, truth);
+    assert_eq!((ended, open, first), (Ended::Spent, 3, 1001));
 }
 
 #[test]
