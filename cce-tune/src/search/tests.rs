@@ -288,7 +288,7 @@ fn after_a_whole_run_off(all: &[u32], screened: Times, effort: &Effort, times: T
         let ended = search(&candidates, &mut kept, effort, &Silent, &stop, bench).unwrap();
         (ended, undecided(&candidates, &kept, effort), blocks(&Ranking::new(&candidates, &kept))[0])
     };
-    let truth = |block, _| if block == 1001 { 900.0 } else { f64::from(block) };
+    let truth = |block, _| if block == 1001 { 0.9 } else { f64::from(block) / 1e3 };
     let whole = Effort { finalists: 3, ..super::tests::effort() };
     assert_eq!(searched(&all[..2], truth, &whole), (Ended::Complete, 0, 1001));
     searched(all, screened, &Effort { finalists: 0, ..whole });
@@ -298,29 +298,29 @@ fn after_a_whole_run_off(all: &[u32], screened: Times, effort: &Effort, times: T
 #[test]
 fn what_a_whole_run_off_decided_is_not_undone_by_one_that_is_cut_short() {
     // A third seems as fast as the winner; in the rounds that come then, all seem as slow as the first.
-    let third: Times = |block, _| if block == 1000 { 1000.0 } else { 890.0 };
+    let third: Times = |block, _| if block == 1000 { 1.0 } else { 0.89 };
     let of = |effort: &Effort, times| after_a_whole_run_off(&[1000, 1001, 1002], third, effort, times);
     let whole = Effort { finalists: 3, ..effort() };
-    assert_eq!(of(&whole, |_, _| 1000.0), (Ended::Complete, 0, 1000));
+    assert_eq!(of(&whole, |_, _| 1.0), (Ended::Complete, 0, 1000));
     let cut = |ms| {
         let until = std::time::Instant::now() + std::time::Duration::from_millis(ms);
         let times: Times = |_, _| {
-            std::thread::sleep(std::time::Duration::from_millis(200));
-            1000.0
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            1.0
         };
         of(&Effort { until: Some(until), ..whole }, times)
     };
     // Before it begins, and in its rounds.
-    for ms in [0, 500] {
+    for ms in [0, 400] {
         assert_eq!(cut(ms), (Ended::Spent, 1, 1001), "{ms} ms");
     }
 }
 
 #[test]
 fn who_won_a_whole_run_off_is_in_the_next_wherever_the_screening_saw_the_others() {
-    let lucky: Times = |block, _| if block > 1001 { 500.0 } else { f64::from(block) };
+    let lucky: Times = |block, _| if block > 1001 { 0.5 } else { f64::from(block) / 1e3 };
     let all: Vec<u32> = (1000..1010).collect();
-    let truth: Times = |block, _| if block == 1001 { 900.0 } else { f64::from(block) };
+    let truth: Times = |block, _| if block == 1001 { 0.9 } else { f64::from(block) / 1e3 };
     let whole = Effort { finalists: 3, most_finalists: 4, ..effort() };
     let (ended, _, first) = after_a_whole_run_off(&all, lucky, &whole, truth);
     assert_eq!((ended, first), (Ended::Complete, 1001));
