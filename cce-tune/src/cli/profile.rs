@@ -1,10 +1,10 @@
-//! `cce-tune profile`: many problems of one device, tuned one after the other, their winners in one profile.
+//! `cce-tune profile`: many problems of one kind of device, each tuned on one, their winners in one profile.
 //!
 //! The profile is written anew, in one piece, after every problem: whatever ends the process, what is done is in
 //! the file, and the same command goes on behind it. Problems that the file holds winners of already, made by this
 //! version of the kernels on this device, are left alone, unless the time cut short the run-off that they won.
 
-use super::devices::devices;
+use super::devices::{devices, kinds};
 use super::output::{Output, counted};
 use super::programs::Programs;
 use super::tune::{database_folder, worker};
@@ -12,11 +12,12 @@ use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
 use crate::data::{HeadSource, MODELS};
 use crate::files::can_be_written;
-use crate::progress::{Console, Progress};
+use crate::progress::{Console, Progress, Silent};
 use crate::search::Ended;
 use crate::stop::Stop;
 use crate::task::Task;
 use crate::tuning::{Report, Scope, Tuner, host_name, tuning_device};
+use crate::worker::WorkerCommand;
 use cce_codegen::problem::DType;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::{Device, DeviceKind, Gradients, selection};
@@ -24,12 +25,15 @@ use cce_tuning_db::{Generation, Key, KeyWinners, Profile, Provenance, Winner};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 #[derive(Debug, Args)]
 pub(super) struct ProfileArgs {
-    /// The device: auto (the first GPU, else the CPU device), cpu, or the index of a GPU.
-    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX")]
+    /// The device: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs, which are of one kind
+    /// and take a problem each.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all")]
     pub(super) gpu: super::values::Gpu,
     /// Heads: all of the models below, some of them by name, or any as HIDDENxVOCAB, separated by commas. The models:
     /// gpt-2, smollm2-135m, llama-3-8b, qwen-2.5-7b, gemma-2-2b, gemma-3-27b.
@@ -135,10 +139,11 @@ pub(super) fn run(
 ) -> Result<u8, Error> {
     can_be_written(&args.out)?;
     let program = programs.find(&args.loss)?;
-    let devices = devices(args.gpu, "tuning")?;
-    let [device] = devices.as_slice() else {
-        let reason =
-            format!("a profile is of one device, and there are {}; name one with --gpu", devices.len());
+    let kinds = kinds(devices(args.gpu, "tuning")?)?;
+    let [devices] = kinds.as_slice() else {
+        let names = kinds.iter().flatten().map(|device| device.properties().name.clone());
+        let names = names.collect::<Vec<_>>().join(", ");
+        let reason = format!("a profile is of one kind of device, found {names}; name one with --gpu INDEX");
         return Err(Error::Usage { reason });
     };
     let name = match (&args.name, args.out.file_stem()) {
@@ -149,57 +154,41 @@ pub(super) fn run(
             return Err(Error::Usage { reason });
         }
     };
+    let first = devices.first().ok_or(Error::NoCandidate)?;
+    let keyed = tuning_device(first)?;
     let console = Console::new();
     let folder = database_folder()?;
-    let tuner = Tuner {
-        budget: args.budget.0,
-        scope: Scope { candidates: args.candidates, ..Scope::default() },
-        again: args.again,
-        scalars: args.scalar.clone(),
-        ..Tuner::new(&folder, &console, stop)
+    let making = Making {
+        args,
+        output,
+        stop,
+        console: &console,
+        folder: &folder,
+        worker: worker()?.among(devices.len()),
+        generation: selection::generation(&keyed),
+        keyed,
+        items: items(args, &program, first),
+        made: Mutex::new(Made {
+            profile: Collected::open(&args.out, name, args.keep)?,
+            values: Vec::new(),
+            open: 0,
+            code: EXIT_OK,
+        }),
     };
-    let keyed = tuning_device(device)?;
-    let generation = selection::generation(&keyed);
-    let mut profile = Collected::open(&args.out, name, args.keep)?;
-    let items = items(args, &program, device);
-    let source = HeadSource::Generated { seed: args.seed };
-    let worker = worker()?;
-    let (mut values, mut open, mut code) = (Vec::new(), 0, EXIT_OK);
-    for (number, item) in items.iter().enumerate() {
-        let place = format!("[{}/{}] {}", number + 1, items.len(), item.text());
-        let (problem, space) = tuner.space(&item.task, device)?;
-        let key = selection::key(&item.task.program, &problem, keyed.clone())?;
-        let known = profile.winner(&key).filter(|winner| is_done(winner, &generation) && !args.again);
-        if let Some(winner) = known {
-            say(
-                output,
-                &format!("{place}: {:.3} ms, in {} already\n", winner.deciding_time(), args.out.display()),
-            )?;
-            values.push(
-                json!({"problem": item.text(), "key": key, "state": "known", "ms": winner.deciding_time()}),
-            );
-            continue;
-        }
-        let started = Instant::now();
-        let report = tuner.tune_in_workers(&item.task, &devices, (&source, item.task.tokens), &worker)?;
-        report.notes.iter().for_each(|note| console.note(note));
-        let default = space.candidates.first().map(|first| first.schedule);
-        let (line, mut value) = described(&report, default, started.elapsed().as_secs_f64());
-        value["problem"] = json!(item.text());
-        values.push(value);
-        say(output, &format!("{place}: {line}\n"))?;
-        if report.ended == Ended::Stopped {
-            code = EXIT_STOPPED;
-            break;
-        }
-        if report.ranking.winner().is_none() {
-            code = EXIT_NO_WINNER;
-            continue;
-        }
-        open += u64::from(report.undecided > 0);
-        profile.replace(&report);
-        profile.write(&args.out)?;
+    if let [device] = devices.as_slice() {
+        (0..making.items.len()).try_for_each(|number| making.item(device, number, &console))?;
+    } else {
+        console.begin(making.items.len() as u64);
+        let made = shared(devices, making.items.len(), |device, number| {
+            making.item(device, number, &Silent).inspect(|()| console.step(1))
+        });
+        console.end();
+        made?;
     }
+    let Made { profile, mut values, open, code } =
+        making.made.into_inner().unwrap_or_else(PoisonError::into_inner);
+    values.sort_by_key(|(number, _)| *number);
+    let values: Vec<Value> = values.into_iter().map(|(_, value)| value).collect();
     let held = counted(profile.profile.entries.len() as u64, "problem");
     let text = match code {
         EXIT_STOPPED => {
@@ -220,6 +209,112 @@ pub(super) fn run(
     });
     output.either(|| text, &value)?;
     Ok(code)
+}
+
+/// Numbers below `count`, taken by lanes one after the other as each is done with the one before. No lane takes another
+/// when one failed.
+///
+/// # Errors
+/// The first that was.
+fn shared<L: Sync>(
+    lanes: &[L],
+    count: usize,
+    work: impl Fn(&L, usize) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let lane = |lane: &L| {
+        loop {
+            let number = next.fetch_add(1, Ordering::SeqCst);
+            if number >= count {
+                return;
+            }
+            if let Err(error) = work(lane, number) {
+                next.store(count, Ordering::SeqCst);
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| lanes.iter().for_each(|one| drop(scope.spawn(|| lane(one)))));
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// A profile in the making.
+struct Making<'a> {
+    args: &'a ProfileArgs,
+    output: &'a Output,
+    stop: &'a Stop,
+    console: &'a Console,
+    folder: &'a Path,
+    worker: WorkerCommand,
+    keyed: cce_tuning_db::Device,
+    generation: Generation,
+    items: Vec<Item>,
+    made: Mutex<Made>,
+}
+
+/// What is done of it.
+struct Made {
+    profile: Collected,
+    /// By the problem's number.
+    values: Vec<(usize, Value)>,
+    /// Problems whose run-off is open.
+    open: u64,
+    code: u8,
+}
+
+impl Making<'_> {
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tunes a problem, unless the file holds its winners, and writes the file anew. Nothing, once it was stopped.
+    fn item(&self, device: &Device, number: usize, progress: &dyn Progress) -> Result<(), Error> {
+        if self.made().code == EXIT_STOPPED {
+            return Ok(());
+        }
+        let (args, item) = (self.args, &self.items[number]);
+        let tuner = Tuner {
+            budget: args.budget.0,
+            scope: Scope { candidates: args.candidates, ..Scope::default() },
+            again: args.again,
+            scalars: args.scalar.clone(),
+            ..Tuner::new(self.folder, progress, self.stop)
+        };
+        let place = format!("[{}/{}] {}", number + 1, self.items.len(), item.text());
+        let (problem, space) = tuner.space(&item.task, device)?;
+        let key = selection::key(&item.task.program, &problem, self.keyed.clone())?;
+        let is_known = |winner: &&Winner| is_done(winner, &self.generation) && !args.again;
+        let known = self.made().profile.winner(&key).filter(is_known).map(Winner::deciding_time);
+        if let Some(ms) = known {
+            let value = json!({"problem": item.text(), "key": key, "state": "known", "ms": ms});
+            self.made().values.push((number, value));
+            return say(self.output, &format!("{place}: {ms:.3} ms, in {} already\n", args.out.display()));
+        }
+        let started = Instant::now();
+        let source = HeadSource::Generated { seed: args.seed };
+        let on = std::slice::from_ref(device);
+        let report = tuner.tune_in_workers(&item.task, on, (&source, item.task.tokens), &self.worker)?;
+        report.notes.iter().for_each(|note| self.console.note(note));
+        let default = space.candidates.first().map(|first| first.schedule);
+        let (line, mut value) = described(&report, default, started.elapsed().as_secs_f64());
+        value["problem"] = json!(item.text());
+        let mut made = self.made();
+        made.values.push((number, value));
+        say(self.output, &format!("{place}: {line}\n"))?;
+        match (report.ended, report.ranking.winner()) {
+            (Ended::Stopped, _) => made.code = EXIT_STOPPED,
+            (_, None) if made.code != EXIT_STOPPED => made.code = EXIT_NO_WINNER,
+            (_, None) => {}
+            (_, Some(_)) => {
+                made.open += u64::from(report.undecided > 0);
+                made.profile.replace(&report);
+                made.profile.write(&args.out)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A line as soon as it is true; JSON comes at the end, in one piece.
@@ -361,6 +456,27 @@ impl Collected {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lanes_share_what_there_is_and_take_no_more_when_one_fails() {
+        let taken = Mutex::new(Vec::new());
+        let take = |lane: &char, number: usize| {
+            taken.lock().unwrap().push((number, *lane));
+            std::thread::sleep(std::time::Duration::from_millis(if *lane == 'a' { 1 } else { 20 }));
+            Ok(())
+        };
+        shared(&['a', 'b'], 20, take).unwrap();
+        let mut all = std::mem::take(&mut *taken.lock().unwrap());
+        all.sort_unstable();
+        assert!(all.iter().map(|(number, _)| *number).eq(0..20), "{all:?}");
+        assert!(all.iter().filter(|(_, lane)| *lane == 'a').count() > 10, "{all:?}");
+        let fails = |lane: &char, number: usize| {
+            take(lane, number)?;
+            if number == 3 { Err(Error::NoCandidate) } else { Ok(()) }
+        };
+        assert!(matches!(shared(&['a', 'b'], 20, fails), Err(Error::NoCandidate)));
+        assert!(taken.lock().unwrap().len() < 8, "{taken:?}");
+    }
 
     #[test]
     fn heads_are_all_a_models_or_of_any_shape() {

@@ -10,6 +10,10 @@ const SHORT: Duration = Duration::from_secs(20);
 /// The candidates of a batch, at most, where the time is short.
 const SMALL_BATCH: usize = 4;
 
+/// The candidates of a batch, at most, however many cores compile them: a strategy that chooses more at a time has learned
+/// less of those before, and tunes on another machine would choose others.
+const LARGEST_BATCH: usize = 16;
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effort {
@@ -59,7 +63,7 @@ impl Default for Effort {
             near: 0.03,
             tie: 0.01,
             least_tie: 0.003,
-            batch: rayon::current_num_threads().max(8),
+            batch: rayon::current_num_threads().clamp(8, LARGEST_BATCH),
             hopeless: 3.0,
             timeout: Duration::from_secs(60),
             patience: Duration::from_secs(2),

@@ -28,10 +28,10 @@ pub struct RemoteCompiler {
 }
 
 impl RemoteCompiler {
-    /// Processes are started as they are needed: enough for all cores but one, which is the measurement's.
+    /// Processes are started as they are needed: enough for all cores of this tuning's but one, which is the measurement's.
     pub fn new(command: WorkerCommand, job: Job) -> RemoteCompiler {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let free = cores.saturating_sub(1).max(1);
+        let free = (cores / command.tunings).saturating_sub(1).max(1);
         let threads = THREADS.min(free);
         RemoteCompiler {
             command: command.variable("RAYON_NUM_THREADS", threads.to_string()),

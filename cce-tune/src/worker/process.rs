@@ -22,13 +22,21 @@ pub struct WorkerCommand {
     pub arguments: Vec<OsString>,
     /// Variables that it gets besides this process's.
     pub variables: Vec<(OsString, OsString)>,
+    /// How many tunings run at the same time, and share the cores that compile.
+    pub tunings: usize,
 }
 
 impl WorkerCommand {
     /// A program, run with these arguments.
     pub fn new(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = OsString>) -> WorkerCommand {
         let arguments = arguments.into_iter().collect();
-        WorkerCommand { program: program.into(), arguments, variables: Vec::new() }
+        WorkerCommand { program: program.into(), arguments, variables: Vec::new(), tunings: 1 }
+    }
+
+    /// As one of so many tunings at the same time.
+    #[must_use]
+    pub fn among(self, tunings: usize) -> WorkerCommand {
+        WorkerCommand { tunings: tunings.max(1), ..self }
     }
 
     /// With a variable of the environment.
