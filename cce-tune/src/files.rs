@@ -83,8 +83,8 @@ pub(crate) fn can_be_made(folder: &Path) -> Result<(), Error> {
     takes_folders(folder, folder)
 }
 
-/// Looks whether a folder that is made beside its place can be renamed into it, with those above it made, or over an empty
-/// one that is there. Leaves nothing behind.
+/// Looks whether a folder that is made beside its place can be renamed into it, with those above it made, or over an
+/// empty one that is there. Leaves nothing behind.
 ///
 /// # Errors
 /// As [`can_be_written`].
@@ -150,8 +150,8 @@ fn takes_files(path: &Path, folder: &Path) -> Result<(), Error> {
     }
 }
 
-/// Whether what is at `place`, if anything, can be replaced by renaming, for the sake of `path`. A folder that takes new
-/// files may keep what others have put there.
+/// Whether what is at `place`, if anything, can be replaced by renaming, for the sake of `path`. A folder that takes
+/// new files may keep what others have put there.
 fn can_be_replaced(path: &Path, place: &Path) -> Result<(), Error> {
     let Ok(there) = fs::symlink_metadata(place) else { return Ok(()) };
     if is_mount_point(place) {
@@ -187,8 +187,9 @@ fn removal_as_what_it_is_not(_: &Path, _: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether something is mounted just there, which nothing can be renamed over. The numbers of devices do not tell: those
-/// of a file and of its folder differ on some file systems (overlayfs), and do not where a part of the same one is mounted.
+/// Whether something is mounted just there, which nothing can be renamed over. The numbers of devices do not tell:
+/// those of a file and of its folder differ on some file systems (overlayfs), and do not where a part of the same one
+/// is mounted.
 #[cfg(target_os = "linux")]
 fn is_mount_point(place: &Path) -> bool {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};

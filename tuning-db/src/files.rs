@@ -1,10 +1,10 @@
 //! Writing files whole, and setting files aside.
 //!
 //! Invariants: a crash at any moment leaves either the old file or the new, never a part of one; a write that fails
-//! leaves the old one alone, and nothing beside it, but for the one failure that comes after the renaming: a folder that
-//! the system opens and cannot sync, which leaves the new file in place, whole, and lets a crash bring the old one back
-//! (so does a folder that cannot be opened, which is no failure); two writers of one path, in whatever threads, processes
-//! or hosts, do not mix; a link is followed, not replaced.
+//! leaves the old one alone, and nothing beside it, but for the one failure that comes after the renaming: a folder
+//! that the system opens and cannot sync, which leaves the new file in place, whole, and lets a crash bring the old
+//! one back (so does a folder that cannot be opened, which is no failure); two writers of one path, in whatever
+//! threads, processes or hosts, do not mix; a link is followed, not replaced.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,14 +16,14 @@ use crate::provenance::unix_ms;
 /// What the name of a file ends with that is being written.
 const UNFINISHED: &str = ".new";
 
-/// Writes a file under a name of its own beside `path`, syncs it, renames it over `path`, and syncs the folder; returns
-/// what `write` does. Where `path` is a link, all of that is done where it leads: see [`link_target`]. Any number of
-/// writers may do so at once: the last one's file stays. One that is killed leaves `NAME.RANDOM.new` behind, which means
-/// nothing to anybody.
+/// Writes a file under a name of its own beside `path`, syncs it, renames it over `path`, and syncs the folder;
+/// returns what `write` does. Where `path` is a link, all of that is done where it leads: see [`link_target`]. Any
+/// number of writers may do so at once: the last one's file stays. One that is killed leaves `NAME.RANDOM.new` behind,
+/// which means nothing to anybody.
 ///
 /// # Errors
-/// Those of `write`; [`Error::Io`] when the file cannot be made, synced or renamed, and when its folder cannot be synced:
-/// then alone the new file is in place.
+/// Those of `write`; [`Error::Io`] when the file cannot be made, synced or renamed, and when its folder cannot be
+/// synced: then alone the new file is in place.
 pub fn write_whole<T, E: From<Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> std::result::Result<T, E>,
@@ -46,8 +46,8 @@ pub fn write_whole<T, E: From<Error>>(
     Ok(written)
 }
 
-/// Where a file lies that is written under this name: where a link leads, whether something is there yet or not; of what
-/// is no link, the name itself.
+/// Where a file lies that is written under this name: where a link leads, whether something is there yet or not; of
+/// what is no link, the name itself.
 ///
 /// # Errors
 /// When that cannot be told: links in a circle, a folder on the way that may not be entered, an open file that has no

@@ -112,8 +112,8 @@ pub(super) fn is_free(out: &Path) -> Result<(), Error> {
     can_be_moved_to(out)
 }
 
-/// Refuses a folder in which something is that would be lost. What a plan left that was killed while it was made does not
-/// count: nobody has worked on it.
+/// Refuses a folder in which something is that would be lost. What a plan left that was killed while it was made does
+/// not count: nobody has worked on it.
 fn holds_nothing(out: &Path) -> Result<(), Error> {
     let found = match is_plan(out) {
         true => "a plan",
