@@ -72,6 +72,12 @@ fn what_is_written_goes_where_a_link_leads() {
     // As of /dev/stdout, which is such a link.
     let piped = tuner.run(&["export", "output"]);
     assert!(piped.code == Some(1) && piped.stderr.contains("found a device or a pipe"), "{}", piped.stderr);
+    // Of several problems, the pages are where their index is.
+    tuner.tiny(&["--budget", "1s", "--loss", "focal"]).ok();
+    tuner.run(&["report", "--out", "dangling"]).ok();
+    let names = std::fs::read_dir(tuner.path("below")).unwrap().map(|entry| entry.unwrap().file_name());
+    let pages = names.filter(|name| name.to_string_lossy().starts_with("page-")).count();
+    assert_eq!(pages, 2);
     let redirected = std::fs::File::create(tuner.path("out.json")).unwrap();
     assert!(tuner.command(&["export", "output"]).stdout(redirected).status().unwrap().success());
     is_export("out.json");
