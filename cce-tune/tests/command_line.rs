@@ -19,7 +19,13 @@ fn a_file_that_cannot_be_written_is_refused_before_the_work() {
     let (page, below, folder) = (tuner.path("no/such/page.html"), tuner.path("file/plan"), tuner.path(""));
     let tiny = ["--gpu", "cpu", "--tokens", "48", "--hidden", "16", "--vocab", "1500"];
     let profile = ["profile", "--gpu", "cpu", "--heads", "16x1500", "--tokens", "48", "--out"];
-    let cases: [(&[&str], &str, &str); 8] = [
+    let (new, separated) = (tuner.path("new/"), format!("{file}/"));
+    let cases: [(&[&str], &str, &str); 13] = [
+        (&[&tiny[..], &["--report"]].concat(), &new, "found that of a folder; name a file in it"),
+        (&[&tiny[..], &["--record"]].concat(), &new, "found that of a folder; name a file in it"),
+        (&["report", "--out"], &new, "found that of a folder; name a file in it"),
+        (&["export"], &separated, "found that of a folder; name a file in it"),
+        (&["export", "--profile", "mine"], &new, "found that of a folder; name a file in it"),
         (&[&tiny[..], &["--report"]].concat(), &page, "expected a folder that is there, found no"),
         (&[&tiny[..], &["--record"]].concat(), &page, "mkdir -p"),
         (&[&tiny[..], &["--record"]].concat(), &folder, "expected the name of a file, found a folder"),
@@ -40,6 +46,44 @@ fn a_file_that_cannot_be_written_is_refused_before_the_work() {
     let left = std::fs::read_dir(tuner.path("")).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = left.filter(|name| name != "cache").collect();
     assert_eq!(left, ["file"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn what_is_written_goes_where_a_link_leads() {
+    use std::os::unix::fs::symlink;
+    let tuner = Tuner::new();
+    tuner.tiny(&["--budget", "1s"]).ok();
+    std::fs::create_dir(tuner.path("below")).unwrap();
+    std::fs::write(tuner.path("below/target"), "earlier").unwrap();
+    for (target, link) in
+        [("below/target", "link"), ("below/page.html", "dangling"), ("/proc/self/fd/1", "output")]
+    {
+        symlink(target, tuner.path(link)).unwrap();
+    }
+    let is_export = |name: &str| {
+        let text = std::fs::read_to_string(tuner.path(name)).unwrap();
+        assert!(text.starts_with("{\"kind\":\"cce trials\"") && text.ends_with("]}\n"), "{name}: {text}");
+    };
+    tuner.run(&["export", "link"]).ok();
+    is_export("below/target");
+    tuner.run(&["report", "--out", "dangling"]).ok();
+    assert!(std::fs::read_to_string(tuner.path("below/page.html")).unwrap().contains("<html"));
+    // As of /dev/stdout, which is such a link.
+    let piped = tuner.run(&["export", "output"]);
+    assert!(piped.code == Some(1) && piped.stderr.contains("found a device or a pipe"), "{}", piped.stderr);
+    // Of several problems, the pages are where their index is.
+    tuner.tiny(&["--budget", "1s", "--loss", "focal"]).ok();
+    tuner.run(&["report", "--out", "dangling"]).ok();
+    let names = std::fs::read_dir(tuner.path("below")).unwrap().map(|entry| entry.unwrap().file_name());
+    let pages = names.filter(|name| name.to_string_lossy().starts_with("page-")).count();
+    assert_eq!(pages, 2);
+    let redirected = std::fs::File::create(tuner.path("out.json")).unwrap();
+    assert!(tuner.command(&["export", "output"]).stdout(redirected).status().unwrap().success());
+    is_export("out.json");
+    for link in ["link", "dangling", "output"] {
+        assert!(std::fs::symlink_metadata(tuner.path(link)).unwrap().is_symlink(), "{link} was replaced");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Writing files whole, and setting files aside.
 //!
 //! Invariants: a crash at any moment leaves either the old file or the new, never a part of one; a write that fails
-//! leaves the old one alone, and nothing beside it; two writers of one path, in whatever threads, processes or hosts,
-//! do not mix.
+//! leaves the old one alone, and nothing beside it, but for the one failure that comes after the renaming: a folder
+//! that the system opens and cannot sync, which leaves the new file in place, whole, and lets a crash bring the old
+//! one back (so does a folder that cannot be opened, which is no failure); two writers of one path, in whatever
+//! threads, processes or hosts, do not mix; a link is followed, not replaced.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,37 +16,61 @@ use crate::provenance::unix_ms;
 /// What the name of a file ends with that is being written.
 const UNFINISHED: &str = ".new";
 
-/// Writes a file under a name of its own beside `path`, syncs it, renames it over `path`, and syncs the folder; returns
-/// what `write` does. Any number of writers may do so at once: the last one's file stays. One that is killed leaves
-/// `NAME.RANDOM.new` behind, which means nothing to anybody.
+/// Writes a file under a name of its own beside `path`, syncs it, renames it over `path`, and syncs the folder;
+/// returns what `write` does. Where `path` is a link, all of that is done where it leads: see [`link_target`]. Any
+/// number of writers may do so at once: the last one's file stays. One that is killed leaves `NAME.RANDOM.new` behind,
+/// which means nothing to anybody.
 ///
 /// # Errors
-/// Those of `write`; [`Error::Io`] when the file cannot be made, synced or renamed.
+/// Those of `write`; [`Error::Io`] when the file cannot be made, synced or renamed, and when its folder cannot be
+/// synced: then alone the new file is in place.
 pub fn write_whole<T, E: From<Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> std::result::Result<T, E>,
 ) -> std::result::Result<T, E> {
     let failed = |source| Error::io("write", path)(source);
-    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::IsADirectory.into()))?;
+    let place = link_target(path).map_err(failed)?;
+    let name = place.file_name().ok_or_else(|| failed(io::ErrorKind::IsADirectory.into()))?;
     let mut prefix = name.to_owned();
     prefix.push(".");
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(UNFINISHED);
-    // As any other new file: what the process's mask leaves.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    // As any other new file, with the rights that the process's mask leaves, and with the system's own error.
+    let open = |name: &Path| File::options().read(true).write(true).create_new(true).open(name);
     // Removed when it is dropped, as on every early end below: on a full disk it is the first thing to go.
-    let mut file = builder.tempfile_in(folder_of(path)).map_err(failed)?;
+    let mut file = builder.make_in(folder_of(&place), open).map_err(failed)?;
     let written = write(file.as_file_mut())?;
     file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|unmoved| failed(unmoved.error))?;
-    sync_folder(folder_of(path))?;
+    file.persist(&place).map_err(|unmoved| failed(unmoved.error))?;
+    sync_folder(folder_of(&place))?;
     Ok(written)
+}
+
+/// Where a file lies that is written under this name: where a link leads, whether something is there yet or not; of
+/// what is no link, the name itself.
+///
+/// # Errors
+/// When that cannot be told: links in a circle, a folder on the way that may not be entered, an open file that has no
+/// name.
+pub fn link_target(path: &Path) -> io::Result<PathBuf> {
+    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        return Ok(path.to_owned());
+    }
+    match fs::metadata(path) {
+        Ok(_) => fs::canonicalize(path),
+        // Links in a circle are another error, so this comes to an end.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            link_target(&folder_of(path).join(fs::read_link(path)?))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The same for whoever holds the lock that covers `path`: what killed writers left beside it is removed.
 pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    remove_unfinished(path);
+    if let Ok(place) = link_target(path) {
+        remove_unfinished(&place);
+    }
     write_whole(path, |file| write(file).map_err(Error::io("write", path)))
 }
 
@@ -67,12 +93,14 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Syncs a folder's entries, where the system and the file system can.
+/// Syncs a folder's entries, where the system and the file system can, and where it may be opened: to make files in it
+/// does not take the right to read it.
 fn sync_folder(folder: &Path) -> Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
+    let Ok(opened) = File::open(folder) else { return Ok(()) };
+    match opened.sync_all() {
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
             Ok(())
         }
@@ -150,6 +178,74 @@ mod tests {
         assert_eq!(names(folder.path()), ["file", "folder"]);
         write_text(&folder.path().join("none/file"), "text").unwrap_err();
         write_text(Path::new("/"), "text").unwrap_err();
+    }
+
+    #[test]
+    fn a_write_that_fails_names_the_file_once_and_not_its_temporary_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/file");
+        let words = write_text(&path, "text").unwrap_err().to_string();
+        let (file, folder) = (path.display().to_string(), folder.path().display().to_string());
+        assert!(words.starts_with(&format!("could not write {file}: ")), "{words}");
+        assert_eq!(words.matches(&folder).count(), 1, "{words}");
+        assert!(!words.contains(UNFINISHED), "{words}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_in_a_folder_that_takes_files_and_may_not_be_read_is_written() {
+        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let set = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+        set(0o333);
+        let path = folder.path().join("file");
+        // Root is bound by the mode, too, once it has given up these; a thread has its own.
+        let written = std::thread::scope(|scope| {
+            let write = || {
+                let mut held = capabilities(None).unwrap();
+                held.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+                set_capabilities(None, held).unwrap();
+                let opened = File::open(folder.path()).map(drop).map_err(|error| error.kind());
+                assert_eq!(
+                    opened,
+                    Err(io::ErrorKind::PermissionDenied),
+                    "the mode does not bind: no test possible"
+                );
+                write_text(&path, "text")
+            };
+            scope.spawn(write).join().unwrap()
+        });
+        set(0o755);
+        written.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+        assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_is_followed_and_stays_wherever_it_leads() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let here = |name: &str| folder.path().join(name);
+        fs::create_dir(here("below")).unwrap();
+        fs::write(here("below/target"), "earlier").unwrap();
+        symlink("below/target", here("link")).unwrap();
+        symlink("link", here("link of a link")).unwrap();
+        symlink("below/new", here("dangling")).unwrap();
+        symlink("circle", here("circle")).unwrap();
+        symlink("none/file", here("nowhere")).unwrap();
+        for (link, target) in [("link", "target"), ("link of a link", "target"), ("dangling", "new")] {
+            write_text(&here(link), link).unwrap();
+            assert!(fs::symlink_metadata(here(link)).unwrap().is_symlink(), "{link} was replaced");
+            let place = here("below").join(target);
+            assert!(fs::symlink_metadata(&place).unwrap().is_file());
+            assert_eq!(fs::read_to_string(place).unwrap(), link);
+        }
+        assert_eq!(names(&here("below")), ["new", "target"]);
+        write_text(&here("circle"), "text").unwrap_err();
+        write_text(&here("nowhere"), "text").unwrap_err();
+        assert_eq!(names(folder.path()).len(), 6);
     }
 
     #[test]

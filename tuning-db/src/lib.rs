@@ -72,7 +72,7 @@ mod wrong;
 pub use config::Config;
 pub use database::{Database, EXPORT_SCHEMA, Indexing, Merged, PATIENCE, exported};
 pub use error::{Error, Result};
-pub use files::write_whole;
+pub use files::{link_target, write_whole};
 pub use hash::{ConfigHash, ProgramHash, RecordId};
 pub use key::{
     Cpu, Device, Dtype, Eps, Filter, Gpu, Gradients, KEY_SCHEMA, Key, MemoryClass, Objective, Problem, Shape,

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cce_tuning_db::{Database, Indexing, Record, Request, Winners};
+use cce_tuning_db::{Config, Database, Error, Indexing, Record, Request, Winners};
 use common::{folder, generation, key, record, tiles};
 
 fn filled() -> tempfile::TempDir {
@@ -177,6 +177,98 @@ fn child_that_cannot_grow_the_index() {
     assert!(database.index().is_err());
     assert_eq!(best(&folder), Some(0));
     println!("child is done");
+}
+
+#[test]
+fn on_a_full_disk_what_is_written_whole_is_reported_as_such_and_the_earlier_files_stay() {
+    let folder = filled();
+    let names = |folder: &Path| -> Vec<_> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let (before, log) = (names(folder.path()), fs::read(folder.path().join("trials.log")).unwrap());
+    let snapshot = fs::read(folder.path().join("winners.snap")).unwrap();
+    // Not a byte.
+    run_as_child("child_that_cannot_write_a_byte", folder.path(), "trap '' XFSZ; ulimit -f 0;");
+    fs::remove_dir_all(folder.path().join("new")).unwrap();
+    assert_eq!(names(folder.path()), before);
+    assert_eq!(fs::read(folder.path().join("trials.log")).unwrap(), log);
+    assert_eq!(fs::read(folder.path().join("winners.snap")).unwrap(), snapshot);
+    let mut database = Database::open(folder.path()).unwrap();
+    assert_eq!(database.index().unwrap(), Indexing::Done { repairs: vec![] });
+    assert_eq!(tiles(&database.records().unwrap()), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "the role of a child process"]
+fn child_that_cannot_write_a_byte() {
+    let Some(folder) = child_folder() else { return };
+    // The log of a new database, and the note that the index is being opened.
+    let new = folder.join("new");
+    told_that_it_is_too_large(&Database::open(&new).unwrap_err(), &new.join("trials.log"));
+    assert!(!new.join("trials.log").exists(), "an empty log is a damaged one");
+    let left = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().ends_with(".new")));
+    let mut database = Database::open(&folder).unwrap();
+    told_that_it_is_too_large(&database.index().unwrap_err(), &folder.join("index.state"));
+    assert_eq!(best(&folder), Some(0));
+    println!("child is done");
+}
+
+#[test]
+fn when_the_disk_is_too_full_for_the_snapshot_the_earlier_one_stays() {
+    const LIMIT: u64 = 2 << 20;
+    let folder = folder();
+    let snapshot = folder.path().join("winners.snap");
+    let mut database = Database::open(folder.path()).unwrap();
+    database.append(&[record(1, 1.0)]).unwrap();
+    database.index().unwrap();
+    let earlier = fs::read(&snapshot).unwrap();
+    // Each so large that sled gives it a file of its own, while the snapshot has all of them.
+    for vocab in 0..12 {
+        let mut large = record(0, 0.5);
+        large.key.problem.vocab += vocab;
+        large.trial.config = Config::new(serde_json::json!({"tile": 0, "text": "x".repeat(300_000)}));
+        database.append(&[large]).unwrap();
+    }
+    database.index().unwrap();
+    database.close().unwrap();
+    assert!(fs::metadata(&snapshot).unwrap().len() > LIMIT, "the snapshot is too small: no test possible");
+    fs::write(&snapshot, &earlier).unwrap();
+    let blocks = LIMIT / 512;
+    run_as_child(
+        "child_that_cannot_write_the_snapshot",
+        folder.path(),
+        &format!("trap '' XFSZ; ulimit -f {blocks};"),
+    );
+    assert_eq!(fs::read(&snapshot).unwrap(), earlier);
+    let left = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let is_whole = |name: std::ffi::OsString| {
+        let name = name.to_string_lossy().into_owned();
+        !name.ends_with(".new") && !name.contains(".aside-")
+    };
+    assert!(left.into_iter().all(is_whole), "a full disk is no damage, and nothing half-written stays");
+    assert_eq!(best(folder.path()), Some(1));
+    let mut database = Database::open(folder.path()).unwrap();
+    assert_eq!(database.index().unwrap(), Indexing::Done { repairs: vec![] });
+    assert_eq!(best(folder.path()), Some(0));
+}
+
+#[test]
+#[ignore = "the role of a child process"]
+fn child_that_cannot_write_the_snapshot() {
+    let Some(folder) = child_folder() else { return };
+    let error = Database::open(&folder).unwrap().index().unwrap_err();
+    told_that_it_is_too_large(&error, &folder.join("winners.snap"));
+    println!("child is done");
+}
+
+fn told_that_it_is_too_large(error: &Error, file: &Path) {
+    let words = error.to_string();
+    assert!(error.is_unwritable_place() && words.contains("raise the file size limit"), "{words}");
+    assert!(words.starts_with(&format!("could not write {}: ", file.display())), "{words}");
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl CubinCache {
         let compiled = nvrtc.compile(source, arch, options)?;
         let kept = entry::encode(&compiled, &key)
             .map_err(|error| error.to_string())
-            .and_then(|bytes| write_whole(&path, &bytes).map_err(|error| error.to_string()));
+            .and_then(|bytes| write_unsynced(&path, &bytes).map_err(|error| error.to_string()));
         let warning = match kept {
             Ok(()) => {
                 evict::shrink(folder, self.limit, &path);
@@ -156,8 +156,9 @@ fn key(nvrtc: &str, source: &Source<'_>, flags: &[String]) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Writes aside and renames. No fsync: an entry torn by a crash fails its checksum and is rebuilt.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes aside and renames. Not `cce_tuning_db::write_whole`, which waits for the disk: an entry that a crash loses or
+/// tears fails its checksum and is rebuilt, and a first call is not to wait for the disk once a kernel.
+fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;

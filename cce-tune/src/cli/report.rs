@@ -7,7 +7,7 @@ use super::selected::SelectedArgs;
 use super::selected::{Selected, Selector, paths};
 use super::transfer::existing;
 use crate::Error;
-use crate::files::{can_be_written, whole_text};
+use crate::files::{can_be_written, place_of, whole_text};
 use crate::floor::Peak;
 use crate::report::{Entry, Page, index};
 use crate::search::describe;
@@ -102,6 +102,8 @@ fn write(
         page.peak = peak.or(page.peak);
         page.html()
     };
+    // Where a link leads, the pages are beside their index.
+    let out = &place_of(out)?;
     if let [one] = selected {
         whole_text(out, &page(one))?;
         return Ok(vec![out.into()]);

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::search::describe;
 use crate::stored;
 use cce_codegen::ir::InputKind;
-use cce_runtime::driver::Devices;
+use cce_runtime::driver::{DeviceInfo, Devices};
 use cce_runtime::selection;
 use cce_tuning_db::{Config, Database, Device, Key, MemoryClass, ProgramHash, Record, Source, Trial, Winner};
 use clap::Args;
@@ -41,9 +41,26 @@ pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Resu
 
 /// The devices of this machine, as the database knows them.
 fn here() -> Vec<Device> {
-    // Without a driver there are no GPUs; `doctor` says what is wrong with it.
-    let gpus = Devices::list().unwrap_or_default();
+    let (gpus, complaint) = listed(Devices::list());
+    if let Some(complaint) = complaint {
+        eprintln!("{complaint}");
+    }
     gpus.iter().map(selection::gpu).chain([selection::cpu()]).collect()
+}
+
+/// The GPUs, and what is to be said if they could not be listed. Without a driver there are none.
+fn listed(found: Result<Vec<DeviceInfo>, cce_runtime::Error>) -> (Vec<DeviceInfo>, Option<String>) {
+    match found {
+        Ok(gpus) => (gpus, None),
+        Err(cce_runtime::Error::NoDriver { .. }) => (Vec::new(), None),
+        Err(error) => {
+            let complaint = format!(
+                "cannot tell which GPUs this machine has, so what is for them is listed as not of this machine: {error} \
+                 (`cce-tune doctor` says more)"
+            );
+            (Vec::new(), Some(complaint))
+        }
+    }
 }
 
 /// Reads only: works beside a running tuner and in a read-only folder. What is printed as a line of a profile is in the
@@ -238,4 +255,29 @@ impl<'a> Names<'a> {
 /// The schedule in a few words; as stored, if this version does not know it.
 fn schedule_text(config: &Config) -> String {
     selection::schedule(config).map_or_else(|_| config.text().to_owned(), |schedule| describe(&schedule))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_is_there_and_does_not_work_is_told_and_one_that_is_not_there_is_not() {
+        let old = cce_runtime::Error::DriverTooOld {
+            found: "11.4".to_owned(),
+            needed: "12.0".to_owned(),
+            missing: None,
+        };
+        let (gpus, complaint) = listed(Err(old));
+        let complaint = complaint.unwrap();
+        assert!(gpus.is_empty());
+        assert!(
+            complaint.contains("install a newer NVIDIA driver") && complaint.contains("doctor"),
+            "{complaint}"
+        );
+        assert!(!complaint.contains('\n'), "{complaint}");
+        let none = cce_runtime::Error::NoDriver { reason: "there is no libcuda.so.1".to_owned() };
+        assert_eq!(listed(Err(none)).1, None);
+        assert_eq!(listed(Ok(Vec::new())).1, None);
+    }
 }

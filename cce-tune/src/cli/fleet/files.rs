@@ -4,7 +4,7 @@
 //! layout is told from a damaged one, and both say what to do.
 
 use crate::Error;
-use crate::files::{can_be_made, whole_text};
+use crate::files::{can_be_made, can_be_moved_to, place_of_folder, whole_text};
 use crate::tuning::{Report, host_name};
 use crate::worker::Job;
 use serde::de::DeserializeOwned;
@@ -102,12 +102,22 @@ impl Done {
     }
 }
 
-/// Refuses a place where no plan can be made, and a folder in which something is that would be lost. What a plan left that was killed while it was made does
-/// not count: nobody has worked on it.
+/// Refuses a place where no plan can be made, and a folder in which something is that would be lost.
 pub(super) fn is_free(out: &Path) -> Result<(), Error> {
+    holds_nothing(out)?;
+    // What is in it is removed first.
+    if !is_empty(out)? {
+        can_be_made(out)?;
+    }
+    can_be_moved_to(out)
+}
+
+/// Refuses a folder in which something is that would be lost. What a plan left that was killed while it was made does
+/// not count: nobody has worked on it.
+fn holds_nothing(out: &Path) -> Result<(), Error> {
     let found = match is_plan(out) {
         true => "a plan",
-        false if is_empty(out)? || is_half(out)? => return can_be_made(out),
+        false if is_empty(out)? || is_half(out)? => return Ok(()),
         false => "other files",
     };
     Err(taken(out, found))
@@ -126,7 +136,7 @@ fn taken(out: &Path, found: &str) -> Error {
 pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> {
     let failed = |source| Error::Write { path: out.into(), source };
     // Where a link leads to is what is moved to.
-    let place = fs::canonicalize(out).or_else(|_| std::path::absolute(out)).map_err(failed)?;
+    let place = place_of_folder(out)?;
     let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
         return Err(taken(out, "the root of a file system"));
     };
@@ -139,7 +149,7 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
     let aside = builder.prefix(&process).suffix(UNFINISHED).tempdir_in(parent);
     let mut aside = aside.map_err(failed)?;
     let made = fill(aside.path(), shards).and_then(|_lock| {
-        is_free(&place)?;
+        holds_nothing(&place)?;
         if !is_empty(&place)? {
             fs::remove_dir_all(&place).map_err(failed)?;
         }
@@ -162,8 +172,8 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
     made
 }
 
-/// Writes the shards into a new, empty folder, which stays locked as long as what is returned lives, where the file system has
-/// locks.
+/// Writes the shards into a new, empty folder, which stays locked as long as what is returned lives, where the file
+/// system has locks.
 fn fill(folder: &Path, shards: &[(String, Shard)]) -> Result<Option<File>, Error> {
     let failed = |source| Error::Write { path: folder.into(), source };
     let lock = lock(folder)?;
@@ -346,6 +356,26 @@ mod tests {
         assert_eq!(shards(&out).unwrap().len(), 2);
         Shard::read(&out.join(RUN_OFF)).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_plan_is_made_where_a_link_leads_and_the_link_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let task = Task::new(cce::losses::named("cross_entropy").unwrap(), 48, 16, 1500, DType::F32);
+        let job = Job::new(&task, &[], HeadSource::Generated { seed: 0 });
+        let shards = [(RUN_OFF.to_owned(), Shard::new(job, false, 48, None, None))];
+        let here = |name: &str| folder.path().join(name);
+        fs::create_dir(here("empty")).unwrap();
+        for (link, target) in [("link", "empty"), ("dangling", "above/new")] {
+            std::os::unix::fs::symlink(target, here(link)).unwrap();
+            is_free(&here(link)).unwrap();
+            make(&here(link), &shards).unwrap();
+            assert!(fs::symlink_metadata(here(link)).unwrap().is_symlink());
+            assert!(is_plan(&here(target)));
+            assert!(is_free(&here(link)).unwrap_err().to_string().contains("found a plan"));
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "something was left");
     }
 
     #[test]
