@@ -397,6 +397,26 @@ MISTAKES = {
     "... (int), expected a number that float32 can hold": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets, z_loss=10**400
     ),
+    "`z_loss` is 0x10000": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, z_loss=2**20000),
+    "`softcap` is np.complex64(4+2j) (complex64), expected None, a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=np.complex64(4 + 2j)
+    ),
+    "`softcap` is array(4.+2.j) (ndarray), expected None, a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=np.array(4 + 2j)
+    ),
+    "`z_loss` is np.True_ (bool), expected a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, z_loss=np.bool_(True)
+    ),
+    "`shift` is np.True_ (bool), expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, shift=np.bool_(True)
+    ),
+    "`max_entries` is array(2.5) (ndarray), expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, max_entries=np.array(2.5)
+    ),
+    "00000..., expected a whole number from 0": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, shift=10**400),
+    "00000..., expected a number from 2**-64 to 1": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, filter_eps=10**400
+    ),
     "`shift` is array([1, 2]) (ndarray), expected a whole number": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets, shift=np.array([1, 2])
     ),
@@ -444,17 +464,17 @@ MISTAKES = {
 
 
 def test_numpy_s_numbers_are_numbers():
-    import numpy
-
     p = problem(2, 5, vocab=2000)
     got = cce.linear_cross_entropy(
         p.e,
         p.c,
         p.targets,
-        softcap=numpy.float32(8),
-        shift=numpy.int64(1),
-        seed=numpy.int64(4),
-        max_entries=numpy.int32(64),
+        softcap=np.float32(8),
+        shift=np.int64(1),
+        seed=np.array(4),
+        max_entries=np.int32(64),
+        filter_eps=np.float64(2.0**-10),
+        label_smoothing=np.array(0.0),
     )
     assert torch.equal(got, cce.linear_cross_entropy(p.e, p.c, p.targets, softcap=8, shift=1, seed=4, max_entries=64))
 

@@ -98,6 +98,12 @@ def annotated(annotation, default=None):
         (annotated(cce.Row, 1.0), "this is a Row: leave `= 1.0` out, and give the input in the call"),
         (annotated(cce.Scalar, torch.ones(())), "found a tensor of shape []: write a number"),
         (annotated(cce.Scalar, True), "found True (bool): write a number"),
+        (annotated(cce.Scalar, np.bool_(True)), "found np.True_ (bool): write a number"),
+        (annotated(cce.Scalar, np.complex64(1)), "expected a number as the default of a Scalar, found np.complex64("),
+        (annotated(cce.Scalar, float("inf")), "expected a number that float32 can hold as the default of a Scalar"),
+        (annotated(cce.Scalar, float("nan")), "found nan (float): write a number"),
+        (annotated(cce.Scalar, 1e300), "found 1e+300 (float): write a number"),
+        (annotated(cce.Scalar, -(10**400)), "00000... (int): write a number"),
         (Holder.bound, "`self` of `bound`: expected an input, found a method's object"),
     ],
 )

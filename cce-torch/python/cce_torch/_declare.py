@@ -134,12 +134,14 @@ def _default(function: Callable[..., Any], parameter: inspect.Parameter, kind: s
             f"{place}: expected no default, which only a Scalar may have, and this is a {kind}: leave "
             f"`= {value!r}` out, and give the input in the call"
         )
-    if not _options.is_number(value):
+    number = _options.number(value)
+    if number is None or not _options.fits(number):
+        expected = "a number" if number is None else "a number that float32 can hold"
         raise LossError(
-            f"{place}: expected a number as the default of a Scalar, found {_options.found(value)}: write a number, or "
-            "leave the default out and give the input in the call"
+            f"{place}: expected {expected} as the default of a Scalar, found {_options.found(value)}: write a number, "
+            "or leave the default out and give the input in the call"
         )
-    return float(value)
+    return number
 
 
 def _outputs(result: Any) -> dict[Any, Any]:
