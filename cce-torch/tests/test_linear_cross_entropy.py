@@ -301,7 +301,9 @@ def test_the_module_has_the_function_s_options():
         p.e, p.c, p.targets, softcap=5.0, shift=1, reduction="sum", filter="exact", weight=weight
     )
     assert torch.equal(module(p.e, p.c, p.targets), expected)
-    assert repr(module) == "LinearCrossEntropy(softcap=5.0, reduction='sum', shift=1, filter='exact', weight=[300])"
+    shown = "softcap=5.0, reduction='sum', shift=1, filter='exact', weight=tensor of shape [300]"
+    assert repr(module) == f"LinearCrossEntropy({shown})"
+    assert repr(cce.LinearCrossEntropy(softcap=torch.ones(1))) == "LinearCrossEntropy(softcap=tensor of shape [1])"
     assert list(module.parameters()) == []
 
 
@@ -459,7 +461,16 @@ MISTAKES = {
     "`reduction` is 'avg', expected": lambda p: cce.LinearCrossEntropy(reduction="avg"),
     "`return_lse` is 1 (int)": lambda p: cce.LinearCrossEntropy(return_lse=1),
     "`filter` is 'blocks', expected": lambda p: cce.LinearCrossEntropy(filter="blocks"),
-    "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1)(p.e, p.c, p.targets),
+    "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1),
+    "`label_smoothing` is 2.0, expected a number from 0 to 1": lambda p: cce.LinearCrossEntropy(label_smoothing=2.0),
+    "`softcap` is -1, expected None or a number above 0": lambda p: cce.LinearCrossEntropy(softcap=-1),
+    "`softcap` has shape [2], expected one": lambda p: cce.LinearCrossEntropy(softcap=torch.ones(2)),
+    "`logit_scale` is 'x' (str), expected None, a number": lambda p: cce.LinearCrossEntropy(logit_scale="x"),
+    "`z_loss` is None, expected a number or": lambda p: cce.LinearCrossEntropy(z_loss=None),
+    "`z_loss` has shape [3], expected one": lambda p: cce.LinearCrossEntropy(z_loss=torch.ones(3)),
+    "`ignore_index` is 'a' (str), expected a whole number": lambda p: cce.LinearCrossEntropy(ignore_index="a"),
+    "`ignore_index` is 9223372036854775808, expected": lambda p: cce.LinearCrossEntropy(ignore_index=2**63),
+    "`weight` is 1.0 (float), expected None or a tensor [V]": lambda p: cce.LinearCrossEntropy(weight=1.0),
 }
 
 

@@ -130,6 +130,11 @@ def shift(value: Any) -> int:
     return whole("shift", value, 0, 2**31 - 1, " (True is 1)")
 
 
+def ignore_index(value: Any) -> int:
+    """The target of tokens that are ignored."""
+    return whole("ignore_index", value, -(2**63), 2**63 - 1)
+
+
 def reduction(value: Any) -> str:
     """One of the reductions."""
     if not isinstance(value, str) or value not in REDUCTIONS:
@@ -169,6 +174,12 @@ def scalar(name: str, value: Any, besides: str = "") -> float:
     if not fits(real):
         raise ValueError(f"`{name}` is {found(value)}, expected {besides}a number that float32 can hold")
     return real
+
+
+def one_element(name: str, value: Tensor) -> None:
+    """A Scalar input that is a tensor."""
+    if value.numel() != 1:
+        raise ValueError(f"the Scalar input `{name}` has shape {list(value.shape)}, expected one element")
 
 
 def positive(name: str, value: Any) -> None:
