@@ -167,6 +167,15 @@ def test_the_mark_stands_below_the_expression_whatever_letters_are_before_it():
     assert source[begin : begin + mark.count("^")] == "cce.lse(x, -1)"
 
 
+def test_no_mistake_is_shown_inside_of_the_package():
+    def wrong(x, y):
+        return cce.tune((3, 4), (10, 4), gradients=x)
+
+    with pytest.raises(cce.LossError) as raised:
+        cce.loss(wrong)
+    assert f"test_mistakes.py:{wrong.__code__.co_firstlineno + 1}" in str(raised.value)
+
+
 def test_functions_of_the_language_say_what_they_are_for_outside_of_a_loss():
     for wrong in (torch.ones(3), 1.0, None):
         with pytest.raises(TypeError, match="expected a value of a loss, found .* inside of `@cce.loss` functions"):
@@ -207,6 +216,14 @@ def test_torch_s_power_of_a_value_is_the_operator():
     assert same(lambda x, y: torch.mul(nll(x, y), 2.0), lambda x, y: nll(x, y) * 2.0)
 
 
+def inside_of_a_loss(option):
+    return lambda loss, p: cce.loss(lambda x, y: loss_of_options(p, **{option: x}))
+
+
+def loss_of_options(p, **options):
+    return cce.linear_cross_entropy(p.e, p.c, p.targets, **options)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -220,6 +237,11 @@ def test_torch_s_power_of_a_value_is_the_operator():
         (lambda loss, p: loss(p.e, torch.nn.Linear(24, 300), p.targets, cap=3.0), "such as `head.weight`"),
         (lambda loss, p: cce.loss(lambda x, y: loss(x, y, y, cap=2.0)), "inside of a loss write formulas"),
         (lambda loss, p: cce.loss(lambda x, y: cce.linear_cross_entropy(x, y, y)), "inside of a loss write formulas"),
+        (inside_of_a_loss("softcap"), "`softcap` is <value of the loss `loss`> (Value), expected None, a number or"),
+        (inside_of_a_loss("z_loss"), "`z_loss` is <value of the loss `loss`> (Value), expected a number or a tensor"),
+        (inside_of_a_loss("shift"), "`shift` is <value of the loss `loss`> (Value), expected a whole number"),
+        (inside_of_a_loss("filter_eps"), "`filter_eps` is <value of the loss `loss`> (Value), expected None or a"),
+        (inside_of_a_loss("max_entries"), "`max_entries` is <value of the loss `loss`> (Value), expected a whole"),
     ],
 )
 def test_calls_that_do_not_fit_say_how_a_loss_is_called(call, message):

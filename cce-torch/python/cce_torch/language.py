@@ -202,7 +202,7 @@ def _binary(op: str, left: Any, right: Any) -> Value:
     return _operation(lambda trace, site, handles: trace.builder.binary(site, op, *handles), left, right)
 
 
-class Value:
+class Value(_options.Symbolic):
     """A symbolic value of a loss: supports ``+ - * / **``, comparisons for :func:`where`, and the functions here."""
 
     __slots__ = ("trace", "handle")
@@ -210,6 +210,9 @@ class Value:
     def __init__(self, trace: Trace, handle: int) -> None:
         self.trace = trace
         self.handle = handle
+
+    def __repr__(self) -> str:
+        return f"<value of the loss `{self.trace.name}`>"
 
     def __add__(self, other: Number) -> Value:
         return _binary("+", self, other)
@@ -343,13 +346,16 @@ class Value:
         return _foreign("np", name, [_number(one) for one in arguments], keywords)
 
 
-class Comparison:
+class Comparison(_options.Symbolic):
     """``a < b`` of symbolic values: a condition for :func:`where`."""
 
     __slots__ = ("cmp", "left", "right")
 
     def __init__(self, cmp: str, left: Any, right: Any) -> None:
         self.cmp, self.left, self.right = cmp, left, right
+
+    def __repr__(self) -> str:
+        return f"<comparison {self.left!r} {self.cmp} {self.right!r}>"
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
