@@ -167,6 +167,58 @@ def test_the_mark_stands_below_the_expression_whatever_letters_are_before_it():
     assert source[begin : begin + mark.count("^")] == "cce.lse(x, -1)"
 
 
+def caught_and_forgotten(x, y):
+    try:
+        x.exp()
+    except ValueError:
+        pass
+    return nll(x, y)
+
+
+def caught_and_used(x, y):
+    try:
+        scale = float(cce.lse(x))
+    except ValueError:
+        scale = 1.0
+    return scale * nll(x, y)
+
+
+def caught_and_another_raised(x, y):
+    try:
+        x[y]
+    except ValueError:
+        raise KeyError("y") from None
+
+
+def caught_by_numpy(x, y):
+    np.array([[x], [y]], dtype=np.float32)
+    return nll(x, y)
+
+
+@pytest.mark.parametrize(
+    "function, line, message",
+    [
+        (caught_and_forgotten, 2, "a value of a loss has no `exp`"),
+        (caught_and_used, 2, "a value of a loss is not a number yet"),
+        (caught_and_another_raised, 2, "a value of a loss has no parts"),
+        (caught_by_numpy, 1, "a value of a loss has no parts"),
+    ],
+)
+def test_a_mistake_that_is_caught_still_is_the_one_that_is_shown(function, line, message):
+    with pytest.raises(cce.LossError) as raised:
+        cce.loss(function)
+    assert f"error: {message}" in str(raised.value)
+    assert f"test_mistakes.py:{function.__code__.co_firstlineno + line}" in str(raised.value)
+
+
+def test_an_exception_of_the_function_s_own_is_the_caller_s():
+    def wrong(x, y):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        cce.loss(wrong)
+
+
 def test_no_mistake_is_shown_inside_of_the_package():
     def wrong(x, y):
         return cce.tune((3, 4), (10, 4), gradients=x)

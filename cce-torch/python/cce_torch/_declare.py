@@ -45,10 +45,16 @@ def trace(function: Callable[..., Any], reserved: Collection[str] = ()) -> tuple
         if one.kind in ("Row", "Col", "Scalar") and one.name in reserved:
             message = f"the input `{one.name}` has the name of an option of the call"
             tracing.builder.error(tracing.whole, message, f"name it otherwise, `{one.name}_` say")
-    result = function(
-        *(values[one.name] for one in inputs if not one.by_keyword),
-        **{one.name: values[one.name] for one in inputs if one.by_keyword},
-    )
+    try:
+        result = function(
+            *(values[one.name] for one in inputs if not one.by_keyword),
+            **{one.name: values[one.name] for one in inputs if one.by_keyword},
+        )
+    except Exception as error:
+        if tracing.refused is None or error is tracing.refused:
+            raise
+    # The first mistake, whatever became of it: libraries that try things catch what they find.
+    tracing.require_open()
     outputs = _outputs(result)
     if not outputs:
         help = "return the loss of one token, or a dict of outputs, `{'loss': ..., 'lse': ...}`"

@@ -83,6 +83,8 @@ class Trace:
         self.builder = _native.Builder(self.whole, name, doc)
         self.bound: dict[str, Value] = {}
         self.finished = False
+        #: What was said of a loss that is not valid.
+        self.refused: LossError | None = None
 
     def input(self, site: int, name: str, kind: str) -> Value:
         """Declares the next input."""
@@ -132,10 +134,14 @@ class Trace:
                 lines.append(f"  help: {in_python(help)}")
             lines.append(self.sites.show(site))
             parts.append("\n".join(lines))
-        raise LossError(f"`{self.name}` is not a valid loss:\n" + "\n\n".join(parts))
+        self.refused = LossError(f"`{self.name}` is not a valid loss:\n" + "\n\n".join(parts))
+        raise self.refused
 
     def require_open(self) -> None:
-        """Raises LossError if the loss is declared: its values mean nothing any more."""
+        """Raises LossError if the tracing is over: values mean nothing any more. If it ended by a mistake, that is said
+        again, for whoever called may have caught it."""
+        if self.refused is not None:
+            raise self.refused.with_traceback(None) from None
         if self.finished:
             raise LossError(
                 f"a value of the loss `{self.name}` is used outside of it: use each value only in its own loss"
