@@ -141,6 +141,15 @@ INSIDE = {
     "returns no output": lambda x, y: {},
     "write 1.0 or 0.0": lambda x, y: True * cce.lse(x),
     "the literal inf is not a finite number": lambda x, y: cce.lse(x) * 10**400,
+    "a bool is used here, expected a value of the loss or a number": lambda x, y: nll(x, y) ** True,
+    "a bool is used here": lambda x, y: nll(x, y) ** np.bool_(True),
+    "a bool is used here, expected": lambda x, y: nll(x, y) * np.bool_(True),
+    "help: write 1.0 or 0.0": lambda x, y: np.bool_(True) * nll(x, y),
+    "a complex is used here": lambda x, y: nll(x, y) * 2j,
+    "a complex64 is used here": lambda x, y: nll(x, y) * np.complex64(2),
+    "a loss computes with real numbers": lambda x, y: np.complex64(2) * nll(x, y),
+    "this operator is not in the language": lambda x, y: pow(nll(x, y), 2, 3),
+    "a Tensor is used here, expected": lambda x, y: np.multiply(nll(x, y), torch.tensor(2.0)),
     "a Tensor is used here": lambda x, y: torch.tensor(2.0) * cce.lse(x),
     "a ndarray is used here": lambda x, y: np.ones(3) * cce.lse(x),
     "`torch.max` is given `dim` in a loss, expected its values alone": lambda x, y: torch.max(cce.lse(x), dim=0),
@@ -255,6 +264,10 @@ def same(one, other):
 def test_functions_and_numbers_of_numpy_are_those_of_the_language():
     assert same(lambda x, y: np.tanh(np.float32(2.0) * nll(x, y)), lambda x, y: cce.tanh(2.0 * nll(x, y)))
     assert same(lambda x, y: nll(x, y) / np.int64(3), lambda x, y: nll(x, y) / 3.0)
+    assert same(lambda x, y: nll(x, y) / np.array(3), lambda x, y: nll(x, y) / 3.0)
+    for two in (np.int64(2), np.uint8(2), np.array(2)):
+        assert same(lambda x, y: nll(x, y) ** two, lambda x, y: nll(x, y) ** 2)
+        assert same(lambda x, y: np.power(nll(x, y), two), lambda x, y: nll(x, y) ** 2)
     p = problem(20)
     floored = cce.loss(lambda x, y: cce.where(np.float64(6.0) < nll(x, y), nll(x, y), 6.0))
     plain = cce.loss(lambda x, y: cce.max(nll(x, y), 6.0))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, Union
+
+from torch import Tensor
 
 from . import _native, _options
 from ._hints import hint, in_python, usage
@@ -37,7 +38,7 @@ class Kind(type):
     def __getitem__(cls, _: Any) -> NoReturn:
         cls._refuse("it in brackets: leave them out")
 
-    def _no_operator(cls, other: Any = None) -> Any:
+    def _no_operator(cls, other: Any = None, *_: Any) -> Any:
         # A value says where it stands.
         if isinstance(other, Value):
             return NotImplemented
@@ -110,11 +111,8 @@ class Trace:
                 if bound is value:
                     return self.builder.lookup(site, name)
             return value.handle
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except OverflowError:
-                number = math.inf
+        number = _options.number(value)
+        if number is not None:
             return self.builder.constant(site, number)
         message = f"{_named(value)} is used here, expected a value of the loss or a number"
         return self.builder.error(site, message, _instead(value))
@@ -161,8 +159,10 @@ def _instead(value: Any) -> str:
         return f"choose numbers with `cce.where(a {value.cmp} b, 1.0, 0.0)`"
     if isinstance(value, Kind):
         return f"a kind annotates an input, `weight: cce.{value.__name__}`: use the input"
-    if isinstance(value, bool):
+    if _options.is_truth(value):
         return "write 1.0 or 0.0"
+    if isinstance(value, numbers.Complex):
+        return "a loss computes with real numbers"
     if isinstance(value, (tuple, list)):
         return "use its parts one by one; several outputs are returned as a dict, `{'loss': ..., 'lse': ...}`"
     return "a value that changes from call to call is an input of the loss: add a parameter for it"
@@ -253,16 +253,21 @@ class Value(_options.Symbolic):
     def __abs__(self) -> Value:
         return _call("abs", self)
 
-    def __pow__(self, exponent: Number) -> Value:
+    def __pow__(self, exponent: Number, modulus: Any = None) -> Value:
+        if modulus is not None:
+            self._no_operator()
+        exponent = _number(exponent)
         # A small whole exponent is a product, which a negative base may have; the language's `pow` takes none.
-        if isinstance(exponent, int) and 1 <= exponent <= 8:
+        if isinstance(exponent, numbers.Integral) and not isinstance(exponent, bool) and 1 <= exponent <= 8:
             product = self
-            for _ in range(exponent - 1):
+            for _ in range(int(exponent) - 1):
                 product = product * self
             return product
         return _call("pow", self, exponent)
 
-    def __rpow__(self, base: Number) -> Value:
+    def __rpow__(self, base: Number, modulus: Any = None) -> Value:
+        if modulus is not None:
+            self._no_operator()
         return _call("pow", base, self)
 
     def __lt__(self, other: Number) -> Comparison:
@@ -395,8 +400,8 @@ class Comparison(_options.Symbolic):
 
 def _number(given: Any) -> Any:
     """NumPy hands its numbers over as arrays without dimensions: the number of such a one."""
-    own = isinstance(given, (Value, Comparison))
-    return given.item() if not own and getattr(given, "shape", None) == () else given
+    other = isinstance(given, (_options.Symbolic, Tensor))
+    return given.item() if not other and getattr(given, "shape", None) == () else given
 
 
 #: The language's operators as torch and NumPy call them.
