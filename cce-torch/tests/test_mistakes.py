@@ -133,6 +133,29 @@ INSIDE = {
     "make another value": lambda x, y: x.__setitem__(0, 1.0),
     "comparisons are not combined in a loss": lambda x, y: (cce.lse(x) > 3) & (cce.lse(x) < 5),
     "instead of `~(a < b)` write `a >= b`": lambda x, y: ~(cce.lse(x) > 3),
+    "error: comparisons are not combined in a loss": lambda x, y: torch.logical_and(cce.lse(x) > 3, cce.lse(x) < 5),
+    "comparisons are not combined": lambda x, y: np.logical_or(cce.lse(x) > 3, cce.lse(x) < 5),
+    "comparisons are not combined in": lambda x, y: torch.logical_not(cce.lse(x) > 3),
+    "comparisons are not combined in a": lambda x, y: (cce.lse(x) > 1) == (cce.lse(x) > 2),
+    "help: nest the choices": lambda x, y: (cce.lse(x) > 1) != (cce.lse(x) > 2),
+    "nest the choices": lambda x, y: (cce.lse(x) > 1) < (cce.lse(x) > 2),
+    "nest the choices: `cce.where(": lambda x, y: np.bool_(True) & (cce.lse(x) > 2),
+    "there is no function `stack` in a loss": lambda x, y: torch.stack([cce.lse(x), cce.at(x, y)]),
+    "there is no function `vstack` in a loss": lambda x, y: np.vstack([cce.lse(x), cce.at(x, y)]),
+    "there is no function `relu` in a loss": lambda x, y: torch.relu(cce.lse(x) > 3),
+    "a list is used here": lambda x, y: cce.exp([cce.lse(x), cce.at(x, y)]),
+    "a comparison has no `float`": lambda x, y: (cce.lse(x) > 3).float(),
+    "error: a comparison is not a number": lambda x, y: (cce.lse(x) > 3) % 2,
+    "a comparison is used here, expected": lambda x, y: np.float64(2.0) * (cce.lse(x) > 3),
+    "`torch.sub` is given `alpha` in a loss, expected two values alone": lambda x, y: torch.sub(
+        cce.lse(x), cce.at(x, y), alpha=2
+    ),
+    "help: write `a - b`": lambda x, y: torch.sub(cce.lse(x), cce.at(x, y), alpha=2),
+    "`np.add` is given `dtype` in a loss": lambda x, y: np.add(cce.lse(x), cce.at(x, y), dtype=np.float32),
+    "`np.less` is given `where`": lambda x, y: np.less(cce.lse(x), 2.0, where=True),
+    "`torch.pow` is given `exponent`": lambda x, y: torch.pow(cce.lse(x), exponent=2),
+    "`np.max` is given `axis` in a loss": lambda x, y: np.max(x, axis=-1),
+    "the condition of `where` is True": lambda x, y: np.where(True, cce.lse(x), 0.0),
     "a comparison is not a number": lambda x, y: (cce.lse(x) > 3) * cce.at(x, y),
     "`cce.where(a > b, 1.0, 0.0)`": lambda x, y: cce.at(x, y) * (cce.lse(x) > 3),
     "a comparison is used here": lambda x, y: cce.lse(x) > 3,
@@ -275,10 +298,20 @@ def test_functions_and_numbers_of_numpy_are_those_of_the_language():
     assert torch.equal(got, expected) and (expected == 6.0).any() and (expected > 6.0).any()
 
 
+def test_numpy_s_choice_is_the_language_s():
+    assert same(
+        lambda x, y: np.where(nll(x, y) < 6.0, np.float64(6.0), nll(x, y)),
+        lambda x, y: cce.where(nll(x, y) < 6.0, 6.0, nll(x, y)),
+    )
+    assert same(lambda x, y: np.mean(x) - cce.at(x, y), lambda x, y: cce.mean(x) - cce.at(x, y))
+
+
 def test_torch_s_power_of_a_value_is_the_operator():
     # The language's `pow` takes no negative base.
     assert same(lambda x, y: torch.pow(nll(x, y), 2), lambda x, y: nll(x, y) ** 2)
+    assert same(lambda x, y: np.power(2.0, nll(x, y)), lambda x, y: 2.0 ** nll(x, y))
     assert same(lambda x, y: torch.mul(nll(x, y), 2.0), lambda x, y: nll(x, y) * 2.0)
+    assert same(lambda x, y: torch.true_divide(nll(x, y), 2.0), lambda x, y: nll(x, y) / 2.0)
 
 
 def inside_of_a_loss(option):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, Union
 
@@ -168,24 +168,27 @@ def _instead(value: Any) -> str:
     return "a value that changes from call to call is an input of the loss: add a parameter for it"
 
 
-def _value_in(values: Sequence[Any]) -> Value | None:
-    for value in values:
-        for side in (value.left, value.right) if isinstance(value, Comparison) else (value,):
-            if isinstance(side, Value):
-                return side
-    return None
+def _values_in(given: Iterable[Any]) -> Iterator[Value]:
+    """The values among these, those in comparisons and lists included."""
+    for one in given:
+        if isinstance(one, Value):
+            yield one
+        elif isinstance(one, Comparison):
+            yield from _values_in((one.left, one.right))
+        elif isinstance(one, (list, tuple)):
+            yield from _values_in(one)
 
 
 def _refuse(values: Sequence[Any], message: str, help: str) -> NoReturn:
     """Refuses what was done with these: in the loss that one of them is of, if there is one."""
-    value = _value_in(values)
+    value = next(_values_in(values), None)
     if value is None:
         raise TypeError(f"{message}: {help}")
     value._refuse(message, help)
 
 
 def _operation(make: Callable[[Trace, int, list[int]], int], *values: Any) -> Value:
-    value = _value_in(values)
+    value = next(_values_in(values), None)
     if value is None:
         found = ", ".join(map(_options.found, values)) or "nothing"
         raise TypeError(
@@ -356,6 +359,9 @@ class Value(_options.Symbolic):
         name = function.__name__ if method == "__call__" else f"{function.__name__}.{method}"
         return _foreign("np", name, [_number(one) for one in arguments], keywords)
 
+    def __array_function__(self, function: Any, types: Any, arguments: Any, keywords: Any) -> Any:
+        return _foreign("np", function.__name__, arguments, keywords)
+
 
 class Comparison(_options.Symbolic):
     """``a < b`` of symbolic values: a condition for :func:`where`."""
@@ -368,10 +374,10 @@ class Comparison(_options.Symbolic):
     def __repr__(self) -> str:
         return f"<comparison {self.left!r} {self.cmp} {self.right!r}>"
 
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        # `torch.where(a < b, x, y)` asks its condition.
-        return Value.__torch_function__(function, types, arguments, keywords)
+    # `torch.where(a < b, x, y)` asks its condition.
+    __torch_function__ = Value.__torch_function__
+    __array_ufunc__ = Value.__array_ufunc__
+    __array_function__ = Value.__array_function__
 
     def __bool__(self) -> NoReturn:
         _refuse(
@@ -382,20 +388,34 @@ class Comparison(_options.Symbolic):
         )
 
     def _no_logic(self, *_: Any) -> NoReturn:
-        _refuse(
-            [self],
-            "comparisons are not combined in a loss",
-            "nest the choices: `cce.where(a < b, cce.where(c < d, x, y), y)` is x where both hold; instead of "
-            "`~(a < b)` write `a >= b`",
-        )
+        _refuse_logic([self])
 
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _no_logic
+    __lt__ = __le__ = __gt__ = __ge__ = _no_logic
+    __eq__ = __ne__ = _no_logic
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        _refuse([self], f"a comparison has no `{name}`", _instead(self))
 
     def _no_number(self, *_: Any) -> NoReturn:
         _refuse([self], "a comparison is not a number", _instead(self))
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_number
-    __pow__ = __rpow__ = __neg__ = __abs__ = __float__ = __int__ = _no_number
+    __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = __float__ = __int__ = __index__ = __complex__ = _no_number
+    __matmul__ = __rmatmul__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __divmod__ = __rdivmod__ = _no_number
+    __round__ = __trunc__ = __floor__ = __ceil__ = __len__ = __iter__ = __contains__ = __getitem__ = _no_number
+
+
+def _refuse_logic(values: Sequence[Any]) -> NoReturn:
+    _refuse(
+        values,
+        "comparisons are not combined in a loss",
+        "nest the choices: `cce.where(a < b, cce.where(c < d, x, y), y)` is x where both hold; instead of `~(a < b)` "
+        "write `a >= b`",
+    )
 
 
 def _number(given: Any) -> Any:
@@ -406,24 +426,34 @@ def _number(given: Any) -> Any:
 
 #: The language's operators as torch and NumPy call them.
 _OPERATORS = {"add": "+", "sub": "-", "subtract": "-", "mul": "*", "multiply": "*", "div": "/", "divide": "/"}
+_OPERATORS |= {"true_divide": "/", "pow": "**", "power": "**"}
 _COMPARISONS = {"lt": "<", "less": "<", "le": "<=", "less_equal": "<=", "gt": ">", "greater": ">"}
 _COMPARISONS |= {"ge": ">=", "greater_equal": ">=", "eq": "==", "equal": "==", "ne": "!=", "not_equal": "!="}
+#: Functions of truth, which the language does not have.
+_LOGIC = {f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "xor", "not")}
+_LOGIC |= {"invert", "__and__", "__or__", "__xor__"}
 
 
 def _foreign(library: str, name: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Value | Comparison:
     """A function of another library: where the language has it, that; else what to write instead is said."""
     values = [*arguments, *named.values()]
-    if len(values) == 2 and not named:
+    if name in _LOGIC:
+        _refuse_logic(values)
+    symbol = _OPERATORS.get(name) or _COMPARISONS.get(name)
+    if symbol is not None:
+        if named or len(values) != 2:
+            found = f"`{next(iter(named))}`" if named else f"{len(values)} arguments"
+            message = f"`{library}.{name}` is given {found} in a loss, expected two values alone"
+            _refuse(values, message, f"write `a {symbol} b`")
         left, right = values
-        if name in _OPERATORS:
-            return _binary(_OPERATORS[name], left, right)
         if name in _COMPARISONS:
-            return Comparison(_COMPARISONS[name], left, right)
-        if name in ("pow", "power") and isinstance(left, Value):
-            return left.__pow__(right)
+            return Comparison(symbol, left, right)
+        if symbol != "**":
+            return _binary(symbol, left, right)
+        return left.__pow__(right) if isinstance(left, Value) else _call("pow", left, right)
     if name != "where" and hint(name) is not None:
         # What the language lacks is not asked how it was called.
-        return _call(name, *(value for value in values if isinstance(value, Value)))
+        return _call(name, *_values_in(values))
     if named:
         first = next(iter(named))
         message = f"`{library}.{name}` is given `{first}` in a loss, expected its values alone"
