@@ -81,6 +81,8 @@ def test_what_is_not_there_is_refused():
         VocabParallelOptions(0, 500)
     with pytest.raises(ValueError, match="`filter_eps` is \\[1\\]"):
         linear_cross_entropy(p.e, p.c, p.targets, filter_eps=[1])
+    with pytest.raises(ValueError, match="`filter_eps` is 1000.*, expected a number from 2"):
+        linear_cross_entropy(p.e, p.c, p.targets, filter_eps=10**400)
     with pytest.raises(ValueError, match="'auto' or 'high'"):
         linear_cross_entropy(p.e, p.c, p.targets, filter_eps="low")
 

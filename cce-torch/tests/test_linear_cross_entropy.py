@@ -301,7 +301,9 @@ def test_the_module_has_the_function_s_options():
         p.e, p.c, p.targets, softcap=5.0, shift=1, reduction="sum", filter="exact", weight=weight
     )
     assert torch.equal(module(p.e, p.c, p.targets), expected)
-    assert repr(module) == "LinearCrossEntropy(softcap=5.0, reduction='sum', shift=1, filter='exact', weight=[300])"
+    shown = "softcap=5.0, reduction='sum', shift=1, filter='exact', weight=tensor of shape [300]"
+    assert repr(module) == f"LinearCrossEntropy({shown})"
+    assert repr(cce.LinearCrossEntropy(softcap=torch.ones(1))) == "LinearCrossEntropy(softcap=tensor of shape [1])"
     assert list(module.parameters()) == []
 
 
@@ -397,6 +399,26 @@ MISTAKES = {
     "... (int), expected a number that float32 can hold": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets, z_loss=10**400
     ),
+    "`z_loss` is 0x10000": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, z_loss=2**20000),
+    "`softcap` is np.complex64(4+2j) (complex64), expected None, a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=np.complex64(4 + 2j)
+    ),
+    "`softcap` is array(4.+2.j) (ndarray), expected None, a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, softcap=np.array(4 + 2j)
+    ),
+    "`z_loss` is np.True_ (bool), expected a number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, z_loss=np.bool_(True)
+    ),
+    "`shift` is np.True_ (bool), expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, shift=np.bool_(True)
+    ),
+    "`max_entries` is array(2.5) (ndarray), expected a whole number": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, max_entries=np.array(2.5)
+    ),
+    "00000..., expected a whole number from 0": lambda p: cce.linear_cross_entropy(p.e, p.c, p.targets, shift=10**400),
+    "00000..., expected a number from 2**-64 to 1": lambda p: cce.linear_cross_entropy(
+        p.e, p.c, p.targets, filter_eps=10**400
+    ),
     "`shift` is array([1, 2]) (ndarray), expected a whole number": lambda p: cce.linear_cross_entropy(
         p.e, p.c, p.targets, shift=np.array([1, 2])
     ),
@@ -439,22 +461,31 @@ MISTAKES = {
     "`reduction` is 'avg', expected": lambda p: cce.LinearCrossEntropy(reduction="avg"),
     "`return_lse` is 1 (int)": lambda p: cce.LinearCrossEntropy(return_lse=1),
     "`filter` is 'blocks', expected": lambda p: cce.LinearCrossEntropy(filter="blocks"),
-    "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1)(p.e, p.c, p.targets),
+    "`label_smoothing` is -0.1": lambda p: cce.LinearCrossEntropy(label_smoothing=-0.1),
+    "`label_smoothing` is 2.0, expected a number from 0 to 1": lambda p: cce.LinearCrossEntropy(label_smoothing=2.0),
+    "`softcap` is -1, expected None or a number above 0": lambda p: cce.LinearCrossEntropy(softcap=-1),
+    "`softcap` has shape [2], expected one": lambda p: cce.LinearCrossEntropy(softcap=torch.ones(2)),
+    "`logit_scale` is 'x' (str), expected None, a number": lambda p: cce.LinearCrossEntropy(logit_scale="x"),
+    "`z_loss` is None, expected a number or": lambda p: cce.LinearCrossEntropy(z_loss=None),
+    "`z_loss` has shape [3], expected one": lambda p: cce.LinearCrossEntropy(z_loss=torch.ones(3)),
+    "`ignore_index` is 'a' (str), expected a whole number": lambda p: cce.LinearCrossEntropy(ignore_index="a"),
+    "`ignore_index` is 9223372036854775808, expected": lambda p: cce.LinearCrossEntropy(ignore_index=2**63),
+    "`weight` is 1.0 (float), expected None or a tensor [V]": lambda p: cce.LinearCrossEntropy(weight=1.0),
 }
 
 
 def test_numpy_s_numbers_are_numbers():
-    import numpy
-
     p = problem(2, 5, vocab=2000)
     got = cce.linear_cross_entropy(
         p.e,
         p.c,
         p.targets,
-        softcap=numpy.float32(8),
-        shift=numpy.int64(1),
-        seed=numpy.int64(4),
-        max_entries=numpy.int32(64),
+        softcap=np.float32(8),
+        shift=np.int64(1),
+        seed=np.array(4),
+        max_entries=np.int32(64),
+        filter_eps=np.float64(2.0**-10),
+        label_smoothing=np.array(0.0),
     )
     assert torch.equal(got, cce.linear_cross_entropy(p.e, p.c, p.targets, softcap=8, shift=1, seed=4, max_entries=64))
 

@@ -98,6 +98,12 @@ def annotated(annotation, default=None):
         (annotated(cce.Row, 1.0), "this is a Row: leave `= 1.0` out, and give the input in the call"),
         (annotated(cce.Scalar, torch.ones(())), "found a tensor of shape []: write a number"),
         (annotated(cce.Scalar, True), "found True (bool): write a number"),
+        (annotated(cce.Scalar, np.bool_(True)), "found np.True_ (bool): write a number"),
+        (annotated(cce.Scalar, np.complex64(1)), "expected a number as the default of a Scalar, found np.complex64("),
+        (annotated(cce.Scalar, float("inf")), "expected a number that float32 can hold as the default of a Scalar"),
+        (annotated(cce.Scalar, float("nan")), "found nan (float): write a number"),
+        (annotated(cce.Scalar, 1e300), "found 1e+300 (float): write a number"),
+        (annotated(cce.Scalar, -(10**400)), "00000... (int): write a number"),
         (Holder.bound, "`self` of `bound`: expected an input, found a method's object"),
     ],
 )
@@ -127,6 +133,29 @@ INSIDE = {
     "make another value": lambda x, y: x.__setitem__(0, 1.0),
     "comparisons are not combined in a loss": lambda x, y: (cce.lse(x) > 3) & (cce.lse(x) < 5),
     "instead of `~(a < b)` write `a >= b`": lambda x, y: ~(cce.lse(x) > 3),
+    "error: comparisons are not combined in a loss": lambda x, y: torch.logical_and(cce.lse(x) > 3, cce.lse(x) < 5),
+    "comparisons are not combined": lambda x, y: np.logical_or(cce.lse(x) > 3, cce.lse(x) < 5),
+    "comparisons are not combined in": lambda x, y: torch.logical_not(cce.lse(x) > 3),
+    "comparisons are not combined in a": lambda x, y: (cce.lse(x) > 1) == (cce.lse(x) > 2),
+    "help: nest the choices": lambda x, y: (cce.lse(x) > 1) != (cce.lse(x) > 2),
+    "nest the choices": lambda x, y: (cce.lse(x) > 1) < (cce.lse(x) > 2),
+    "nest the choices: `cce.where(": lambda x, y: np.bool_(True) & (cce.lse(x) > 2),
+    "there is no function `stack` in a loss": lambda x, y: torch.stack([cce.lse(x), cce.at(x, y)]),
+    "there is no function `vstack` in a loss": lambda x, y: np.vstack([cce.lse(x), cce.at(x, y)]),
+    "there is no function `relu` in a loss": lambda x, y: torch.relu(cce.lse(x) > 3),
+    "a list is used here": lambda x, y: cce.exp([cce.lse(x), cce.at(x, y)]),
+    "a comparison has no `float`": lambda x, y: (cce.lse(x) > 3).float(),
+    "error: a comparison is not a number": lambda x, y: (cce.lse(x) > 3) % 2,
+    "a comparison is used here, expected": lambda x, y: np.float64(2.0) * (cce.lse(x) > 3),
+    "`torch.sub` is given `alpha` in a loss, expected two values alone": lambda x, y: torch.sub(
+        cce.lse(x), cce.at(x, y), alpha=2
+    ),
+    "help: write `a - b`": lambda x, y: torch.sub(cce.lse(x), cce.at(x, y), alpha=2),
+    "`np.add` is given `dtype` in a loss": lambda x, y: np.add(cce.lse(x), cce.at(x, y), dtype=np.float32),
+    "`np.less` is given `where`": lambda x, y: np.less(cce.lse(x), 2.0, where=True),
+    "`torch.pow` is given `exponent`": lambda x, y: torch.pow(cce.lse(x), exponent=2),
+    "`np.max` is given `axis` in a loss": lambda x, y: np.max(x, axis=-1),
+    "the condition of `where` is True": lambda x, y: np.where(True, cce.lse(x), 0.0),
     "a comparison is not a number": lambda x, y: (cce.lse(x) > 3) * cce.at(x, y),
     "`cce.where(a > b, 1.0, 0.0)`": lambda x, y: cce.at(x, y) * (cce.lse(x) > 3),
     "a comparison is used here": lambda x, y: cce.lse(x) > 3,
@@ -135,6 +164,15 @@ INSIDE = {
     "returns no output": lambda x, y: {},
     "write 1.0 or 0.0": lambda x, y: True * cce.lse(x),
     "the literal inf is not a finite number": lambda x, y: cce.lse(x) * 10**400,
+    "a bool is used here, expected a value of the loss or a number": lambda x, y: nll(x, y) ** True,
+    "a bool is used here": lambda x, y: nll(x, y) ** np.bool_(True),
+    "a bool is used here, expected": lambda x, y: nll(x, y) * np.bool_(True),
+    "help: write 1.0 or 0.0": lambda x, y: np.bool_(True) * nll(x, y),
+    "a complex is used here": lambda x, y: nll(x, y) * 2j,
+    "a complex64 is used here": lambda x, y: nll(x, y) * np.complex64(2),
+    "a loss computes with real numbers": lambda x, y: np.complex64(2) * nll(x, y),
+    "this operator is not in the language": lambda x, y: pow(nll(x, y), 2, 3),
+    "a Tensor is used here, expected": lambda x, y: np.multiply(nll(x, y), torch.tensor(2.0)),
     "a Tensor is used here": lambda x, y: torch.tensor(2.0) * cce.lse(x),
     "a ndarray is used here": lambda x, y: np.ones(3) * cce.lse(x),
     "`torch.max` is given `dim` in a loss, expected its values alone": lambda x, y: torch.max(cce.lse(x), dim=0),
@@ -159,6 +197,67 @@ def test_the_mark_stands_below_the_expression_whatever_letters_are_before_it():
     *_, source, mark = str(raised.value).splitlines()
     begin = mark.index("^")
     assert source[begin : begin + mark.count("^")] == "cce.lse(x, -1)"
+
+
+def caught_and_forgotten(x, y):
+    try:
+        x.exp()
+    except ValueError:
+        pass
+    return nll(x, y)
+
+
+def caught_and_used(x, y):
+    try:
+        scale = float(cce.lse(x))
+    except ValueError:
+        scale = 1.0
+    return scale * nll(x, y)
+
+
+def caught_and_another_raised(x, y):
+    try:
+        x[y]
+    except ValueError:
+        raise KeyError("y") from None
+
+
+def caught_by_numpy(x, y):
+    np.array([[x], [y]], dtype=np.float32)
+    return nll(x, y)
+
+
+@pytest.mark.parametrize(
+    "function, line, message",
+    [
+        (caught_and_forgotten, 2, "a value of a loss has no `exp`"),
+        (caught_and_used, 2, "a value of a loss is not a number yet"),
+        (caught_and_another_raised, 2, "a value of a loss has no parts"),
+        (caught_by_numpy, 1, "a value of a loss has no parts"),
+    ],
+)
+def test_a_mistake_that_is_caught_still_is_the_one_that_is_shown(function, line, message):
+    with pytest.raises(cce.LossError) as raised:
+        cce.loss(function)
+    assert f"error: {message}" in str(raised.value)
+    assert f"test_mistakes.py:{function.__code__.co_firstlineno + line}" in str(raised.value)
+
+
+def test_an_exception_of_the_function_s_own_is_the_caller_s():
+    def wrong(x, y):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        cce.loss(wrong)
+
+
+def test_no_mistake_is_shown_inside_of_the_package():
+    def wrong(x, y):
+        return cce.tune((3, 4), (10, 4), gradients=x)
+
+    with pytest.raises(cce.LossError) as raised:
+        cce.loss(wrong)
+    assert f"test_mistakes.py:{wrong.__code__.co_firstlineno + 1}" in str(raised.value)
 
 
 def test_functions_of_the_language_say_what_they_are_for_outside_of_a_loss():
@@ -188,6 +287,10 @@ def same(one, other):
 def test_functions_and_numbers_of_numpy_are_those_of_the_language():
     assert same(lambda x, y: np.tanh(np.float32(2.0) * nll(x, y)), lambda x, y: cce.tanh(2.0 * nll(x, y)))
     assert same(lambda x, y: nll(x, y) / np.int64(3), lambda x, y: nll(x, y) / 3.0)
+    assert same(lambda x, y: nll(x, y) / np.array(3), lambda x, y: nll(x, y) / 3.0)
+    for two in (np.int64(2), np.uint8(2), np.array(2)):
+        assert same(lambda x, y: nll(x, y) ** two, lambda x, y: nll(x, y) ** 2)
+        assert same(lambda x, y: np.power(nll(x, y), two), lambda x, y: nll(x, y) ** 2)
     p = problem(20)
     floored = cce.loss(lambda x, y: cce.where(np.float64(6.0) < nll(x, y), nll(x, y), 6.0))
     plain = cce.loss(lambda x, y: cce.max(nll(x, y), 6.0))
@@ -195,10 +298,28 @@ def test_functions_and_numbers_of_numpy_are_those_of_the_language():
     assert torch.equal(got, expected) and (expected == 6.0).any() and (expected > 6.0).any()
 
 
+def test_numpy_s_choice_is_the_language_s():
+    assert same(
+        lambda x, y: np.where(nll(x, y) < 6.0, np.float64(6.0), nll(x, y)),
+        lambda x, y: cce.where(nll(x, y) < 6.0, 6.0, nll(x, y)),
+    )
+    assert same(lambda x, y: np.mean(x) - cce.at(x, y), lambda x, y: cce.mean(x) - cce.at(x, y))
+
+
 def test_torch_s_power_of_a_value_is_the_operator():
     # The language's `pow` takes no negative base.
     assert same(lambda x, y: torch.pow(nll(x, y), 2), lambda x, y: nll(x, y) ** 2)
+    assert same(lambda x, y: np.power(2.0, nll(x, y)), lambda x, y: 2.0 ** nll(x, y))
     assert same(lambda x, y: torch.mul(nll(x, y), 2.0), lambda x, y: nll(x, y) * 2.0)
+    assert same(lambda x, y: torch.true_divide(nll(x, y), 2.0), lambda x, y: nll(x, y) / 2.0)
+
+
+def inside_of_a_loss(option):
+    return lambda loss, p: cce.loss(lambda x, y: loss_of_options(p, **{option: x}))
+
+
+def loss_of_options(p, **options):
+    return cce.linear_cross_entropy(p.e, p.c, p.targets, **options)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +335,11 @@ def test_torch_s_power_of_a_value_is_the_operator():
         (lambda loss, p: loss(p.e, torch.nn.Linear(24, 300), p.targets, cap=3.0), "such as `head.weight`"),
         (lambda loss, p: cce.loss(lambda x, y: loss(x, y, y, cap=2.0)), "inside of a loss write formulas"),
         (lambda loss, p: cce.loss(lambda x, y: cce.linear_cross_entropy(x, y, y)), "inside of a loss write formulas"),
+        (inside_of_a_loss("softcap"), "`softcap` is <value of the loss `loss`> (Value), expected None, a number or"),
+        (inside_of_a_loss("z_loss"), "`z_loss` is <value of the loss `loss`> (Value), expected a number or a tensor"),
+        (inside_of_a_loss("shift"), "`shift` is <value of the loss `loss`> (Value), expected a whole number"),
+        (inside_of_a_loss("filter_eps"), "`filter_eps` is <value of the loss `loss`> (Value), expected None or a"),
+        (inside_of_a_loss("max_entries"), "`max_entries` is <value of the loss `loss`> (Value), expected a whole"),
     ],
 )
 def test_calls_that_do_not_fit_say_how_a_loss_is_called(call, message):

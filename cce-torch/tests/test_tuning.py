@@ -271,6 +271,8 @@ MISTAKES = {
     "`gradients` is 'ec'": lambda: cce.tune((3, 4), (10, 4), gradients="ec"),
     "`loss` is 7 (int)": lambda: cce.tune((3, 4), (10, 4), loss=7),
     "write `@cce.loss` above a function of your own": lambda: cce.tune((3, 4), (10, 4), loss=lambda x, y: x),
+    "00000..., expected None or a finite number above 0": lambda: cce.tune((3, 4), (10, 4), budget=10**400),
+    "`loss` is array([1., 2.]) (ndarray), expected None": lambda: cce.tune((3, 4), (9, 4), loss=np.array([1.0, 2.0])),
     "`budget` is '60s' (str), expected None or a number of seconds": lambda: cce.tune((3, 4), (10, 4), budget="60s"),
     "of a module give its parameter": lambda: cce.tune((3, 4), torch.nn.Linear(4, 10)),
     "the Scalar input `cap` has shape [2], expected one element": lambda: cce.tune(

@@ -195,7 +195,7 @@ def _decide(
     reduction, rows = options.reduction, options.rows
     shift = _options.shift(options.shift)
     check_targets = _options.flag("check_targets", options.check_targets)
-    ignore_index = _options.whole("ignore_index", options.ignore_index, -(2**63), 2**63 - 1)
+    ignore_index = _options.ignore_index(options.ignore_index)
     _check_tensor("e", e)
     _check_tensor("c", c)
     if targets is not None:
@@ -416,6 +416,6 @@ def _vector(name: str, kind: str, value: Tensor, e: Tensor, c: Tensor, shift: in
         raise ValueError(
             f"the Col input `{name}` has shape {list(value.shape)}, expected [{c.shape[0]}], one a row of `c`"
         )
-    elif kind == "Scalar" and value.numel() != 1:
-        raise ValueError(f"the Scalar input `{name}` has shape {list(value.shape)}, expected one element")
+    elif kind == "Scalar":
+        _options.one_element(name, value)
     return value.to(torch.float32).reshape(-1)

@@ -45,10 +45,16 @@ def trace(function: Callable[..., Any], reserved: Collection[str] = ()) -> tuple
         if one.kind in ("Row", "Col", "Scalar") and one.name in reserved:
             message = f"the input `{one.name}` has the name of an option of the call"
             tracing.builder.error(tracing.whole, message, f"name it otherwise, `{one.name}_` say")
-    result = function(
-        *(values[one.name] for one in inputs if not one.by_keyword),
-        **{one.name: values[one.name] for one in inputs if one.by_keyword},
-    )
+    try:
+        result = function(
+            *(values[one.name] for one in inputs if not one.by_keyword),
+            **{one.name: values[one.name] for one in inputs if one.by_keyword},
+        )
+    except Exception as error:
+        if tracing.refused is None or error is tracing.refused:
+            raise
+    # The first mistake, whatever became of it: libraries that try things catch what they find.
+    tracing.require_open()
     outputs = _outputs(result)
     if not outputs:
         help = "return the loss of one token, or a dict of outputs, `{'loss': ..., 'lse': ...}`"
@@ -134,12 +140,14 @@ def _default(function: Callable[..., Any], parameter: inspect.Parameter, kind: s
             f"{place}: expected no default, which only a Scalar may have, and this is a {kind}: leave "
             f"`= {value!r}` out, and give the input in the call"
         )
-    if not _options.is_number(value):
+    number = _options.number(value)
+    if number is None or not _options.fits(number):
+        expected = "a number" if number is None else "a number that float32 can hold"
         raise LossError(
-            f"{place}: expected a number as the default of a Scalar, found {_options.found(value)}: write a number, or "
-            "leave the default out and give the input in the call"
+            f"{place}: expected {expected} as the default of a Scalar, found {_options.found(value)}: write a number, "
+            "or leave the default out and give the input in the call"
         )
-    return float(value)
+    return number
 
 
 def _outputs(result: Any) -> dict[Any, Any]:

@@ -105,15 +105,15 @@ def plan_key(
     spec: Spec,
     e: torch.Tensor,
     c: torch.Tensor,
-    index: torch.dtype | None,
+    targets: torch.dtype | None,
     given: tuple[torch.dtype, torch.dtype],
     layouts: tuple[tuple[int, int], tuple[int, int]],
 ) -> PlanKey:
-    """The key of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it, ``index`` is
-    that of the targets."""
+    """The key of a call on matrices that ``as_rows`` gave; ``given`` are the types they had before it,
+    ``targets`` is that of the targets."""
     (tokens, hidden), vocab = e.shape, c.shape[0]
     return PlanKey(
-        id(spec), int(tokens), int(hidden), int(vocab), index or torch.int32, given, layouts, _ordinal(e.device)
+        id(spec), int(tokens), int(hidden), int(vocab), targets or torch.int32, given, layouts, _ordinal(e.device)
     )
 
 

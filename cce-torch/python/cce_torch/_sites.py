@@ -6,14 +6,15 @@ import linecache
 import sys
 from types import FrameType
 
-#: Modules whose frames are not the user's: those that trace, and libraries whose functions come back to them.
-_TRACING = {f"{__package__}.{name}" for name in ("_sites", "_declare", "language")}
-_LIBRARIES = ("torch", "numpy")
+#: Packages whose frames are not the user's: this one, and libraries whose functions come back to it.
+_PACKAGES = (__package__, "torch", "numpy")
+#: Losses that this package writes in its own language, as a user would.
+_LOSSES = f"{__package__}._linear"
 
 
 def _is_users(frame: FrameType) -> bool:
     module = frame.f_globals.get("__name__", "")
-    return module not in _TRACING and module.partition(".")[0] not in _LIBRARIES
+    return module == _LOSSES or module.partition(".")[0] not in _PACKAGES
 
 
 class Sites:

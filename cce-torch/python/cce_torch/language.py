@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, Union
+
+from torch import Tensor
 
 from . import _native, _options
 from ._hints import hint, in_python, usage
@@ -37,7 +38,7 @@ class Kind(type):
     def __getitem__(cls, _: Any) -> NoReturn:
         cls._refuse("it in brackets: leave them out")
 
-    def _no_operator(cls, other: Any = None) -> Any:
+    def _no_operator(cls, other: Any = None, *_: Any) -> Any:
         # A value says where it stands.
         if isinstance(other, Value):
             return NotImplemented
@@ -83,6 +84,8 @@ class Trace:
         self.builder = _native.Builder(self.whole, name, doc)
         self.bound: dict[str, Value] = {}
         self.finished = False
+        #: What was said of a loss that is not valid.
+        self.refused: LossError | None = None
 
     def input(self, site: int, name: str, kind: str) -> Value:
         """Declares the next input."""
@@ -108,11 +111,8 @@ class Trace:
                 if bound is value:
                     return self.builder.lookup(site, name)
             return value.handle
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except OverflowError:
-                number = math.inf
+        number = _options.number(value)
+        if number is not None:
             return self.builder.constant(site, number)
         message = f"{_named(value)} is used here, expected a value of the loss or a number"
         return self.builder.error(site, message, _instead(value))
@@ -132,10 +132,14 @@ class Trace:
                 lines.append(f"  help: {in_python(help)}")
             lines.append(self.sites.show(site))
             parts.append("\n".join(lines))
-        raise LossError(f"`{self.name}` is not a valid loss:\n" + "\n\n".join(parts))
+        self.refused = LossError(f"`{self.name}` is not a valid loss:\n" + "\n\n".join(parts))
+        raise self.refused
 
     def require_open(self) -> None:
-        """Raises LossError if the loss is declared: its values mean nothing any more."""
+        """Raises LossError if the tracing is over: values mean nothing any more. If it ended by a mistake, that is said
+        again, for whoever called may have caught it."""
+        if self.refused is not None:
+            raise self.refused.with_traceback(None) from None
         if self.finished:
             raise LossError(
                 f"a value of the loss `{self.name}` is used outside of it: use each value only in its own loss"
@@ -155,31 +159,36 @@ def _instead(value: Any) -> str:
         return f"choose numbers with `cce.where(a {value.cmp} b, 1.0, 0.0)`"
     if isinstance(value, Kind):
         return f"a kind annotates an input, `weight: cce.{value.__name__}`: use the input"
-    if isinstance(value, bool):
+    if _options.is_truth(value):
         return "write 1.0 or 0.0"
+    if isinstance(value, numbers.Complex):
+        return "a loss computes with real numbers"
     if isinstance(value, (tuple, list)):
         return "use its parts one by one; several outputs are returned as a dict, `{'loss': ..., 'lse': ...}`"
     return "a value that changes from call to call is an input of the loss: add a parameter for it"
 
 
-def _value_in(values: Sequence[Any]) -> Value | None:
-    for value in values:
-        for side in (value.left, value.right) if isinstance(value, Comparison) else (value,):
-            if isinstance(side, Value):
-                return side
-    return None
+def _values_in(given: Iterable[Any]) -> Iterator[Value]:
+    """The values among these, those in comparisons and lists included."""
+    for one in given:
+        if isinstance(one, Value):
+            yield one
+        elif isinstance(one, Comparison):
+            yield from _values_in((one.left, one.right))
+        elif isinstance(one, (list, tuple)):
+            yield from _values_in(one)
 
 
 def _refuse(values: Sequence[Any], message: str, help: str) -> NoReturn:
     """Refuses what was done with these: in the loss that one of them is of, if there is one."""
-    value = _value_in(values)
+    value = next(_values_in(values), None)
     if value is None:
         raise TypeError(f"{message}: {help}")
     value._refuse(message, help)
 
 
 def _operation(make: Callable[[Trace, int, list[int]], int], *values: Any) -> Value:
-    value = _value_in(values)
+    value = next(_values_in(values), None)
     if value is None:
         found = ", ".join(map(_options.found, values)) or "nothing"
         raise TypeError(
@@ -202,7 +211,7 @@ def _binary(op: str, left: Any, right: Any) -> Value:
     return _operation(lambda trace, site, handles: trace.builder.binary(site, op, *handles), left, right)
 
 
-class Value:
+class Value(_options.Symbolic):
     """A symbolic value of a loss: supports ``+ - * / **``, comparisons for :func:`where`, and the functions here."""
 
     __slots__ = ("trace", "handle")
@@ -210,6 +219,9 @@ class Value:
     def __init__(self, trace: Trace, handle: int) -> None:
         self.trace = trace
         self.handle = handle
+
+    def __repr__(self) -> str:
+        return f"<value of the loss `{self.trace.name}`>"
 
     def __add__(self, other: Number) -> Value:
         return _binary("+", self, other)
@@ -244,16 +256,21 @@ class Value:
     def __abs__(self) -> Value:
         return _call("abs", self)
 
-    def __pow__(self, exponent: Number) -> Value:
+    def __pow__(self, exponent: Number, modulus: Any = None) -> Value:
+        if modulus is not None:
+            self._no_operator()
+        exponent = _number(exponent)
         # A small whole exponent is a product, which a negative base may have; the language's `pow` takes none.
-        if isinstance(exponent, int) and 1 <= exponent <= 8:
+        if isinstance(exponent, numbers.Integral) and not isinstance(exponent, bool) and 1 <= exponent <= 8:
             product = self
-            for _ in range(exponent - 1):
+            for _ in range(int(exponent) - 1):
                 product = product * self
             return product
         return _call("pow", self, exponent)
 
-    def __rpow__(self, base: Number) -> Value:
+    def __rpow__(self, base: Number, modulus: Any = None) -> Value:
+        if modulus is not None:
+            self._no_operator()
         return _call("pow", base, self)
 
     def __lt__(self, other: Number) -> Comparison:
@@ -342,8 +359,11 @@ class Value:
         name = function.__name__ if method == "__call__" else f"{function.__name__}.{method}"
         return _foreign("np", name, [_number(one) for one in arguments], keywords)
 
+    def __array_function__(self, function: Any, types: Any, arguments: Any, keywords: Any) -> Any:
+        return _foreign("np", function.__name__, arguments, keywords)
 
-class Comparison:
+
+class Comparison(_options.Symbolic):
     """``a < b`` of symbolic values: a condition for :func:`where`."""
 
     __slots__ = ("cmp", "left", "right")
@@ -351,10 +371,13 @@ class Comparison:
     def __init__(self, cmp: str, left: Any, right: Any) -> None:
         self.cmp, self.left, self.right = cmp, left, right
 
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        # `torch.where(a < b, x, y)` asks its condition.
-        return Value.__torch_function__(function, types, arguments, keywords)
+    def __repr__(self) -> str:
+        return f"<comparison {self.left!r} {self.cmp} {self.right!r}>"
+
+    # `torch.where(a < b, x, y)` asks its condition.
+    __torch_function__ = Value.__torch_function__
+    __array_ufunc__ = Value.__array_ufunc__
+    __array_function__ = Value.__array_function__
 
     def __bool__(self) -> NoReturn:
         _refuse(
@@ -365,48 +388,72 @@ class Comparison:
         )
 
     def _no_logic(self, *_: Any) -> NoReturn:
-        _refuse(
-            [self],
-            "comparisons are not combined in a loss",
-            "nest the choices: `cce.where(a < b, cce.where(c < d, x, y), y)` is x where both hold; instead of "
-            "`~(a < b)` write `a >= b`",
-        )
+        _refuse_logic([self])
 
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _no_logic
+    __lt__ = __le__ = __gt__ = __ge__ = _no_logic
+    __eq__ = __ne__ = _no_logic
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        _refuse([self], f"a comparison has no `{name}`", _instead(self))
 
     def _no_number(self, *_: Any) -> NoReturn:
         _refuse([self], "a comparison is not a number", _instead(self))
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_number
-    __pow__ = __rpow__ = __neg__ = __abs__ = __float__ = __int__ = _no_number
+    __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = __float__ = __int__ = __index__ = __complex__ = _no_number
+    __matmul__ = __rmatmul__ = __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __divmod__ = __rdivmod__ = _no_number
+    __round__ = __trunc__ = __floor__ = __ceil__ = __len__ = __iter__ = __contains__ = __getitem__ = _no_number
+
+
+def _refuse_logic(values: Sequence[Any]) -> NoReturn:
+    _refuse(
+        values,
+        "comparisons are not combined in a loss",
+        "nest the choices: `cce.where(a < b, cce.where(c < d, x, y), y)` is x where both hold; instead of `~(a < b)` "
+        "write `a >= b`",
+    )
 
 
 def _number(given: Any) -> Any:
     """NumPy hands its numbers over as arrays without dimensions: the number of such a one."""
-    own = isinstance(given, (Value, Comparison))
-    return given.item() if not own and getattr(given, "shape", None) == () else given
+    other = isinstance(given, (_options.Symbolic, Tensor))
+    return given.item() if not other and getattr(given, "shape", None) == () else given
 
 
 #: The language's operators as torch and NumPy call them.
 _OPERATORS = {"add": "+", "sub": "-", "subtract": "-", "mul": "*", "multiply": "*", "div": "/", "divide": "/"}
+_OPERATORS |= {"true_divide": "/", "pow": "**", "power": "**"}
 _COMPARISONS = {"lt": "<", "less": "<", "le": "<=", "less_equal": "<=", "gt": ">", "greater": ">"}
 _COMPARISONS |= {"ge": ">=", "greater_equal": ">=", "eq": "==", "equal": "==", "ne": "!=", "not_equal": "!="}
+#: Functions of truth, which the language does not have.
+_LOGIC = {f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "xor", "not")}
+_LOGIC |= {"invert", "__and__", "__or__", "__xor__"}
 
 
 def _foreign(library: str, name: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Value | Comparison:
     """A function of another library: where the language has it, that; else what to write instead is said."""
     values = [*arguments, *named.values()]
-    if len(values) == 2 and not named:
+    if name in _LOGIC:
+        _refuse_logic(values)
+    symbol = _OPERATORS.get(name) or _COMPARISONS.get(name)
+    if symbol is not None:
+        if named or len(values) != 2:
+            found = f"`{next(iter(named))}`" if named else f"{len(values)} arguments"
+            message = f"`{library}.{name}` is given {found} in a loss, expected two values alone"
+            _refuse(values, message, f"write `a {symbol} b`")
         left, right = values
-        if name in _OPERATORS:
-            return _binary(_OPERATORS[name], left, right)
         if name in _COMPARISONS:
-            return Comparison(_COMPARISONS[name], left, right)
-        if name in ("pow", "power") and isinstance(left, Value):
-            return left.__pow__(right)
+            return Comparison(symbol, left, right)
+        if symbol != "**":
+            return _binary(symbol, left, right)
+        return left.__pow__(right) if isinstance(left, Value) else _call("pow", left, right)
     if name != "where" and hint(name) is not None:
         # What the language lacks is not asked how it was called.
-        return _call(name, *(value for value in values if isinstance(value, Value)))
+        return _call(name, *_values_in(values))
     if named:
         first = next(iter(named))
         message = f"`{library}.{name}` is given `{first}` in a loss, expected its values alone"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import _options
 from ._call import FilterName, Reduction
-from .functional import linear_cross_entropy
+from .functional import NAMES, linear_cross_entropy, program_inputs
 
 
 class LinearCrossEntropy(nn.Module):
@@ -37,10 +37,14 @@ class LinearCrossEntropy(nn.Module):
         super().__init__()
         _options.reduction(reduction)
         _options.shift(shift)
+        _options.ignore_index(ignore_index)
         _options.filter_text(filter, filter_eps, max_entries)
-        for name, value in (("return_lse", return_lse), ("check_targets", check_targets)):
-            _options.flag(name, value)
-        _options.vector("weight", weight)
+        _options.flag("return_lse", return_lse)
+        _options.flag("check_targets", check_targets)
+        given = program_inputs(None, weight, logit_scale, softcap, label_smoothing, z_loss)
+        for name, value in given.items():
+            if isinstance(value, Tensor) and name != "weight":
+                _options.one_element(NAMES.get(name, name), value)
         self.ignore_index = ignore_index
         self.softcap = softcap
         self.reduction = reduction
@@ -87,7 +91,7 @@ class LinearCrossEntropy(nn.Module):
         for name, parameter in inspect.signature(LinearCrossEntropy.__init__).parameters.items():
             value = getattr(self, name, parameter.default)
             if isinstance(value, Tensor):
-                parts.append(f"{name}={list(value.shape)}")
+                parts.append(f"{name}=tensor of shape {list(value.shape)}")
             elif value != parameter.default:
                 parts.append(f"{name}={value!r}")
         return ", ".join(parts)

@@ -348,7 +348,7 @@ def _program(loss: Loss | Callable[..., Any] | None, inputs: dict[str, Any]) -> 
         given = {**loss.defaults, **inputs}
         program = loss.program
         check_inputs(program, inputs)
-    elif loss is None or loss in (linear_cross_entropy, token_logprobs):
+    elif loss is None or loss is linear_cross_entropy or loss is token_logprobs:
         allowed = {"bias", "softcap", "logit_scale"}
         allowed |= {"entropy"} if loss is token_logprobs else {"weight", "label_smoothing", "z_loss", "return_lse"}
         for name in inputs:
@@ -387,8 +387,7 @@ def _scalars(program: str, given: dict[str, Any], shown: Mapping[str, str]) -> l
             continue
         own = shown.get(name, name)
         if isinstance(value, Tensor):
-            if value.numel() != 1:
-                raise ValueError(f"the Scalar input `{own}` has shape {list(value.shape)}, expected one element")
+            _options.one_element(own, value)
             value = value.detach().item()
         scalars.append((name, _options.scalar(own, value)))
     return scalars

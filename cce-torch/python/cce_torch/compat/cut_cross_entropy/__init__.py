@@ -76,13 +76,14 @@ def _filter(
     known = [member.name.lower() for member in LinearCrossEntropyImpl]
     if name not in known:
         raise ValueError(f"`impl` is {name!r}, expected one of {', '.join(known)}")
-    if filter_eps not in ("auto", "high", None) and not _options.is_number(filter_eps):
-        raise ValueError(f"`filter_eps` is {filter_eps!r}, expected a number, None, 'auto' or 'high'")
+    named = filter_eps is None or (isinstance(filter_eps, str) and filter_eps in ("auto", "high"))
+    if not named and _options.number(filter_eps) is None:
+        raise ValueError(f"`filter_eps` is {_options.found(filter_eps)}, expected a number, None, 'auto' or 'high'")
     if name not in _FILTERED or filter_eps is None or not filter_e_grad or not filter_c_grad:
         return "exact", None
     if filter_eps == "auto":
         return None, None
-    return "sampled", _HIGH if filter_eps == "high" else float(filter_eps)
+    return "sampled", _HIGH if filter_eps == "high" else filter_eps  # type: ignore[return-value]
 
 
 def linear_cross_entropy(
