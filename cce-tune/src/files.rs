@@ -1,7 +1,8 @@
 //! Files and folders that a command makes: looked at before its work, written whole after it.
 //!
-//! Invariants: what passes the look can be renamed into its place, as far as the system tells; the look leaves nothing
-//! behind and changes nothing; what a link leads to is looked at and written, the link stays.
+//! Invariants: what passes the look has a folder that takes new files; the look leaves nothing behind and changes nothing;
+//! what a link leads to is looked at and written, the link stays. What else may keep a file from being replaced (it is
+//! another's, in a folder for all; something is mounted on it) the writing tells.
 
 use crate::Error;
 use cce_tuning_db::{link_target, write_whole};
@@ -71,8 +72,7 @@ pub(crate) fn can_be_written(path: &Path) -> Result<(), Error> {
         let reason = "expected the name of a file, found that of a folder; name a file in it";
         return refused(path, reason.to_owned());
     }
-    takes_files(path, shown(place.parent().unwrap_or(Path::new(""))))?;
-    can_be_replaced(path, &place)
+    takes_files(path, shown(place.parent().unwrap_or(Path::new(""))))
 }
 
 /// Looks whether a folder can be made, with those above it, or filled if it is there. Leaves nothing behind.
@@ -90,8 +90,7 @@ pub(crate) fn can_be_made(folder: &Path) -> Result<(), Error> {
 /// As [`can_be_written`].
 pub(crate) fn can_be_moved_to(path: &Path) -> Result<(), Error> {
     let place = place_of_folder(path)?;
-    takes_folders(path, place.parent().unwrap_or(&place))?;
-    can_be_replaced(path, &place)
+    takes_folders(path, place.parent().unwrap_or(&place))
 }
 
 /// Whether a name ends with that of a file: no separator behind it, no `.` or `..`.
@@ -148,58 +147,6 @@ fn takes_files(path: &Path, folder: &Path) -> Result<(), Error> {
             refused(path, reason)
         }
     }
-}
-
-/// Whether what is at `place`, if anything, can be replaced by renaming, for the sake of `path`. A folder that takes
-/// new files may keep what others have put there.
-fn can_be_replaced(path: &Path, place: &Path) -> Result<(), Error> {
-    let Ok(there) = fs::symlink_metadata(place) else { return Ok(()) };
-    if is_mount_point(place) {
-        let reason = format!(
-            "expected what can be replaced, found that a file system is mounted at {}; name another place",
-            place.display()
-        );
-        return refused(path, reason);
-    }
-    match removal_as_what_it_is_not(place, there.is_dir()) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            let place = place.display();
-            let reason = format!(
-                "expected what this user may replace, found that {place} may not be, as another's in a folder for all \
-                 (sticky) or one that is protected ({error}); name another place"
-            );
-            refused(path, reason)
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Asks the system to remove a file as a folder, or a folder as a file. That never happens, but the answer is another
-/// where the rights to replace it are lacking: Linux looks at them first.
-#[cfg(target_os = "linux")]
-fn removal_as_what_it_is_not(place: &Path, is_folder: bool) -> io::Result<()> {
-    if is_folder { fs::remove_file(place) } else { fs::remove_dir(place) }
-}
-
-/// Elsewhere the answer is no sign, and the renaming tells.
-#[cfg(not(target_os = "linux"))]
-fn removal_as_what_it_is_not(_: &Path, _: bool) -> io::Result<()> {
-    Ok(())
-}
-
-/// Whether something is mounted just there, which nothing can be renamed over. The numbers of devices do not tell:
-/// those of a file and of its folder differ on some file systems (overlayfs), and do not where a part of the same one
-/// is mounted.
-#[cfg(target_os = "linux")]
-fn is_mount_point(place: &Path) -> bool {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    let found = statx(CWD, place, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
-    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_mount_point(_: &Path) -> bool {
-    false
 }
 
 /// The folder that a relative path is in has no name of its own.
@@ -324,7 +271,7 @@ mod tests {
     mod rights {
         use super::super::*;
         use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-        use std::os::unix::fs::{PermissionsExt, chown};
+        use std::os::unix::fs::PermissionsExt;
 
         /// What a user sees that has none of root's rights, which a thread gives up alone.
         fn without_rights<T: Send>(look: impl FnOnce() -> T + Send) -> T {
@@ -377,53 +324,6 @@ mod tests {
             set(&plan, 0o555);
             without_rights(|| can_be_moved_to(&plan)).unwrap();
             assert!(plan.is_dir());
-        }
-
-        #[test]
-        fn what_is_another_s_in_a_folder_for_all_is_refused_and_stays() {
-            let folder = tempfile::tempdir().unwrap();
-            let here = |name: &str| folder.path().join(name);
-            fs::write(here("file"), "text").unwrap();
-            fs::write(here("own"), "text").unwrap();
-            fs::create_dir(here("plan")).unwrap();
-            fs::create_dir(here("own plan")).unwrap();
-            let to_another = |path: &Path| chown(path, Some(65_534), None);
-            if to_another(&here("file")).is_err() {
-                eprintln!("only root gives files to others: nothing tested");
-                return;
-            }
-            to_another(&here("plan")).unwrap();
-            set(folder.path(), 0o1777);
-            to_another(folder.path()).unwrap();
-            for look in [can_be_written(&here("file")), can_be_moved_to(&here("plan"))] {
-                look.unwrap();
-            }
-            without_rights(|| {
-                let others = fs::rename(here("own"), here("file")).unwrap_err();
-                assert_eq!(others.kind(), ErrorKind::PermissionDenied, "no test possible");
-                for look in [can_be_written(&here("file")), can_be_moved_to(&here("plan"))] {
-                    let words = look.unwrap_err().to_string();
-                    assert!(words.contains("expected what this user may replace"), "{words}");
-                }
-                for look in [
-                    can_be_written(&here("own")),
-                    can_be_written(&here("new")),
-                    can_be_moved_to(&here("own plan")),
-                    can_be_moved_to(&here("new plan")),
-                ] {
-                    look.unwrap();
-                }
-            });
-            assert_eq!(fs::read_to_string(here("file")).unwrap(), "text");
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
-        }
-
-        #[test]
-        fn a_place_where_something_is_mounted_is_refused() {
-            let folder = tempfile::tempdir().unwrap();
-            assert!(!is_mount_point(folder.path()) && is_mount_point(Path::new("/proc")));
-            let words = can_be_replaced(Path::new("plan"), Path::new("/proc")).unwrap_err().to_string();
-            assert!(words.contains("found that a file system is mounted at /proc"), "{words}");
         }
     }
 }
