@@ -60,6 +60,7 @@ pub mod progress;
 pub mod recording;
 pub mod regret;
 pub mod report;
+mod room;
 pub mod search;
 mod share;
 pub mod space;

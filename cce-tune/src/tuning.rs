@@ -9,6 +9,7 @@ use crate::losses;
 use crate::phases::{Phase, Stopwatch};
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
+use crate::room;
 use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on, undecided};
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
@@ -190,6 +191,7 @@ impl<'a> Tuner<'a> {
     ) -> Result<Report, Error> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         self.tune_on(task, (device, 1), counted, |task, problem| {
+            room::check(task, device.kind())?;
             self.progress.note("computing the reference");
             Ok(vec![DeviceBench::prepare(device, task, head, &arguments, problem)?])
         })
@@ -213,6 +215,7 @@ impl<'a> Tuner<'a> {
         let first = devices.first().ok_or(Error::NoCandidate)?;
         let mut refusals = Vec::new();
         let tuned = self.tune_on(task, (first, devices.len()), counted, |task, problem| {
+            room::check(task, first.kind())?;
             self.progress.note("computing the reference");
             let job = Job::new(task, &self.scalars, source.clone());
             let start = |device: &Device| RemoteBench::start(worker.clone(), job.on(device, problem));

@@ -143,6 +143,10 @@ fn another_loss_or_fewer_tokens_take_only_the_references_that_hold() {
     assert!(other["devices"][0]["references"]["lines"].as_array().unwrap().is_empty());
     let why = other["devices"][0]["references"]["not_compared"][0].as_str().unwrap();
     assert!(why.contains("plain cross entropy; z_loss was tuned"), "{why}");
+    let rounded = tuner.run(&flags(&file, &["--dtype", "bf16"])).ok().stdout;
+    let why =
+        "not compared: the file's references, which are of its f32 inputs; bf16 was tuned, leave out --dtype";
+    assert!(rounded.contains(why), "{rounded}");
     let fewer = tuner.run(&flags(&file, &["--tokens", "10", "--json"])).ok().json();
     let lines = fewer["devices"][0]["references"]["lines"].as_array().unwrap().len();
     assert_eq!(lines, 3);

@@ -105,13 +105,8 @@ impl Memory for HostMemory {
     }
 
     fn free_bytes(&self) -> u64 {
-        // What the system says can be had without swapping; where it does not say, one more copy of a small
-        // problem.
-        let stated = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-            line.split_whitespace().nth(1)?.parse::<u64>().ok()
-        });
-        stated.map_or(256 << 20, |kib| kib << 10)
+        // Where the system does not say, one more copy of a small problem.
+        available_bytes().unwrap_or(256 << 20)
     }
 
     fn clocks(&self) -> Option<Clocks> {
@@ -120,4 +115,11 @@ impl Memory for HostMemory {
         let mhz: f64 = line.split_once(':')?.1.trim().parse().ok()?;
         Some(Clocks::new(Some(mhz as u32), None))
     }
+}
+
+/// What the system says can be had without swapping.
+pub(crate) fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }

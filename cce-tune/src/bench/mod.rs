@@ -25,6 +25,7 @@ pub use compile::DeviceCompiler;
 pub use cuda::CudaMemory;
 pub use device::DeviceBench;
 pub use host::HostMemory;
+pub(crate) use host::available_bytes;
 pub use plans::{Built, PlanBench, Results, failure};
 pub use reference::check_against_f64;
 

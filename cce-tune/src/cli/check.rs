@@ -28,6 +28,8 @@ pub struct Check<'a> {
     pub device: &'a Device,
     /// The file, in the task's type.
     pub head: &'a Head,
+    /// The type of the file itself.
+    pub of: DType,
     /// The winner.
     pub schedule: Schedule,
     /// References of the file that the head came without, and why, if there are any.
@@ -80,6 +82,13 @@ impl Check<'_> {
             )];
             return nothing(not_compared);
         };
+        if self.of != self.task.dtype {
+            let (of, dtype) = (self.of.name(), self.task.dtype.name());
+            not_compared = vec![format!(
+                "not compared: the file's references, which are of its {of} inputs; {dtype} was tuned, leave out --dtype"
+            )];
+            return nothing(not_compared);
+        }
         if self.counted().next().is_none() {
             not_compared.push("not compared: the file's references, since no token counts".to_owned());
             return nothing(not_compared);

@@ -3,11 +3,23 @@
 use super::values::Gpu;
 use crate::Error;
 use crate::tuning::tuning_device;
-use cce_runtime::Device;
 use cce_runtime::driver::Devices;
+use cce_runtime::{Device, DeviceKind};
 
 /// The devices. Says in one line when `auto` falls to the CPU device, and what is `done` to it, such as "tuning".
+/// And that times are not those of programs that are optimised, where this one is not.
 pub(super) fn devices(gpu: Gpu, done: &str) -> Result<Vec<Device>, Error> {
+    let devices = meant(gpu, done)?;
+    if cfg!(debug_assertions) && devices.iter().any(|device| device.kind() == DeviceKind::Cpu) {
+        eprintln!(
+            "this program was built without optimisation: what it stores of the CPU device are not the times, nor perhaps the \
+             winners, of a release build; build it with --release"
+        );
+    }
+    Ok(devices)
+}
+
+fn meant(gpu: Gpu, done: &str) -> Result<Vec<Device>, Error> {
     Ok(match gpu {
         Gpu::Cpu => vec![Device::cpu()],
         Gpu::Index(index) => vec![Device::cuda(index)?],

@@ -215,9 +215,9 @@ fn one(args: &TuneArgs, tuner: &Tuner<'_>, stated: &Stated, devices: &[Device]) 
         (Some(File { head, left_out }), Some(winner))
             if report.ended != Ended::Stopped && (!head.references.is_empty() || left_out.is_some()) =>
         {
-            let head = &head.converted(task.dtype);
+            let (of, head) = (head.dtype(), &head.converted(task.dtype));
             let (schedule, left_out) = (winner.schedule, *left_out);
-            let check = Check { task: &task, device: first, head, schedule, left_out };
+            let check = Check { task: &task, device: first, head, of, schedule, left_out };
             Some(check.run(report.problem.filter)?)
         }
         _ => None,
