@@ -76,6 +76,8 @@ pub(super) struct TuneArgs {
 
 /// Candidates that the table shows without `--all`.
 const SHOWN: usize = 12;
+/// How much faster or slower, as a part, the device may become without a word.
+const DRIFT: f64 = 0.1;
 /// The budget of `--quick`.
 const QUICK: Duration = Duration::from_secs(10);
 
@@ -316,6 +318,9 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         ),
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
     };
+    if let Some((settled, own)) = winner_times(report) {
+        text += &drift_text(settled, own);
+    }
     text += &floor_text(report);
     if args.phases {
         text += &phases_text(report);
@@ -355,6 +360,26 @@ fn against_default(report: &Report) -> String {
         (_, Some(ratio)) => format!(", {ratio:.3} of the default's time"),
         _ => String::new(),
     }
+}
+
+/// The winner's time that counts, and the median of its own last runs, in ms.
+fn winner_times(report: &Report) -> Option<(f64, f64)> {
+    let trial = report.ranking.winner()?.trial.as_ref()?;
+    Some((trial.deciding_time()?, trial.time()?))
+}
+
+/// What is said where the device became faster or slower while it was searched: times are on one scale, that of the
+/// first batch.
+fn drift_text(settled: f64, own: f64) -> String {
+    let ratio = own / settled;
+    if ratio.max(1.0 / ratio) <= 1.0 + DRIFT {
+        return String::new();
+    }
+    let (times, became) = if ratio < 1.0 { (1.0 / ratio, "faster") } else { (ratio, "slower") };
+    format!(
+        "the device became {times:.2} times {became} while it was searched: all times are as at its beginning, the \
+         winner's last runs took {own:.3} ms; where something else runs, tune again when it does not (--again)\n"
+    )
 }
 
 /// How far the winner is from what is possible.
@@ -519,4 +544,18 @@ fn knobs_text(space: &Space) -> String {
         }
     }
     table(&["knob", "values", "", ""], &rows, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_whose_speed_changes_is_told_of_with_the_time_of_the_last_runs() {
+        assert_eq!(drift_text(10.0, 10.9), "");
+        assert_eq!(drift_text(10.9, 10.0), "");
+        let faster = drift_text(44.584, 23.2);
+        assert!(faster.contains("1.92 times faster") && faster.contains("took 23.200 ms"), "{faster}");
+        assert!(drift_text(10.0, 15.0).contains("1.50 times slower"));
+    }
 }
