@@ -223,8 +223,18 @@ fn what_is_stored_is_shown_exported_and_imported() {
     let stages: Vec<&str> =
         trials["trials"].as_array().unwrap().iter().map(|t| t["stage"].as_str().unwrap()).collect();
     assert!(stages.contains(&"screening") && stages.contains(&"run-off"), "{stages:?}");
-    let others = tuner.run(&["show", "--trials", "--loss", "focal", "--json"]).ok().json();
-    assert_eq!(others["trials"].as_array().unwrap().len(), 0);
+    let only = ["show", "--trials", "--only", "48 x", "--only", "64 x"];
+    let words = "the only stored problem is not the one asked for";
+    for choice in [&["show", "--trials", "--loss", "focal"][..], &only] {
+        let none = tuner.run(choice);
+        assert_eq!((none.code, none.stdout.as_str()), (Some(1), ""), "{choice:?}");
+        assert!(none.stderr.contains(words), "{}", none.stderr);
+    }
+    for winners in [&["show", "--only", "zzz"][..], &["show", "--only", "zzz", "--all", "--json"]] {
+        let none = tuner.run(winners);
+        assert_eq!(none.code, Some(1), "{}", none.stdout);
+        assert!(none.stderr.contains("stored problems is the one asked for"), "{}", none.stderr);
+    }
 
     let file = tuner.path("trials.json");
     let exported = tuner.run(&["export", &file]).ok();

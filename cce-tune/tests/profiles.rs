@@ -173,6 +173,14 @@ fn verify_speaks_of_devices_that_are_not_here_and_checks_their_constraints() {
     // Without a profile, what plans of this machine find.
     let here = tuner.run(&["verify", "--gpu", "cpu", "--rounds", "3", "--tolerance", "10000"]).ok();
     assert!(here.stdout.contains("8 problems verified"), "{}", here.stdout);
+    let other_loss = tuner.run(&["verify", &out, "--loss", "gemma2"]);
+    assert_eq!(other_loss.code, Some(1), "{}", other_loss.stdout);
+    let words = "tiny.json holds winners for 8 problems, none of gemma2";
+    assert!(other_loss.stderr.contains(words), "{}", other_loss.stderr);
+    let other_loss = tuner.run(&["verify", "--loss", "focal", "--gpu", "cpu"]);
+    assert_eq!(other_loss.code, Some(1), "{}", other_loss.stdout);
+    assert!(other_loss.stderr.contains("winners are stored for "), "{}", other_loss.stderr);
+    assert!(other_loss.stderr.contains(" problems, none of focal"), "{}", other_loss.stderr);
     let nothing = Tuner::new().run(&["verify", &tuner.path("absent.json")]);
     assert_eq!(nothing.code, Some(1));
 }

@@ -88,6 +88,10 @@ fn databases_of_many_machines_are_merged_and_their_winners_compared() {
     assert!((text.contains("% slower") || text.contains("% faster")) && text.contains("new"), "{text}");
     let only = here.run(&["diff", &here.database(), &export, "--only", "f32, loss"]).ok().stdout;
     assert!(only.contains("0 winners differ, 0 are the same, 0 only in A"), "{only}");
+    assert!(text.contains("1 winner differs, 0 are the same"), "{text}");
+    let none = here.run(&["diff", &here.database(), &export, "--only", "zzz"]);
+    assert_eq!((none.code, none.stdout.as_str()), (Some(1), ""), "{}", none.stderr);
+    assert!(none.stderr.contains("none of the 2 stored problems is the one asked for"), "{}", none.stderr);
 
     let merged = here.run(&["import", &there.database()]).ok().stdout;
     assert!(merged.contains("and of 1 that had none"), "{merged}");

@@ -4,6 +4,7 @@ use super::devices::devices;
 use super::generated::Generated;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
+use super::selected::distinct;
 use super::show::Names;
 use super::tune::worker;
 use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED};
@@ -75,12 +76,22 @@ impl Stored {
         for warning in winners.take_warnings() {
             eprintln!("{warning}");
         }
+        let stored = distinct(all.iter().map(|(_, entry)| &entry.key)) as u64;
+        let mut of = String::new();
         if let Some(name) = &args.loss {
-            let only = ProgramHash::from_bytes(programs.find(name)?.hash());
-            all.retain(|(_, entry)| entry.key.program == only);
+            let only = programs.find(name)?;
+            let hash = ProgramHash::from_bytes(only.hash());
+            all.retain(|(_, entry)| entry.key.program == hash);
+            of = format!(", none of {}", only.name());
         }
         if all.is_empty() {
             let reason = match &args.profile {
+                Some(path) if stored > 0 => {
+                    format!("{} holds winners for {}{of}", path.display(), counted(stored, "problem"))
+                }
+                None if stored > 0 => {
+                    format!("winners are stored for {}{of}", counted(stored, "problem"))
+                }
                 Some(path) => format!("{} holds no winners to verify", path.display()),
                 None => "no winners are stored, in no profile either; run cce-tune first".to_owned(),
             };
