@@ -292,7 +292,6 @@ fn winners_of_profiles_for_other_devices_are_a_line_each_unless_all_are_asked_fo
     assert!(only.contains("1500 f32, loss"), "{only}");
     let of_h100 = show(&["--only", "H100", "--only", "8192 x", "--all"]);
     assert_eq!(of_h100.matches("\n").count(), 1 + 12, "{of_h100}");
-    assert!(show(&["--only", "zzz"]).starts_with("nothing that is asked for is stored"));
     let trials = |args: &[&str]| {
         let value = tuner.run(&[&["show", "--trials", "--json"], args].concat()).ok().json();
         value["trials"].as_array().unwrap().len()
