@@ -189,21 +189,7 @@ pub(super) fn run(
         making.made.into_inner().unwrap_or_else(PoisonError::into_inner);
     values.sort_by_key(|(number, _)| *number);
     let values: Vec<Value> = values.into_iter().map(|(_, value)| value).collect();
-    let held = counted(profile.profile.entries.len() as u64, "problem");
-    let text = match code {
-        EXIT_STOPPED => {
-            let open = open_text(open);
-            format!("stopped; {} holds winners for {held}{open}, run again to go on\n", args.out.display())
-        }
-        _ if open > 0 => {
-            format!(
-                "{} holds winners for {held}{}, run again to go on\n",
-                args.out.display(),
-                open_text(open)
-            )
-        }
-        _ => format!("{} holds winners for {held}\n", args.out.display()),
-    };
+    let text = ended_text(code, &args.out, profile.profile.entries.len(), open);
     let value = json!({
         "schema": 1, "database": folder, "profile": args.out, "problems": values, "undecided": open,
     });
@@ -325,6 +311,17 @@ fn say(output: &Output, line: &str) -> Result<(), Error> {
 /// Whether a stored winner is what tuning would come to again: of these kernels, and compared to the end.
 fn is_done(winner: &Winner, generation: &Generation) -> bool {
     winner.generation == *generation && !winner.settled.is_some_and(|settled| settled.cut_short)
+}
+
+/// The last line: what the file at `out` holds now, if it was made at all, and whether there is more to do.
+fn ended_text(code: u8, out: &Path, held: usize, open: u64) -> String {
+    let holds = match held {
+        0 if !out.exists() => "nothing was written yet".to_owned(),
+        _ => format!("{} holds winners for {}", out.display(), counted(held as u64, "problem")),
+    };
+    let stopped = if code == EXIT_STOPPED { "stopped; " } else { "" };
+    let more = if code == EXIT_STOPPED || open > 0 { ", run again to go on" } else { "" };
+    format!("{stopped}{holds}{}{more}\n", open_text(open))
 }
 
 /// Of how many problems the run-off is open.
@@ -476,6 +473,23 @@ mod tests {
         };
         assert!(matches!(shared(&['a', 'b'], 20, fails), Err(Error::NoCandidate)));
         assert!(taken.lock().unwrap().len() < 8, "{taken:?}");
+    }
+
+    #[test]
+    fn the_end_speaks_of_a_file_only_where_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("ci.json");
+        let stopped = ended_text(EXIT_STOPPED, &out, 0, 0);
+        assert_eq!(stopped, "stopped; nothing was written yet, run again to go on\n");
+        assert_eq!(ended_text(EXIT_NO_WINNER, &out, 0, 0), "nothing was written yet\n");
+        std::fs::write(&out, "{}").unwrap();
+        let holds = format!("{} holds winners for ", out.display());
+        assert_eq!(ended_text(EXIT_OK, &out, 2, 0), format!("{holds}2 problems\n"));
+        let kept = ended_text(EXIT_STOPPED, &out, 1, 0);
+        assert_eq!(kept, format!("stopped; {holds}1 problem, run again to go on\n"));
+        let open = ended_text(EXIT_OK, &out, 2, 1);
+        let words = "2 problems; of 1 problem the time cut the run-off short, run again to go on\n";
+        assert_eq!(open, format!("{holds}{words}"));
     }
 
     #[test]
