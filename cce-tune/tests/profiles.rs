@@ -147,7 +147,12 @@ fn what_is_selected_for_held_out_problems_of_a_profile_is_measured_beside_their_
         entry["key"]["device"]["cpu"]["name"] = json!("another processor");
     }
     write(&tuner, &elsewhere);
-    assert!(regret(&[]).stderr.contains("it is of another processor"));
+    let refused = regret(&[]).stderr;
+    assert!(
+        refused.contains("nothing is stored for ") && refused.contains(", only for another"),
+        "{refused}"
+    );
+    assert_eq!(refused.matches("another processor").count(), 1, "{refused}");
 }
 
 #[test]

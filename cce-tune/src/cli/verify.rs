@@ -1,6 +1,6 @@
 //! `cce-tune verify`: stored winners, measured again on this machine.
 
-use super::devices::devices;
+use super::devices::{Elsewhere, devices};
 use super::generated::Generated;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
@@ -228,11 +228,11 @@ fn measured(
         here.push((tuning_device(&device)?, device));
     }
     let generated = Generated { worker: worker()?, seed: args.seed, scalars: &args.scalar };
-    let mut elsewhere: Vec<&str> = Vec::new();
+    let mut elsewhere = Elsewhere::default();
     let mut stopped = false;
     'all: for (source, entry) in &stored.all {
         let Some((_, device)) = here.iter().find(|(keyed, _)| *keyed == entry.key.device) else {
-            elsewhere.push(entry.key.device.name());
+            elsewhere.add(&entry.key.device);
             continue;
         };
         let heading = names.described(&entry.key).join(", ");
@@ -249,19 +249,10 @@ fn measured(
             }
         }
     }
-    if !elsewhere.is_empty() {
-        let count = elsewhere.len() as u64;
-        elsewhere.sort_unstable();
-        elsewhere.dedup();
-        let line =
-            format!("{} of other devices left out: {}", counted(count, "problem"), elsewhere.join(", "));
+    if let Some(line) = elsewhere.left_out() {
         if findings.values.is_empty() && !stopped {
             let names: Vec<&str> = here.iter().map(|(keyed, _)| keyed.name()).collect();
-            let reason = format!(
-                "nothing is stored for {}, only for {}; --dry-run checks the constraints of all",
-                names.join(", "),
-                elsewhere.join(", ")
-            );
+            let reason = format!("{}; --dry-run checks the constraints of all", elsewhere.only(&names));
             return Err(Error::Nothing { reason });
         }
         left_out.push(line);
