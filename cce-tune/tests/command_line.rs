@@ -550,6 +550,11 @@ fn a_database_that_cannot_be_written_is_a_failure_that_says_so() {
     let ran = Ran::of(common::tiny(tuner.command(&["--candidates", "1"])).env("CCE_TUNING_DIR", &file));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("a file"), "{}", ran.stderr);
+    for show in [&["show"][..], &["show", "--trials"]] {
+        let shown = Ran::of(tuner.command(show).env("CCE_TUNING_DIR", &file));
+        assert_eq!((shown.code, shown.stdout.as_str()), (Some(1), ""), "{}", shown.stderr);
+        assert!(shown.stderr.contains("expected the folder of the database"), "{}", shown.stderr);
+    }
     let off = Ran::of(common::tiny(tuner.command(&[])).env("CCE_TUNING_DIR", "none"));
     assert_eq!(off.code, Some(2), "{}", off.stderr);
     assert!(off.stderr.contains("there is no folder for the database"), "{}", off.stderr);

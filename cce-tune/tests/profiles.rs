@@ -208,6 +208,11 @@ fn a_problem_whose_run_off_the_time_cut_short_is_said_to_be_open_and_gone_on_wit
     let made = read(&tuner);
     assert!(made["entries"].as_array().unwrap().iter().all(cut), "{made}");
 
+    // What plans find there is marked, and what a page shows.
+    let out = tuner.path("tiny.json");
+    let shown = Ran::of(Tuner::new().command(&["show"]).env("CCE_PROFILE", &out)).ok().stdout;
+    assert_eq!(shown.matches("exact, run-off cut short").count(), 2, "{shown}");
+
     // The file alone says what is open, without the database.
     let elsewhere = Tuner::new();
     write(&elsewhere, &made);
@@ -216,7 +221,17 @@ fn a_problem_whose_run_off_the_time_cut_short_is_said_to_be_open_and_gone_on_wit
     assert_eq!(again.json()["undecided"], json!(2));
     assert!(again.json()["problems"][0]["undecided"].as_u64().unwrap() > 0, "{}", again.stdout);
 
+    let page = tuner.path("page.html");
+    let pages = |cut: bool| {
+        let files = tuner.run(&["report", "--out", &page, "--json"]).ok().json();
+        for file in &files["files"].as_array().unwrap()[1..] {
+            let html = std::fs::read_to_string(file.as_str().unwrap()).unwrap();
+            assert_eq!(html.contains("The time cut short the run-off that it won"), cut, "{file}");
+        }
+    };
+    pages(true);
     let whole = profile(&tuner, &["--budget", "none", "--json"]);
+    pages(false);
     assert_eq!(states(&whole), ["tuned"; 2]);
     assert_eq!(whole.json()["undecided"], json!(0));
     assert_eq!(whole.json()["problems"][0]["undecided"], json!(0));

@@ -31,6 +31,11 @@ pub(super) struct ShowArgs {
 
 pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let folder = database_folder()?;
+    if folder.exists() && !folder.is_dir() {
+        let reason =
+            "expected the folder of the database, found a file; set CCE_TUNING_DIR to a folder".to_owned();
+        return Err(Error::Unreadable { path: folder, reason });
+    }
     let selector = Selector::new(&args.selected, programs, &folder)?;
     match args.trials {
         true => trials(args, &folder, selector, output)?,
@@ -86,11 +91,14 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
         let current = |winner: &&Winner| winner.generation == generation;
         let best = stored.winners.iter().find(current).or_else(|| stored.winners.first());
         if let Some(winner) = best.filter(|_| is_row) {
-            let state = if current(&winner) { "exact" } else { "stale" };
+            let mut state = if current(&winner) { "exact" } else { "stale" }.to_owned();
+            if winner.settled.is_some_and(|settled| settled.cut_short) {
+                state += ", run-off cut short";
+            }
             let mut row = described.to_vec();
             row.extend([
                 format!("{:.3}", winner.deciding_time()),
-                state.to_owned(),
+                state,
                 schedule_text(&winner.config),
                 source.to_string(),
             ]);
