@@ -39,7 +39,7 @@ fn trials_are_exported_for_other_tools_one_problem_a_file() {
     let refused = tuner.run(&["export", "--format", "t4", &file]);
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("there are 2; name a folder"), "{}", refused.stderr);
-    let folder = tuner.path("t4");
+    let folder = tuner.path("results/of/t4");
     tuner.run(&["export", "--format", "t4", &folder]).ok();
     let names = listed(&folder);
     assert!(
