@@ -479,6 +479,24 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     assert_eq!(names.iter().filter(|name| name.contains("96x16x1500 gradients")).count(), 2, "{names:?}");
     assert_eq!(names.iter().filter(|name| name.ends_with("exact")).count(), 1, "{names:?}");
 
+    let refused = tuner.run(&["import", &file]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("tiny.json: it is a recording, for `cce-tune replay`"),
+        "{}",
+        refused.stderr
+    );
+    // A profile knows nothing of what lost, an export of trials has it all.
+    let profile = tuner.path("profile.json");
+    tuner.run(&["export", "--profile", "mine", &profile]).ok();
+    let refused = tuner.run(&["replay", &file, &profile]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("profile.json is no recording: it is a profile"), "{}", refused.stderr);
+    let refused = tuner.run(&["verify", &trials]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    let words = "trials.json: it is an export of trials, expected a profile; `cce-tune export --profile NAME";
+    assert!(refused.stderr.contains(words), "{}", refused.stderr);
+
     let nothing = tuner.run(&["replay", &tuner.path("missing.json")]);
     assert_eq!(nothing.code, Some(1));
     assert!(nothing.stderr.contains("cannot read"), "{}", nothing.stderr);

@@ -104,6 +104,13 @@ fn databases_of_many_machines_are_merged_and_their_winners_compared() {
     std::fs::write(here.path("x.json"), "{}").unwrap();
     let neither = here.run(&["diff", &here.database(), &here.path("x.json")]);
     assert!(neither.stderr.contains("neither a profile nor an export"), "{}", neither.stderr);
+    assert!(neither.stderr.contains("cannot read "), "{}", neither.stderr);
+    let empty = here.path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let refused = here.run(&["import", &empty]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains(&format!("there is no database in {empty}")), "{}", refused.stderr);
+    assert_eq!(listed(&empty), [""; 0]);
     let empty = here.run(&["diff", &here.database(), &here.path("")]);
     assert!(empty.stderr.contains("there is no database in"), "{}", empty.stderr);
     assert!(!Path::new(&here.path("log")).exists(), "a folder that is compared is only read");

@@ -4,12 +4,11 @@ use super::EXIT_OK;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
 use super::selected::{SelectedArgs, Selector, distinct, none_of};
+use super::transfer::holds_a_database;
 use crate::Error;
 use crate::search::describe;
 use cce_runtime::selection;
-use cce_tuning_db::{
-    Database, Error as DatabaseError, Key, KeyWinners, Profile, Record, Winner, Winners, exported,
-};
+use cce_tuning_db::{Error as DatabaseError, Key, KeyWinners, Profile, Record, Winner, Winners, exported};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -58,10 +57,7 @@ impl Side {
     /// A folder, an export or a profile.
     fn read(path: &Path) -> Result<Side, Error> {
         if path.is_dir() {
-            if !Database::is_in(path) {
-                let reason = format!("there is no database in {}", path.display());
-                return Err(Error::Nothing { reason });
-            }
+            holds_a_database(path)?;
             return Ok(Side::of_database(path));
         }
         let text =
@@ -82,7 +78,7 @@ impl Side {
                 }
                 Ok(Side::of_records(records.into_iter().flatten()))
             }
-            Err(DatabaseError::Decode { reason, .. }) => Err(Error::Import {
+            Err(DatabaseError::Decode { reason, .. }) => Err(Error::Unreadable {
                 path: path.into(),
                 reason: format!("it is neither a profile nor an export of trials: {reason}"),
             }),

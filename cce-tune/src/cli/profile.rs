@@ -7,6 +7,7 @@
 use super::devices::{devices, kinds};
 use super::output::{Output, counted};
 use super::programs::Programs;
+use super::transfer::read_profile;
 use super::tune::{database_folder, worker};
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
@@ -412,7 +413,7 @@ impl Collected {
     fn open(path: &Path, name: String, keep: usize) -> Result<Collected, Error> {
         let mut entries = Vec::new();
         if path.exists() {
-            let (profile, skipped) = Profile::read(path)?;
+            let (profile, skipped) = read_profile(path)?;
             if let Some(reason) = skipped.first() {
                 let reason = format!(
                     "{} holds an entry that this version cannot read and would lose ({reason}); name another file",

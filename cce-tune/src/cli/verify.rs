@@ -6,6 +6,7 @@ use super::output::{Output, counted, table};
 use super::programs::Programs;
 use super::selected::distinct;
 use super::show::Names;
+use super::transfer::read_profile;
 use super::tune::worker;
 use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
@@ -18,7 +19,7 @@ use crate::{search, stored};
 use cce_codegen::ir::Program;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::{Device, DeviceKind, selection};
-use cce_tuning_db::{KeyWinners, Profile, ProgramHash, Source, Winner, Winners};
+use cce_tuning_db::{KeyWinners, ProgramHash, Source, Winner, Winners};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ impl Stored {
         let folder = selection::folder();
         let winners = match &args.profile {
             Some(path) => {
-                let (profile, skipped) = Profile::read(path)?;
+                let (profile, skipped) = read_profile(path)?;
                 for reason in skipped {
                     eprintln!("{}: left out: {reason}", path.display());
                 }
