@@ -521,8 +521,8 @@ fn a_number_of_candidates_limits_the_trials_and_a_larger_one_goes_on_from_them()
 #[test]
 fn mistakes_on_the_command_line_say_what_was_expected() {
     let tuner = Tuner::new();
-    let cases: [(&[&str], &str); 11] = [
-        (&["--strategy", "luck"], "expected exhaustive, random, descent, model"),
+    let cases: [(&[&str], &str); 20] = [
+        (&["--strategy", "luck"], "expected model, descent, random or exhaustive"),
         (&["--gpu", "gpu"], "expected auto, cpu, all or the index of a GPU"),
         (&["--tokens", "0"], "expected a number from 1"),
         (&["--dtype", "fp8"], "expected f32, f16 or bf16"),
@@ -532,6 +532,15 @@ fn mistakes_on_the_command_line_say_what_was_expected() {
         (&["--scalar", "cap"], "expected NAME=NUMBER"),
         (&["--loss", "no_such_loss"], "there is no loss and no file no_such_loss; expected"),
         (&["--colour", "red"], "unexpected argument"),
+        (&["--tokens", "-5"], "expected a number from 1 to"),
+        (&["--budget", "-1s"], "expected a time such as 60s"),
+        (&["--gpu", "-1"], "expected auto, cpu, all or the index"),
+        (&["verify", "--tolerance", "-3"], "expected a number of percent above 0"),
+        (&["profile", "--tokens", "-5", "--out", "x.json"], "expected a number from 1 to"),
+        (&["--data", "--json"], "a value is required for '--data"),
+        (&["--space", "0"], "expected a number from 1 to"),
+        (&["--filter", "sampled:2^-10,0"], "max_entries at least 2, found sampled:2^-10,0"),
+        (&["export", "--profile", ""], "expected a name, found none"),
         (&["emit", "--dump", "assembly"], "expected a level of"),
     ];
     for (args, expected) in cases {

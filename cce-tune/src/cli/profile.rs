@@ -77,7 +77,7 @@ pub(super) struct ProfileArgs {
     #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = super::values::count)]
     pub(super) keep: usize,
     /// The profile's name [default: the file's].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::values::name)]
     pub(super) name: Option<String>,
     /// The profile. What it holds already for other problems stays.
     #[arg(long, value_name = "FILE")]

@@ -22,7 +22,7 @@ pub(super) struct ExportArgs {
     /// folder where there are several.
     pub(super) file: Option<std::path::PathBuf>,
     /// Write a profile of this name: the winners alone, for CCE_PROFILE on other machines.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::values::name)]
     pub(super) profile: Option<String>,
     /// The format: cce (all trials, what import reads), kernel-tuner (a cache file for Kernel Tuner's dashboard and
     /// simulation mode), or t4 (the results format that several tuners share).
