@@ -149,7 +149,8 @@ impl FromStr for Filter {
                     Some((eps, max)) => (eps, max.parse().map_err(|_| expected())?),
                     None => (rest, default),
                 };
-                Ok(Filter::Sampled { eps: threshold(eps).ok_or_else(expected)?, max_entries })
+                let filter = Filter::Sampled { eps: threshold(eps).ok_or_else(expected)?, max_entries };
+                filter.mistake().map_or(Ok(filter), |rule| Err(format!("{rule}, found {text}")))
             }
             _ => Err(expected()),
         }

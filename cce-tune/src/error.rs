@@ -14,6 +14,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file is not what was expected.
+    #[error("cannot read {path}: {reason}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, what was found, and what to do.
+        reason: String,
+    },
     /// A file could not be written.
     #[error("cannot write {path}: {source}", path = path.display())]
     Write {

@@ -277,6 +277,15 @@ impl Recording {
         Ok(told_apart(recordings.collect()))
     }
 
+    /// Whether a text says that it is a recording.
+    pub(crate) fn is_one(text: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Kind {
+            kind: String,
+        }
+        serde_json::from_str::<Kind>(text).is_ok_and(|found| found.kind == KIND)
+    }
+
     fn parse(name: &str, text: &str) -> Result<Recording, String> {
         let stored: Stored = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let schedule = |numbers: &[usize]| -> Result<Schedule, String> {

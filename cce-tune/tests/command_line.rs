@@ -223,8 +223,18 @@ fn what_is_stored_is_shown_exported_and_imported() {
     let stages: Vec<&str> =
         trials["trials"].as_array().unwrap().iter().map(|t| t["stage"].as_str().unwrap()).collect();
     assert!(stages.contains(&"screening") && stages.contains(&"run-off"), "{stages:?}");
-    let others = tuner.run(&["show", "--trials", "--loss", "focal", "--json"]).ok().json();
-    assert_eq!(others["trials"].as_array().unwrap().len(), 0);
+    let only = ["show", "--trials", "--only", "48 x", "--only", "64 x"];
+    let words = "the only stored problem is not the one asked for";
+    for choice in [&["show", "--trials", "--loss", "focal"][..], &only] {
+        let none = tuner.run(choice);
+        assert_eq!((none.code, none.stdout.as_str()), (Some(1), ""), "{choice:?}");
+        assert!(none.stderr.contains(words), "{}", none.stderr);
+    }
+    for winners in [&["show", "--only", "zzz"][..], &["show", "--only", "zzz", "--all", "--json"]] {
+        let none = tuner.run(winners);
+        assert_eq!(none.code, Some(1), "{}", none.stdout);
+        assert!(none.stderr.contains("stored problems is the one asked for"), "{}", none.stderr);
+    }
 
     let file = tuner.path("trials.json");
     let exported = tuner.run(&["export", &file]).ok();
@@ -282,7 +292,6 @@ fn winners_of_profiles_for_other_devices_are_a_line_each_unless_all_are_asked_fo
     assert!(only.contains("1500 f32, loss"), "{only}");
     let of_h100 = show(&["--only", "H100", "--only", "8192 x", "--all"]);
     assert_eq!(of_h100.matches("\n").count(), 1 + 12, "{of_h100}");
-    assert!(show(&["--only", "zzz"]).starts_with("nothing that is asked for is stored"));
     let trials = |args: &[&str]| {
         let value = tuner.run(&[&["show", "--trials", "--json"], args].concat()).ok().json();
         value["trials"].as_array().unwrap().len()
@@ -470,6 +479,24 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     assert_eq!(names.iter().filter(|name| name.contains("96x16x1500 gradients")).count(), 2, "{names:?}");
     assert_eq!(names.iter().filter(|name| name.ends_with("exact")).count(), 1, "{names:?}");
 
+    let refused = tuner.run(&["import", &file]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("tiny.json: it is a recording, for `cce-tune replay`"),
+        "{}",
+        refused.stderr
+    );
+    // A profile knows nothing of what lost, an export of trials has it all.
+    let profile = tuner.path("profile.json");
+    tuner.run(&["export", "--profile", "mine", &profile]).ok();
+    let refused = tuner.run(&["replay", &file, &profile]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("profile.json is no recording: it is a profile"), "{}", refused.stderr);
+    let refused = tuner.run(&["verify", &trials]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    let words = "trials.json: it is an export of trials, expected a profile; `cce-tune export --profile NAME";
+    assert!(refused.stderr.contains(words), "{}", refused.stderr);
+
     let nothing = tuner.run(&["replay", &tuner.path("missing.json")]);
     assert_eq!(nothing.code, Some(1));
     assert!(nothing.stderr.contains("cannot read"), "{}", nothing.stderr);
@@ -494,8 +521,8 @@ fn a_number_of_candidates_limits_the_trials_and_a_larger_one_goes_on_from_them()
 #[test]
 fn mistakes_on_the_command_line_say_what_was_expected() {
     let tuner = Tuner::new();
-    let cases: [(&[&str], &str); 11] = [
-        (&["--strategy", "luck"], "expected exhaustive, random, descent, model"),
+    let cases: [(&[&str], &str); 20] = [
+        (&["--strategy", "luck"], "expected model, descent, random or exhaustive"),
         (&["--gpu", "gpu"], "expected auto, cpu, all or the index of a GPU"),
         (&["--tokens", "0"], "expected a number from 1"),
         (&["--dtype", "fp8"], "expected f32, f16 or bf16"),
@@ -505,6 +532,15 @@ fn mistakes_on_the_command_line_say_what_was_expected() {
         (&["--scalar", "cap"], "expected NAME=NUMBER"),
         (&["--loss", "no_such_loss"], "there is no loss and no file no_such_loss; expected"),
         (&["--colour", "red"], "unexpected argument"),
+        (&["--tokens", "-5"], "expected a number from 1 to"),
+        (&["--budget", "-1s"], "expected a time such as 60s"),
+        (&["--gpu", "-1"], "expected auto, cpu, all or the index"),
+        (&["verify", "--tolerance", "-3"], "expected a number of percent above 0"),
+        (&["profile", "--tokens", "-5", "--out", "x.json"], "expected a number from 1 to"),
+        (&["--data", "--json"], "a value is required for '--data"),
+        (&["--space", "0"], "expected a number from 1 to"),
+        (&["--filter", "sampled:2^-10,0"], "max_entries at least 2, found sampled:2^-10,0"),
+        (&["export", "--profile", ""], "expected a name, found none"),
         (&["emit", "--dump", "assembly"], "expected a level of"),
     ];
     for (args, expected) in cases {
@@ -541,6 +577,11 @@ fn a_database_that_cannot_be_written_is_a_failure_that_says_so() {
     let ran = Ran::of(common::tiny(tuner.command(&["--candidates", "1"])).env("CCE_TUNING_DIR", &file));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("a file"), "{}", ran.stderr);
+    for show in [&["show"][..], &["show", "--trials"]] {
+        let shown = Ran::of(tuner.command(show).env("CCE_TUNING_DIR", &file));
+        assert_eq!((shown.code, shown.stdout.as_str()), (Some(1), ""), "{}", shown.stderr);
+        assert!(shown.stderr.contains("expected the folder of the database"), "{}", shown.stderr);
+    }
     let off = Ran::of(common::tiny(tuner.command(&[])).env("CCE_TUNING_DIR", "none"));
     assert_eq!(off.code, Some(2), "{}", off.stderr);
     assert!(off.stderr.contains("there is no folder for the database"), "{}", off.stderr);

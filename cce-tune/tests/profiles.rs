@@ -147,7 +147,12 @@ fn what_is_selected_for_held_out_problems_of_a_profile_is_measured_beside_their_
         entry["key"]["device"]["cpu"]["name"] = json!("another processor");
     }
     write(&tuner, &elsewhere);
-    assert!(regret(&[]).stderr.contains("it is of another processor"));
+    let refused = regret(&[]).stderr;
+    assert!(
+        refused.contains("nothing is stored for ") && refused.contains(", only for another"),
+        "{refused}"
+    );
+    assert_eq!(refused.matches("another processor").count(), 1, "{refused}");
 }
 
 #[test]
@@ -173,6 +178,14 @@ fn verify_speaks_of_devices_that_are_not_here_and_checks_their_constraints() {
     // Without a profile, what plans of this machine find.
     let here = tuner.run(&["verify", "--gpu", "cpu", "--rounds", "3", "--tolerance", "10000"]).ok();
     assert!(here.stdout.contains("8 problems verified"), "{}", here.stdout);
+    let other_loss = tuner.run(&["verify", &out, "--loss", "gemma2"]);
+    assert_eq!(other_loss.code, Some(1), "{}", other_loss.stdout);
+    let words = "tiny.json holds winners for 8 problems, none of gemma2";
+    assert!(other_loss.stderr.contains(words), "{}", other_loss.stderr);
+    let other_loss = tuner.run(&["verify", "--loss", "focal", "--gpu", "cpu"]);
+    assert_eq!(other_loss.code, Some(1), "{}", other_loss.stdout);
+    assert!(other_loss.stderr.contains("winners are stored for "), "{}", other_loss.stderr);
+    assert!(other_loss.stderr.contains(" problems, none of focal"), "{}", other_loss.stderr);
     let nothing = Tuner::new().run(&["verify", &tuner.path("absent.json")]);
     assert_eq!(nothing.code, Some(1));
 }
@@ -195,6 +208,11 @@ fn a_problem_whose_run_off_the_time_cut_short_is_said_to_be_open_and_gone_on_wit
     let made = read(&tuner);
     assert!(made["entries"].as_array().unwrap().iter().all(cut), "{made}");
 
+    // What plans find there is marked, and what a page shows.
+    let out = tuner.path("tiny.json");
+    let shown = Ran::of(Tuner::new().command(&["show"]).env("CCE_PROFILE", &out)).ok().stdout;
+    assert_eq!(shown.matches("exact, run-off cut short").count(), 2, "{shown}");
+
     // The file alone says what is open, without the database.
     let elsewhere = Tuner::new();
     write(&elsewhere, &made);
@@ -203,7 +221,17 @@ fn a_problem_whose_run_off_the_time_cut_short_is_said_to_be_open_and_gone_on_wit
     assert_eq!(again.json()["undecided"], json!(2));
     assert!(again.json()["problems"][0]["undecided"].as_u64().unwrap() > 0, "{}", again.stdout);
 
+    let page = tuner.path("page.html");
+    let pages = |cut: bool| {
+        let files = tuner.run(&["report", "--out", &page, "--json"]).ok().json();
+        for file in &files["files"].as_array().unwrap()[1..] {
+            let html = std::fs::read_to_string(file.as_str().unwrap()).unwrap();
+            assert_eq!(html.contains("The time cut short the run-off that it won"), cut, "{file}");
+        }
+    };
+    pages(true);
     let whole = profile(&tuner, &["--budget", "none", "--json"]);
+    pages(false);
     assert_eq!(states(&whole), ["tuned"; 2]);
     assert_eq!(whole.json()["undecided"], json!(0));
     assert_eq!(whole.json()["problems"][0]["undecided"], json!(0));

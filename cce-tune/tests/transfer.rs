@@ -39,7 +39,7 @@ fn trials_are_exported_for_other_tools_one_problem_a_file() {
     let refused = tuner.run(&["export", "--format", "t4", &file]);
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("there are 2; name a folder"), "{}", refused.stderr);
-    let folder = tuner.path("t4");
+    let folder = tuner.path("results/of/t4");
     tuner.run(&["export", "--format", "t4", &folder]).ok();
     let names = listed(&folder);
     assert!(
@@ -88,6 +88,10 @@ fn databases_of_many_machines_are_merged_and_their_winners_compared() {
     assert!((text.contains("% slower") || text.contains("% faster")) && text.contains("new"), "{text}");
     let only = here.run(&["diff", &here.database(), &export, "--only", "f32, loss"]).ok().stdout;
     assert!(only.contains("0 winners differ, 0 are the same, 0 only in A"), "{only}");
+    assert!(text.contains("1 winner differs, 0 are the same"), "{text}");
+    let none = here.run(&["diff", &here.database(), &export, "--only", "zzz"]);
+    assert_eq!((none.code, none.stdout.as_str()), (Some(1), ""), "{}", none.stderr);
+    assert!(none.stderr.contains("none of the 2 stored problems is the one asked for"), "{}", none.stderr);
 
     let merged = here.run(&["import", &there.database()]).ok().stdout;
     assert!(merged.contains("and of 1 that had none"), "{merged}");
@@ -100,6 +104,13 @@ fn databases_of_many_machines_are_merged_and_their_winners_compared() {
     std::fs::write(here.path("x.json"), "{}").unwrap();
     let neither = here.run(&["diff", &here.database(), &here.path("x.json")]);
     assert!(neither.stderr.contains("neither a profile nor an export"), "{}", neither.stderr);
+    assert!(neither.stderr.contains("cannot read "), "{}", neither.stderr);
+    let empty = here.path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let refused = here.run(&["import", &empty]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains(&format!("there is no database in {empty}")), "{}", refused.stderr);
+    assert_eq!(listed(&empty), [""; 0]);
     let empty = here.run(&["diff", &here.database(), &here.path("")]);
     assert!(empty.stderr.contains("there is no database in"), "{}", empty.stderr);
     assert!(!Path::new(&here.path("log")).exists(), "a folder that is compared is only read");

@@ -1,5 +1,6 @@
 //! The devices that `--gpu` means.
 
+use super::output::counted;
 use super::values::Gpu;
 use crate::Error;
 use crate::tuning::tuning_device;
@@ -59,4 +60,37 @@ pub(super) fn kinds(devices: Vec<Device>) -> Result<Vec<Vec<Device>>, Error> {
         }
     }
     Ok(kinds.into_iter().map(|(_, alike)| alike).collect())
+}
+
+/// Problems of devices that are not here.
+#[derive(Debug, Default)]
+pub(super) struct Elsewhere<'a> {
+    /// Of each problem the device's name.
+    devices: Vec<&'a str>,
+}
+
+impl<'a> Elsewhere<'a> {
+    /// One more.
+    pub(super) fn add(&mut self, device: &'a cce_tuning_db::Device) {
+        self.devices.push(device.name());
+    }
+
+    /// The line that says what was left out; `None` where nothing was.
+    pub(super) fn left_out(&self) -> Option<String> {
+        let count = self.devices.len() as u64;
+        (count > 0)
+            .then(|| format!("{} of other devices left out: {}", counted(count, "problem"), self.names()))
+    }
+
+    /// The words for nothing but these, where the devices named in `here` are.
+    pub(super) fn only(&self, here: &[&str]) -> String {
+        format!("nothing is stored for {}, only for {}", here.join(", "), self.names())
+    }
+
+    fn names(&self) -> String {
+        let mut names = self.devices.clone();
+        names.sort_unstable();
+        names.dedup();
+        names.join(", ")
+    }
 }

@@ -3,13 +3,12 @@
 use super::EXIT_OK;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
-use super::selected::{SelectedArgs, Selector};
+use super::selected::{SelectedArgs, Selector, distinct, none_of};
+use super::transfer::holds_a_database;
 use crate::Error;
 use crate::search::describe;
 use cce_runtime::selection;
-use cce_tuning_db::{
-    Database, Error as DatabaseError, Key, KeyWinners, Profile, Record, Winner, Winners, exported,
-};
+use cce_tuning_db::{Error as DatabaseError, Key, KeyWinners, Profile, Record, Winner, Winners, exported};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -58,10 +57,7 @@ impl Side {
     /// A folder, an export or a profile.
     fn read(path: &Path) -> Result<Side, Error> {
         if path.is_dir() {
-            if !Database::is_in(path) {
-                let reason = format!("there is no database in {}", path.display());
-                return Err(Error::Nothing { reason });
-            }
+            holds_a_database(path)?;
             return Ok(Side::of_database(path));
         }
         let text =
@@ -82,7 +78,7 @@ impl Side {
                 }
                 Ok(Side::of_records(records.into_iter().flatten()))
             }
-            Err(DatabaseError::Decode { reason, .. }) => Err(Error::Import {
+            Err(DatabaseError::Decode { reason, .. }) => Err(Error::Unreadable {
                 path: path.into(),
                 reason: format!("it is neither a profile nor an export of trials: {reason}"),
             }),
@@ -138,7 +134,7 @@ pub(super) fn run(args: &DiffArgs, programs: &Programs, output: &Output) -> Resu
     let difference = Difference::between(&a, &b);
     let mut named = |entry: &KeyWinners| selector.described(&entry.key);
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    let (mut differing, mut same) = (0, 0);
+    let (mut differing, mut same) = (0_u64, 0);
     for (ours, theirs) in &difference.differing {
         let (Some(name), Some(a), Some(b)) = (named(ours), best(ours), best(theirs)) else { continue };
         differing += 1;
@@ -166,13 +162,18 @@ pub(super) fn run(args: &DiffArgs, programs: &Programs, output: &Output) -> Resu
             values.push(value(state, &name, &entry.key, a, b));
         }
     }
+    if values.is_empty() && args.selected.chooses() {
+        let stored = a.winners.values().chain(b.winners.values());
+        return Err(none_of(distinct(stored.map(|entry| &entry.key))));
+    }
     let [only_a, only_b] = alone;
     let text = || {
         let header = ["loss", "device", "problem", "A ms", "B ms", "B is", "A's schedule", "B's schedule"];
         let table = if rows.is_empty() { String::new() } else { table(&header, &rows, &[3, 4]) };
         format!(
-            "{table}{} differ, {same} are the same, {only_a} only in A ({}), {only_b} only in B ({})\n",
-            counted(differing as u64, "winner"),
+            "{table}{} {}, {same} are the same, {only_a} only in A ({}), {only_b} only in B ({})\n",
+            counted(differing, "winner"),
+            if differing == 1 { "differs" } else { "differ" },
             args.a.display(),
             args.b.display()
         )

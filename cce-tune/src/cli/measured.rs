@@ -1,6 +1,6 @@
 //! `cce-tune regret --measure`: what selection costs shapes that were not tuned, measured on the device.
 
-use super::devices::devices;
+use super::devices::{Elsewhere, devices};
 use super::generated::Generated;
 use super::output::{Output, counted, table};
 use super::regret::{RegretArgs, nothing};
@@ -37,9 +37,10 @@ pub(super) fn run(
         here.push((tuning_device(&device)?, device));
     }
     let (mut lines, mut left_out): (Vec<(&str, Measured)>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut elsewhere = Elsewhere::default();
     for held_out in asked {
         let Some((_, device)) = here.iter().find(|(keyed, _)| *keyed == held_out.key.device) else {
-            left_out.push(format!("{}: it is of {}", held_out.name, held_out.key.device.name()));
+            elsewhere.add(&held_out.key.device);
             continue;
         };
         let Some(program) = program(&held_out.key) else {
@@ -69,11 +70,17 @@ pub(super) fn run(
     }
     let stopped = stop.requested();
     if lines.is_empty() && !stopped {
-        return Err(match left_out.as_slice() {
-            [] => nothing(asked.len()),
-            some => Error::Nothing { reason: format!("nothing was measured; {}", some.join("; ")) },
+        let names: Vec<&str> = here.iter().map(|(keyed, _)| keyed.name()).collect();
+        return Err(match (left_out.as_slice(), elsewhere.left_out()) {
+            ([], None) => nothing(asked.len()),
+            ([], Some(_)) => Error::Nothing { reason: elsewhere.only(&names) },
+            (some, line) => {
+                let all: Vec<&str> = some.iter().chain(&line).map(String::as_str).collect();
+                Error::Nothing { reason: format!("nothing was measured; {}", all.join("; ")) }
+            }
         });
     }
+    left_out.extend(elsewhere.left_out());
     let value = json!({
         "schema": 1,
         "measured": lines.iter().map(|(name, found)| json!({

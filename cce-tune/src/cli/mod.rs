@@ -31,6 +31,7 @@ use cce_codegen::ir::Program;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use output::Output;
 use programs::Programs;
+use std::any::TypeId;
 use std::process::ExitCode;
 
 /// It worked.
@@ -174,7 +175,31 @@ fn command(programs: &Programs) -> clap::Command {
         command = own(command).mut_subcommand("emit", own).mut_subcommand("profile", own);
         command = command.mut_subcommand("plan", own);
     }
-    command
+    counted_space(numbers_may_be_negative(command))
+}
+
+/// A space is of one schedule at least.
+fn counted_space(command: clap::Command) -> clap::Command {
+    let count = |text: &str| values::count(text).map(|count| count as u64);
+    command.mut_arg("space", |arg| arg.value_parser(count))
+}
+
+/// A number that begins with a minus is a value, which its parser answers with what it expects, and no flag. Names and
+/// files are not: there a forgotten value would take the next flag.
+fn numbers_may_be_negative(command: clap::Command) -> clap::Command {
+    let is_number = |arg: &clap::Arg| {
+        let of = arg.get_value_parser().type_id();
+        let numbers = [
+            TypeId::of::<usize>(),
+            TypeId::of::<u64>(),
+            TypeId::of::<f64>(),
+            TypeId::of::<values::Budget>(),
+            TypeId::of::<values::Gpu>(),
+        ];
+        arg.get_action().takes_values() && numbers.iter().any(|number| of == *number)
+    };
+    let number = |arg: clap::Arg| if is_number(&arg) { arg.allow_hyphen_values(true) } else { arg };
+    command.mut_args(number).mut_subcommands(numbers_may_be_negative)
 }
 
 /// The first Ctrl-C asks to stop where work can be left, the second ends the process: everything stored is in

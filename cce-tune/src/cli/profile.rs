@@ -7,6 +7,7 @@
 use super::devices::{devices, kinds};
 use super::output::{Output, counted};
 use super::programs::Programs;
+use super::transfer::read_profile;
 use super::tune::{database_folder, worker};
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
@@ -76,7 +77,7 @@ pub(super) struct ProfileArgs {
     #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = super::values::count)]
     pub(super) keep: usize,
     /// The profile's name [default: the file's].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::values::name)]
     pub(super) name: Option<String>,
     /// The profile. What it holds already for other problems stays.
     #[arg(long, value_name = "FILE")]
@@ -189,21 +190,7 @@ pub(super) fn run(
         making.made.into_inner().unwrap_or_else(PoisonError::into_inner);
     values.sort_by_key(|(number, _)| *number);
     let values: Vec<Value> = values.into_iter().map(|(_, value)| value).collect();
-    let held = counted(profile.profile.entries.len() as u64, "problem");
-    let text = match code {
-        EXIT_STOPPED => {
-            let open = open_text(open);
-            format!("stopped; {} holds winners for {held}{open}, run again to go on\n", args.out.display())
-        }
-        _ if open > 0 => {
-            format!(
-                "{} holds winners for {held}{}, run again to go on\n",
-                args.out.display(),
-                open_text(open)
-            )
-        }
-        _ => format!("{} holds winners for {held}\n", args.out.display()),
-    };
+    let text = ended_text(code, &args.out, profile.profile.entries.len(), open);
     let value = json!({
         "schema": 1, "database": folder, "profile": args.out, "problems": values, "undecided": open,
     });
@@ -327,6 +314,17 @@ fn is_done(winner: &Winner, generation: &Generation) -> bool {
     winner.generation == *generation && !winner.settled.is_some_and(|settled| settled.cut_short)
 }
 
+/// The last line: what the file at `out` holds now, if it was made at all, and whether there is more to do.
+fn ended_text(code: u8, out: &Path, held: usize, open: u64) -> String {
+    let holds = match held {
+        0 if !out.exists() => "nothing was written yet".to_owned(),
+        _ => format!("{} holds winners for {}", out.display(), counted(held as u64, "problem")),
+    };
+    let stopped = if code == EXIT_STOPPED { "stopped; " } else { "" };
+    let more = if code == EXIT_STOPPED || open > 0 { ", run again to go on" } else { "" };
+    format!("{stopped}{holds}{}{more}\n", open_text(open))
+}
+
 /// Of how many problems the run-off is open.
 fn open_text(problems: u64) -> String {
     match problems {
@@ -415,7 +413,7 @@ impl Collected {
     fn open(path: &Path, name: String, keep: usize) -> Result<Collected, Error> {
         let mut entries = Vec::new();
         if path.exists() {
-            let (profile, skipped) = Profile::read(path)?;
+            let (profile, skipped) = read_profile(path)?;
             if let Some(reason) = skipped.first() {
                 let reason = format!(
                     "{} holds an entry that this version cannot read and would lose ({reason}); name another file",
@@ -471,11 +469,28 @@ mod tests {
         assert!(all.iter().map(|(number, _)| *number).eq(0..20), "{all:?}");
         assert!(all.iter().filter(|(_, lane)| *lane == 'a').count() > 10, "{all:?}");
         let fails = |lane: &char, number: usize| {
-            take(lane, number)?;
-            if number == 3 { Err(Error::NoCandidate) } else { Ok(()) }
+            // At once: while a slow one is about to fail, the other may take many.
+            if number == 3 { Err(Error::NoCandidate) } else { take(lane, number) }
         };
         assert!(matches!(shared(&['a', 'b'], 20, fails), Err(Error::NoCandidate)));
         assert!(taken.lock().unwrap().len() < 8, "{taken:?}");
+    }
+
+    #[test]
+    fn the_end_speaks_of_a_file_only_where_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("ci.json");
+        let stopped = ended_text(EXIT_STOPPED, &out, 0, 0);
+        assert_eq!(stopped, "stopped; nothing was written yet, run again to go on\n");
+        assert_eq!(ended_text(EXIT_NO_WINNER, &out, 0, 0), "nothing was written yet\n");
+        std::fs::write(&out, "{}").unwrap();
+        let holds = format!("{} holds winners for ", out.display());
+        assert_eq!(ended_text(EXIT_OK, &out, 2, 0), format!("{holds}2 problems\n"));
+        let kept = ended_text(EXIT_STOPPED, &out, 1, 0);
+        assert_eq!(kept, format!("stopped; {holds}1 problem, run again to go on\n"));
+        let open = ended_text(EXIT_OK, &out, 2, 1);
+        let words = "2 problems; of 1 problem the time cut the run-off short, run again to go on\n";
+        assert_eq!(open, format!("{holds}{words}"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::EXIT_OK;
 use super::output::{Output, counted, table};
+use super::transfer::is_profile;
 use crate::Error;
 use crate::recording::Recording;
 use crate::strategy::replay::{LIMITS, Played, experience, play};
@@ -37,6 +38,14 @@ struct Line<'a> {
 }
 
 pub(super) fn run(args: &ReplayArgs, output: &Output) -> Result<u8, Error> {
+    for path in &args.trials {
+        if is_profile(path) {
+            let reason = "it is a profile, which holds winners alone, and a search needs all that was tried; give \
+                          a recording (cce-tune --record FILE) or an export of trials (cce-tune export FILE). \
+                          `cce-tune regret` reads profiles";
+            return Err(Error::Recording { path: path.clone(), reason: reason.to_owned() });
+        }
+    }
     let recordings = read(&args.trials)?;
     let kinds: Vec<Kind> = match args.strategy.as_slice() {
         [] => Kind::ALL.into(),

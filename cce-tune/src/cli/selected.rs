@@ -7,6 +7,7 @@ use crate::exchange::{Problem, problems};
 use cce_runtime::selection;
 use cce_tuning_db::{Key, ProgramHash, Record};
 use clap::Args;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Which of the stored problems.
@@ -90,16 +91,28 @@ impl<'a> Selector<'a> {
             .collect();
         match selected.is_empty() {
             false => Ok(selected),
-            true if stored == 0 => {
-                Err(Error::Nothing { reason: "no trial is stored; run cce-tune first".to_owned() })
-            }
-            true => Err(Error::Nothing {
-                reason: format!(
-                    "none of the {stored} stored problems is the one asked for; `cce-tune show` lists them"
-                ),
-            }),
+            true => Err(none_of(stored)),
         }
     }
+}
+
+/// Of so many stored problems none is the one that a command is about.
+pub(super) fn none_of(stored: usize) -> Error {
+    let reason = match stored {
+        0 => "no trial is stored; run cce-tune first".to_owned(),
+        1 => "the only stored problem is not the one asked for; without --loss and --only it is taken"
+            .to_owned(),
+        _ => format!(
+            "none of the {stored} stored problems is the one asked for; without --loss and --only all are taken"
+        ),
+    };
+    Error::Nothing { reason }
+}
+
+/// How many problems these keys are of.
+pub(super) fn distinct<'a>(keys: impl Iterator<Item = &'a Key>) -> usize {
+    // What cannot be encoded was never stored.
+    keys.filter_map(|key| key.encode().ok()).collect::<BTreeSet<_>>().len()
 }
 
 impl Selected {

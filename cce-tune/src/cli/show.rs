@@ -3,7 +3,7 @@
 use super::EXIT_OK;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
-use super::selected::{SelectedArgs, Selector};
+use super::selected::{SelectedArgs, Selector, distinct, none_of};
 use super::tune::database_folder;
 use crate::Error;
 use crate::search::describe;
@@ -31,9 +31,14 @@ pub(super) struct ShowArgs {
 
 pub(super) fn run(args: &ShowArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     let folder = database_folder()?;
+    if folder.exists() && !folder.is_dir() {
+        let reason =
+            "expected the folder of the database, found a file; set CCE_TUNING_DIR to a folder".to_owned();
+        return Err(Error::Unreadable { path: folder, reason });
+    }
     let selector = Selector::new(&args.selected, programs, &folder)?;
     match args.trials {
-        true => trials(&folder, selector, output)?,
+        true => trials(args, &folder, selector, output)?,
         false => winners(args, &folder, selector, output)?,
     }
     Ok(EXIT_OK)
@@ -70,9 +75,10 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
     let here = here();
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     let mut elsewhere: Vec<(String, u64)> = Vec::new();
-    for (source, stored) in winners.all() {
+    let all = winners.all();
+    for (source, stored) in &all {
         let Some(described) = selector.described(&stored.key) else { continue };
-        let is_row = args.all || source == Source::Database || here.contains(&stored.key.device);
+        let is_row = args.all || *source == Source::Database || here.contains(&stored.key.device);
         if !is_row {
             let device = stored.key.device.name();
             let line = format!("{source}, for {device}");
@@ -85,11 +91,14 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
         let current = |winner: &&Winner| winner.generation == generation;
         let best = stored.winners.iter().find(current).or_else(|| stored.winners.first());
         if let Some(winner) = best.filter(|_| is_row) {
-            let state = if current(&winner) { "exact" } else { "stale" };
+            let mut state = if current(&winner) { "exact" } else { "stale" }.to_owned();
+            if winner.settled.is_some_and(|settled| settled.cut_short) {
+                state += ", run-off cut short";
+            }
             let mut row = described.to_vec();
             row.extend([
                 format!("{:.3}", winner.deciding_time()),
-                state.to_owned(),
+                state,
                 schedule_text(&winner.config),
                 source.to_string(),
             ]);
@@ -105,6 +114,9 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
     }
     for warning in winners.take_warnings() {
         eprintln!("{warning}");
+    }
+    if values.is_empty() && args.selected.chooses() {
+        return Err(none_of(distinct(all.iter().map(|(_, stored)| &stored.key))));
     }
     let header = ["loss", "device", "problem", "ms", "grade", "schedule", "from"];
     let text = || {
@@ -122,13 +134,20 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
     output.either(text, &json!({"schema": 1, "database": folder, "stored": values}))
 }
 
-fn trials(folder: &Path, mut selector: Selector<'_>, output: &Output) -> Result<(), Error> {
+fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &Output) -> Result<(), Error> {
     if !folder.exists() {
+        if args.selected.chooses() {
+            return Err(none_of(0));
+        }
         let text = || format!("nothing is stored in {}; run cce-tune\n", folder.display());
         return output.either(text, &json!({"schema": 1, "database": folder, "trials": []}));
     }
     let mut records: Vec<Record> = Database::open(folder)?.records()?;
+    let stored = distinct(records.iter().map(|record| &record.key));
     records.retain(|record| selector.described(&record.key).is_some());
+    if records.is_empty() && args.selected.chooses() {
+        return Err(none_of(stored));
+    }
     let names = selector.names();
     let place = |record: &Record| record.key.encode().unwrap_or_default();
     records.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.trial.standing(&b.trial)));
@@ -162,7 +181,7 @@ fn trials(folder: &Path, mut selector: Selector<'_>, output: &Output) -> Result<
         .collect();
     let header = ["loss", "device", "problem", "ms", "runs", "stage", "status", "schedule", "reason"];
     let text = || match rows.is_empty() {
-        true => "no trial is stored for that\n".to_owned(),
+        true => format!("nothing is stored in {}; run cce-tune\n", folder.display()),
         false => table(&header, &rows, &[3, 4]),
     };
     output.either(text, &json!({"schema": 1, "database": folder, "trials": values}))

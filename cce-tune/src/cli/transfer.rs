@@ -10,8 +10,9 @@ use super::tune::database_folder;
 use crate::Error;
 use crate::exchange;
 use crate::files::{can_be_made, can_be_written, whole_text};
+use crate::recording::Recording;
 use crate::tuning::host_name;
-use cce_tuning_db::{Database, Merged, Profile, Provenance, write_whole};
+use cce_tuning_db::{Database, Error as DatabaseError, Merged, Profile, Provenance, exported, write_whole};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub(super) struct ExportArgs {
     /// folder where there are several.
     pub(super) file: Option<std::path::PathBuf>,
     /// Write a profile of this name: the winners alone, for CCE_PROFILE on other machines.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::values::name)]
     pub(super) profile: Option<String>,
     /// The format: cce (all trials, what import reads), kernel-tuner (a cache file for Kernel Tuner's dashboard and
     /// simulation mode), or t4 (the results format that several tuners share).
@@ -160,17 +161,49 @@ fn for_other_tools(args: &ExportArgs, selected: &[Selected], output: &Output) ->
     Ok(EXIT_OK)
 }
 
+/// Whether a file is a profile.
+pub(super) fn is_profile(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| Profile::parse(&text).is_ok())
+}
+
+/// A profile, and why entries of it were left out. An export of trials is the likeliest mistake.
+pub(super) fn read_profile(path: &Path) -> Result<(Profile, Vec<String>), Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    Profile::parse(&text).map_err(|error| match error {
+        DatabaseError::Decode { .. } if exported(&text).is_ok() => {
+            let reason = "it is an export of trials, expected a profile; `cce-tune export --profile NAME FILE` makes one";
+            Error::Unreadable { path: path.into(), reason: reason.to_owned() }
+        }
+        DatabaseError::Decode { reason, .. } => {
+            Error::Unreadable { path: path.into(), reason: format!("it is no profile: {reason}") }
+        }
+        other => other.into(),
+    })
+}
+
+/// Whether there is a database in a folder, said as an error where there is none.
+pub(super) fn holds_a_database(folder: &Path) -> Result<(), Error> {
+    if Database::is_in(folder) {
+        return Ok(());
+    }
+    Err(Error::Nothing { reason: format!("there is no database in {}", folder.display()) })
+}
+
 /// The error of an import, with the file's name. A profile is the likeliest mistake.
-fn not_imported(path: &Path, text: &str, error: cce_tuning_db::Error) -> Error {
+fn not_imported(path: &Path, text: &str, error: DatabaseError) -> Error {
     let reason = match error {
-        cce_tuning_db::Error::Decode { .. } if Profile::parse(text).is_ok() => {
+        DatabaseError::Decode { .. } if Profile::parse(text).is_ok() => {
             "it is a profile, which holds winners and no trials; set CCE_PROFILE to it".to_owned()
         }
-        cce_tuning_db::Error::Decode { .. } if is_for_other_tools(text) => {
+        DatabaseError::Decode { .. } if Recording::is_one(text) => {
+            "it is a recording, for `cce-tune replay` and `regret`; `cce-tune export FILE` writes what import reads"
+                .to_owned()
+        }
+        DatabaseError::Decode { .. } if is_for_other_tools(text) => {
             "it was written for another tool, which knows nothing of keys and provenance; export without --format"
                 .to_owned()
         }
-        cce_tuning_db::Error::Decode { reason, .. } => {
+        DatabaseError::Decode { reason, .. } => {
             format!("it is no export of trials: {reason}; `cce-tune export FILE` makes one")
         }
         other => return other.into(),
@@ -198,7 +231,10 @@ pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<u8, Error> {
                 let reason = "it is the folder of a plan; `cce-tune merge` takes its shards".to_owned();
                 return Err(Error::Import { path: path.clone(), reason });
             }
-            true => database.merge(path)?,
+            true => {
+                holds_a_database(path)?;
+                database.merge(path)?
+            }
             false => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|source| Error::Read { path: path.clone(), source })?;

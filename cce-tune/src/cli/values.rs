@@ -59,6 +59,14 @@ pub fn scalar(text: &str) -> Result<(String, f32), String> {
     parsed.ok_or_else(|| format!("expected NAME=NUMBER such as cap=30, a finite number, found {text}"))
 }
 
+/// A name that says something.
+pub fn name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("expected a name, found none".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// A count of at least one.
 pub fn count(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
@@ -171,6 +179,9 @@ mod tests {
             let message = filter(wrong).unwrap_err();
             assert!(message.contains("expected exact, sampled,") && message.ends_with(wrong), "{message}");
         }
+        let rule = filter("sampled:2^-10,0").unwrap_err();
+        assert!(rule.contains("max_entries at least 2") && rule.ends_with("found sampled:2^-10,0"), "{rule}");
+        assert!(filter("sampled:2^-10,2").is_ok());
     }
 
     #[test]
@@ -184,6 +195,7 @@ mod tests {
         }
         assert_eq!(objective("loss"), Ok(Gradients::none()));
         assert!(objective("speed").is_err());
+        assert!(name("").is_err() && name(" ").is_err() && name("our H100 nodes").is_ok());
         assert!(count("0").is_err() && count("7").is_ok());
         assert_eq!((percent("10"), percent("2.5%")), (Ok(10.0), Ok(2.5)));
         assert!(percent("0").is_err() && percent("nan").is_err() && percent("ten").is_err());

@@ -1,10 +1,12 @@
 //! `cce-tune verify`: stored winners, measured again on this machine.
 
-use super::devices::devices;
+use super::devices::{Elsewhere, devices};
 use super::generated::Generated;
 use super::output::{Output, counted, table};
 use super::programs::Programs;
+use super::selected::distinct;
 use super::show::Names;
+use super::transfer::read_profile;
 use super::tune::worker;
 use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
@@ -17,7 +19,7 @@ use crate::{search, stored};
 use cce_codegen::ir::Program;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::{Device, DeviceKind, selection};
-use cce_tuning_db::{KeyWinners, Profile, ProgramHash, Source, Winner, Winners};
+use cce_tuning_db::{KeyWinners, ProgramHash, Source, Winner, Winners};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -63,7 +65,7 @@ impl Stored {
         let folder = selection::folder();
         let winners = match &args.profile {
             Some(path) => {
-                let (profile, skipped) = Profile::read(path)?;
+                let (profile, skipped) = read_profile(path)?;
                 for reason in skipped {
                     eprintln!("{}: left out: {reason}", path.display());
                 }
@@ -75,12 +77,22 @@ impl Stored {
         for warning in winners.take_warnings() {
             eprintln!("{warning}");
         }
+        let stored = distinct(all.iter().map(|(_, entry)| &entry.key)) as u64;
+        let mut of = String::new();
         if let Some(name) = &args.loss {
-            let only = ProgramHash::from_bytes(programs.find(name)?.hash());
-            all.retain(|(_, entry)| entry.key.program == only);
+            let only = programs.find(name)?;
+            let hash = ProgramHash::from_bytes(only.hash());
+            all.retain(|(_, entry)| entry.key.program == hash);
+            of = format!(", none of {}", only.name());
         }
         if all.is_empty() {
             let reason = match &args.profile {
+                Some(path) if stored > 0 => {
+                    format!("{} holds winners for {}{of}", path.display(), counted(stored, "problem"))
+                }
+                None if stored > 0 => {
+                    format!("winners are stored for {}{of}", counted(stored, "problem"))
+                }
                 Some(path) => format!("{} holds no winners to verify", path.display()),
                 None => "no winners are stored, in no profile either; run cce-tune first".to_owned(),
             };
@@ -217,11 +229,11 @@ fn measured(
         here.push((tuning_device(&device)?, device));
     }
     let generated = Generated { worker: worker()?, seed: args.seed, scalars: &args.scalar };
-    let mut elsewhere: Vec<&str> = Vec::new();
+    let mut elsewhere = Elsewhere::default();
     let mut stopped = false;
     'all: for (source, entry) in &stored.all {
         let Some((_, device)) = here.iter().find(|(keyed, _)| *keyed == entry.key.device) else {
-            elsewhere.push(entry.key.device.name());
+            elsewhere.add(&entry.key.device);
             continue;
         };
         let heading = names.described(&entry.key).join(", ");
@@ -238,19 +250,10 @@ fn measured(
             }
         }
     }
-    if !elsewhere.is_empty() {
-        let count = elsewhere.len() as u64;
-        elsewhere.sort_unstable();
-        elsewhere.dedup();
-        let line =
-            format!("{} of other devices left out: {}", counted(count, "problem"), elsewhere.join(", "));
+    if let Some(line) = elsewhere.left_out() {
         if findings.values.is_empty() && !stopped {
             let names: Vec<&str> = here.iter().map(|(keyed, _)| keyed.name()).collect();
-            let reason = format!(
-                "nothing is stored for {}, only for {}; --dry-run checks the constraints of all",
-                names.join(", "),
-                elsewhere.join(", ")
-            );
+            let reason = format!("{}; --dry-run checks the constraints of all", elsewhere.only(&names));
             return Err(Error::Nothing { reason });
         }
         left_out.push(line);

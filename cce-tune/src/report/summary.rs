@@ -31,6 +31,14 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         html.element("div", &[("class", &"panel")], |html| {
             html.leaf("h3", &[], "The winner");
             html.leaf("div", &[("class", &"mono")], facts.describe(winner));
+            if winner.settled.is_some_and(|settled| settled.cut_short) {
+                html.leaf(
+                    "p",
+                    &[("class", &"about")],
+                    "The time cut short the run-off that it won: candidates near the best were not compared with it, or too \
+                     few times. The same command goes on with them.",
+                );
+            }
         });
     }
 }

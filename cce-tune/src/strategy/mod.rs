@@ -98,8 +98,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every strategy.
-    pub const ALL: [Kind; 4] = [Kind::Exhaustive, Kind::Random, Kind::Descent, Kind::Model];
+    /// Every strategy, the default first.
+    pub const ALL: [Kind; 4] = [Kind::Model, Kind::Descent, Kind::Random, Kind::Exhaustive];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
@@ -133,8 +133,8 @@ impl std::str::FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Kind, String> {
         Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
-            let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-            format!("expected {}, found {text}", names.join(", "))
+            let [others @ .., last] = Kind::ALL.map(Kind::name);
+            format!("expected {} or {last}, found {text}", others.join(", "))
         })
     }
 }
