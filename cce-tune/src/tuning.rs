@@ -218,7 +218,9 @@ impl<'a> Tuner<'a> {
             room::check(task, first.kind())?;
             self.progress.note("computing the reference");
             let job = Job::new(task, &self.scalars, source.clone());
-            let start = |device: &Device| RemoteBench::start(worker.clone(), job.on(device, problem));
+            let start = |device: &Device| {
+                RemoteBench::start(worker.clone(), job.on(device, problem)).stopped_by(self.stop.clone())
+            };
             let benches: Vec<RemoteBench> = devices.iter().map(start).collect();
             refusals.extend(benches.iter().map(RemoteBench::refusal));
             Ok(benches)

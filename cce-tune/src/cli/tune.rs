@@ -378,7 +378,7 @@ fn drift_text(settled: f64, own: f64) -> String {
     let (times, became) = if ratio < 1.0 { (1.0 / ratio, "faster") } else { (ratio, "slower") };
     format!(
         "the device became {times:.2} times {became} while it was searched: all times are as at its beginning, the \
-         winner's last runs took {own:.3} ms; where something else runs, tune again when it does not (--again)\n"
+         winner's last runs took {own:.3} ms; where something else ran, tune again when it does not\n"
     )
 }
 

@@ -340,7 +340,8 @@ impl<'a> Search<'a> {
         let config = &self.candidates[index].config;
         let reason = failure.status.reason().to_owned();
         if failure.blameless {
-            return Err(Error::Worker { reason });
+            // Whoever asked to stop is why.
+            return if self.stop.requested() { Ok(()) } else { Err(Error::Worker { reason }) };
         }
         let mut store = self.store();
         let mut trial = store.dropped(config, failure.status);

@@ -6,6 +6,7 @@ use super::{Job, RemoteCompiler, WorkerCommand};
 use crate::Error;
 use crate::phases::Phase;
 use crate::search::{Bench, Compile, Failure};
+use crate::stop::Stop;
 use cce_codegen::schedule::Schedule;
 use cce_tuning_db::{Clocks, Resources, Status};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,6 +18,8 @@ const PREPARATION: Duration = Duration::from_secs(600);
 const CHECK: Duration = Duration::from_secs(60);
 /// And on the CPU device, where nothing compiles.
 const CHECK_ON_CPU: Duration = Duration::from_secs(5);
+/// How often whoever waits for that looks whether it shall stop.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How often a worker that dies while it prepares is started again.
 const ATTEMPTS: usize = 3;
 
@@ -34,6 +37,7 @@ pub struct RemoteBench {
     /// Kept from batch to batch: its processes have loaded NVRTC.
     compiler: OnceLock<Arc<RemoteCompiler>>,
     refusal: Refusal,
+    stop: Stop,
 }
 
 /// Why a worker could not make what candidates are compared with, where whoever stated task and inputs can mend it;
@@ -102,7 +106,15 @@ impl RemoteBench {
             gone: Arc::default(),
             compiler: OnceLock::new(),
             refusal: Refusal::default(),
+            stop: Stop::new(),
         }
+    }
+
+    /// Gives up waiting for a worker that makes inputs and reference when it is asked to stop: what wanted it fails, for
+    /// nobody's fault.
+    #[must_use]
+    pub fn stopped_by(self, stop: Stop) -> RemoteBench {
+        RemoteBench { stop, ..self }
     }
 
     /// How long a build and a check may take at least: a minute (on the CPU device five seconds), if this is not
@@ -128,7 +140,7 @@ impl RemoteBench {
     /// Sends a request and waits for the reply; `what` may not take longer than `limit`.
     fn ask(&self, request: &Request, limit: Option<Duration>, what: &str) -> Result<Reply, Failure> {
         let mut link = self.link();
-        link.prepare(&self.command, &self.job, &self.refusal)?;
+        link.prepare(&self.command, &self.job, &self.refusal, &self.stop)?;
         let limit = limit.unwrap_or_else(|| self.check.max(10 * link.preparation));
         let Some(process) = &mut link.process else { return Err(blameless("there is no worker")) };
         process.send(request);
@@ -168,7 +180,13 @@ impl Link {
     }
 
     /// Waits until there is a worker that is ready.
-    fn prepare(&mut self, command: &WorkerCommand, job: &Job, refusal: &Refusal) -> Result<(), Failure> {
+    fn prepare(
+        &mut self,
+        command: &WorkerCommand,
+        job: &Job,
+        refusal: &Refusal,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
         let mut reason = String::new();
         for _ in 0..ATTEMPTS {
             if self.process.is_none() {
@@ -177,7 +195,19 @@ impl Link {
                 })?;
             }
             let (Some(process), Some(started)) = (&mut self.process, self.started) else { return Ok(()) };
-            match process.receive(PREPARATION) {
+            let reply = loop {
+                match process.receive(PAUSE) {
+                    Err(Silence::TooLate) if stop.requested() => {
+                        self.end();
+                        return Err(blameless(
+                            "it was asked to stop while a worker made inputs and reference",
+                        ));
+                    }
+                    Err(Silence::TooLate) if started.elapsed() < PREPARATION => {}
+                    reply => break reply,
+                }
+            };
+            match reply {
                 Ok(Reply::Ready { phases }) => {
                     self.preparation = started.elapsed();
                     self.phases = phases;

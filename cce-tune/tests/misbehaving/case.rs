@@ -80,6 +80,15 @@ impl Case {
     }
 
     pub(super) fn search(&self, blocks: &[u32], role: &str) -> Result<(Ended, Ranking), Error> {
+        self.search_until(&Stop::new(), blocks, role)
+    }
+
+    pub(super) fn search_until(
+        &self,
+        stop: &Stop,
+        blocks: &[u32],
+        role: &str,
+    ) -> Result<(Ended, Ranking), Error> {
         let candidates = candidates(blocks);
         let mut store = self.store();
         let effort = Effort {
@@ -88,8 +97,8 @@ impl Case {
             timeout: Duration::from_millis(1500),
             ..Effort::default()
         };
-        let bench = || Ok(self.bench(role));
-        let ended = search(&candidates, &mut store, &effort, &Silent, &Stop::new(), bench)?;
+        let bench = || Ok(self.bench(role).stopped_by(stop.clone()));
+        let ended = search(&candidates, &mut store, &effort, &Silent, stop, bench)?;
         Ok((ended, Ranking::new(&candidates, &store)))
     }
 }

@@ -24,6 +24,10 @@ pub fn main() -> ExitCode {
         }
         Some("refuses") => serve(&Refuses, std::io::stdin(), std::io::stdout()).unwrap(),
         Some("dies") => std::process::abort(),
+        Some("never ready") => {
+            note_start();
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+        }
         Some("parent") => workers::parent(),
         // The command line, whose workers are this program.
         Some("profile" | "verify") => return cce_tune::run([]),
@@ -69,6 +73,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "a_worker_that_cannot_be_prepared_ends_the_search_and_blames_nobody",
         workers::a_worker_that_cannot_be_prepared_ends_the_search_and_blames_nobody,
+    ),
+    (
+        "a_search_is_stopped_while_a_worker_makes_inputs_and_reference",
+        workers::a_search_is_stopped_while_a_worker_makes_inputs_and_reference,
     ),
     (
         "a_compiler_that_crashes_costs_its_candidate_and_one_that_hangs_ends_when_nobody_waits",

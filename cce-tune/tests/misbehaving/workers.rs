@@ -89,6 +89,23 @@ pub(super) fn a_worker_that_cannot_be_prepared_ends_the_search_and_blames_nobody
     assert!(failure.blameless && failure.status.reason().contains("/no/such/program"), "{failure:?}");
 }
 
+pub(super) fn a_search_is_stopped_while_a_worker_makes_inputs_and_reference() {
+    let (case, stop) = (Case::new(), Stop::new());
+    let begun = Instant::now();
+    let (ended, ranking) = std::thread::scope(|scope| {
+        let (case, stop) = (&case, &stop);
+        let searched = scope.spawn(move || case.search_until(stop, &[8, 16], "never ready").unwrap());
+        while started(&case.starts()).is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        stop.request();
+        searched.join().unwrap()
+    });
+    assert_eq!((ended, ranking.counts()), (Ended::Stopped, vec![("not tried", 2)]));
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(!is_running(started(&case.starts())[0]), "its worker goes on");
+}
+
 /// A parent whose worker hangs: says so, and waits.
 pub(super) fn parent() {
     let case = Case::new();
