@@ -345,7 +345,7 @@ fn told_apart(mut recordings: Vec<Recording>) -> Vec<Recording> {
             MemoryClass::AtMost { log2_bytes } => format!("at most 2^{log2_bytes} bytes"),
             _ => "any workspace".to_owned(),
         },
-        |of| of.key.device.name().to_owned(),
+        |of| of.key.device.described(),
         |of| of.generation.to_string(),
     ];
     let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();

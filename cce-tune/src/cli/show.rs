@@ -80,7 +80,7 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
         let Some(described) = selector.described(&stored.key) else { continue };
         let is_row = args.all || *source == Source::Database || here.contains(&stored.key.device);
         if !is_row {
-            let device = stored.key.device.name();
+            let device = stored.key.device.described();
             let line = format!("{source}, for {device}");
             match elsewhere.last_mut().filter(|(last, _)| *last == line) {
                 Some((_, count)) => *count += 1,
@@ -267,7 +267,7 @@ impl<'a> Names<'a> {
         if let MemoryClass::AtMost { log2_bytes } = key.memory {
             text += &format!(", at most 2^{log2_bytes} bytes");
         }
-        vec![self.of(key).name, key.device.name().to_owned(), text]
+        vec![self.of(key).name, key.device.described(), text]
     }
 }
 

@@ -260,7 +260,7 @@ fn headline(task: &Task, report: &Report) -> String {
         problem.vocab,
         problem.dtype.name(),
         problem.filter,
-        report.device.name()
+        report.device.described()
     )
 }
 

@@ -32,7 +32,7 @@ pub struct Page {
     pub key: Key,
     /// What generated the code.
     pub generation: Generation,
-    /// Every trial of the key and the generation, screening and finals, in any order.
+    /// Every trial of the key and the generation, screening and run-off, in any order.
     pub trials: Vec<Trial>,
     /// The schedule that is used where nothing is tuned.
     pub default: Option<ConfigHash>,

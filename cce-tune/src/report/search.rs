@@ -46,7 +46,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
     let (steps, pauses) = steps(&facts.page.trials);
     let Some(last) = steps.last().filter(|last| last.best.is_some()) else { return };
     let mut about = "The best time so far, over everything that was measured: screenings and, as later measurements of \
-                     the same configurations, finals. Finals take more runs, so that the last word may be above the \
+                     the same configurations, the run-off. It takes more runs, so that the last word may be above the \
                      best single screening."
         .to_owned();
     if pauses > 0 {

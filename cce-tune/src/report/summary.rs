@@ -6,7 +6,7 @@ use super::{Facts, ms_text};
 pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
     let page = facts.page;
     html.leaf("h1", &[], format!("{}, {}", page.loss, page.problem));
-    html.leaf("p", &[("class", &"lead")], format!("Tuned on {}.", page.key.device.name()));
+    html.leaf("p", &[("class", &"lead")], format!("Tuned on {}.", page.key.device.described()));
     html.element("dl", &[("class", &"cards")], |html| {
         match (facts.best(), facts.ranked.first()) {
             (Some(best), Some(winner)) => {

@@ -68,6 +68,16 @@ impl Device {
         }
     }
 
+    /// What tells it from others, for people: of the CPU device the threads too, without which two keys look alike.
+    #[must_use]
+    pub fn described(&self) -> String {
+        match self {
+            Self::Gpu(gpu) => gpu.name.clone(),
+            Self::Cpu(Cpu { name, cores: 1, .. }) => format!("{name}, 1 thread"),
+            Self::Cpu(Cpu { name, cores, .. }) => format!("{name}, {cores} threads"),
+        }
+    }
+
     /// How unlike two devices are, or `None` when a configuration of one means nothing on the other (a GPU
     /// and a CPU). Kernel families follow the compute capability, so another major counts more than any
     /// difference in size; within it, 1 is a factor of two in SMs (or cores), shared memory or L2.
