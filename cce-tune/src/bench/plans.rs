@@ -153,13 +153,22 @@ impl<M: Memory> PlanBench<M> {
         Ok(())
     }
 
+    /// What candidates are compared with, on the host; `None` where it was not made.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn reference(&self) -> Result<Option<Results>, Error> {
+        let Some(Reference { reduced, outputs, gradients }) = &self.reference else { return Ok(None) };
+        let names = self.outputs.gradients().map(|(name, _)| name);
+        let gradients = names.zip(gradients).map(|(name, buffer)| Ok((name, self.memory.download(buffer)?)));
+        let gradients = gradients.collect::<Result<_, Error>>()?;
+        Ok(Some(Results { reduced: *reduced, outputs: outputs.clone(), gradients }))
+    }
+
     /// Makes the reference another.
     #[cfg(test)]
     pub(super) fn spoil_reference(&mut self, spoil: impl FnOnce(&mut Results)) -> Result<(), Error> {
-        let Some(Reference { reduced, outputs, gradients }) = self.reference.take() else { return Ok(()) };
-        let names = self.outputs.gradients().map(|(name, _)| name);
-        let gradients = names.zip(&gradients).map(|(name, buffer)| Ok((name, self.memory.download(buffer)?)));
-        let mut results = Results { reduced, outputs, gradients: gradients.collect::<Result<_, Error>>()? };
+        let Some(mut results) = self.reference()? else { return Ok(()) };
         spoil(&mut results);
         let Results { reduced, outputs, gradients } = results;
         let upload = |(name, values): &(String, Vec<f32>)| self.memory.upload(HostData::F32(values), name);
