@@ -31,7 +31,7 @@ impl RemoteCompiler {
     /// Processes are started as they are needed: enough for all cores of this tuning's but one, which is the measurement's.
     pub fn new(command: WorkerCommand, job: Job) -> RemoteCompiler {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let free = (cores / command.tunings).saturating_sub(1).max(1);
+        let free = (cores / command.tunings.max(1)).saturating_sub(1).max(1);
         let threads = THREADS.min(free);
         RemoteCompiler {
             command: command.variable("RAYON_NUM_THREADS", threads.to_string()),

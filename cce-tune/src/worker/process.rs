@@ -36,7 +36,7 @@ impl WorkerCommand {
     /// As one of so many tunings at the same time.
     #[must_use]
     pub fn among(self, tunings: usize) -> WorkerCommand {
-        WorkerCommand { tunings: tunings.max(1), ..self }
+        WorkerCommand { tunings, ..self }
     }
 
     /// With a variable of the environment.
