@@ -65,7 +65,7 @@ pub(crate) struct TunedCandidate {
     is_default: bool,
     /// How it ended.
     status: &'static str,
-    /// The time that counts, in ms.
+    /// The time to show, in ms.
     ms: Option<f64>,
     /// The interquartile range of its runs, in ms.
     spread_ms: Option<f64>,
@@ -84,7 +84,7 @@ impl TunedCandidate {
             schedule: entry.description.clone(),
             is_default: entry.is_default,
             status: trial.map_or("not tried", |trial| trial.status.name()),
-            ms: trial.and_then(|trial| trial.deciding_time()),
+            ms: entry.ms,
             spread_ms: trial.and_then(|trial| trial.spread),
             gradient_error: trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
             runs: trial.map_or(0, |trial| trial.samples.len()),

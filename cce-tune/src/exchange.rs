@@ -23,6 +23,18 @@ pub struct Problem {
     pub trials: Vec<Trial>,
 }
 
+impl Problem {
+    /// The trial that won, of those that ended well.
+    pub fn winner(&self) -> Option<&Trial> {
+        self.trials.iter().min_by(|a, b| a.standing(b)).filter(|best| best.time().is_some())
+    }
+
+    /// The time to show of one of the trials, in ms: [`Trial::shown_time`].
+    pub fn shown_time(&self, trial: &Trial) -> Option<f64> {
+        trial.shown_time(self.winner()?)
+    }
+}
+
 /// The problems of these records, of each key that generation which `current` names, else the newest.
 pub fn problems(records: Vec<Record>, current: impl Fn(&Key) -> Generation) -> Vec<Problem> {
     let mut keys: BTreeMap<Vec<u8>, (Key, Vec<Trial>)> = BTreeMap::new();
@@ -92,8 +104,8 @@ pub fn kernel_tuner(problem: &Problem, loss: &str) -> String {
             names.iter().map(|name| (name.clone(), value_of(point, name))).collect();
         let place: Vec<String> = values.iter().map(|(_, value)| knobs::text(value)).collect();
         let mut entry: Map<String, Value> = values.into_iter().collect();
-        let time = trial
-            .deciding_time()
+        let time = problem
+            .shown_time(trial)
             .map_or_else(|| json!(failed_in_kernel_tuner(&trial.status)), |ms| json!(ms));
         let benchmark: f64 = trial.samples.iter().sum();
         entry.insert("time".to_owned(), time);
@@ -153,18 +165,19 @@ fn failed_in_kernel_tuner(status: &Status) -> &'static str {
 
 /// T4's results. Times in ms.
 pub fn t4(problem: &Problem) -> Value {
-    let results: Vec<Value> = problem.trials.iter().map(t4_result).collect();
+    let results: Vec<Value> =
+        problem.trials.iter().map(|trial| t4_result(trial, problem.shown_time(trial))).collect();
     json!({"schema_version": "1.0.0", "metadata": {"timeunit": "milliseconds"}, "results": results})
 }
 
-fn t4_result(trial: &Trial) -> Value {
+fn t4_result(trial: &Trial, ms: Option<f64>) -> Value {
     let configuration: Map<String, Value> =
         point(&trial.config).into_iter().map(|knob| (knob.name, knob.value)).collect();
     let mut measurements = Vec::new();
     let mut measured = |name: &str, value: Option<Value>, unit: &str| {
         measurements.extend(value.map(|value| json!({"name": name, "value": value, "unit": unit})));
     };
-    measured("time", trial.deciding_time().map(|ms| json!(ms)), "ms");
+    measured("time", ms.map(|ms| json!(ms)), "ms");
     measured("spread", trial.spread.map(|ms| json!(ms)), "ms");
     measured("gradient_error", trial.gradient_error.filter(|e| e.is_finite()).map(|e| json!(e)), "");
     if let Some(used) = trial.resources {

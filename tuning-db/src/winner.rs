@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::hash::ConfigHash;
 use crate::key::{Key, Shape};
 use crate::provenance::{Generation, Provenance};
-use crate::trial::{Resources, Settled, Standing, Trial};
+use crate::trial::{Resources, Settled, Standing, Trial, shown};
 use crate::wrong::{Wrong, disqualified};
 
 /// How many configurations are kept a key and generation. A caller validates the first against the actual
@@ -63,10 +63,18 @@ impl Winner {
         })
     }
 
-    /// The time that counts, in ms: the settled one, else the median.
+    /// The time that counts, in ms: the settled one, else the median. To compare winners of a problem by, not to be
+    /// shown: [`Trial::deciding_time`].
     #[must_use]
     pub fn deciding_time(&self) -> f64 {
         self.settled.map_or(self.median, |settled| settled.ms)
+    }
+
+    /// The time to show, in ms, of one of the winners of a problem of whom this is the first: [`Trial::shown_time`].
+    /// The first one's is its median.
+    #[must_use]
+    pub fn shown_time(&self, first: &Self) -> f64 {
+        shown(self.deciding_time(), first.deciding_time(), first.median)
     }
 
     /// The order of winners: that of their trials, [`Trial::standing`].

@@ -89,6 +89,24 @@ mod tests {
     }
 
     #[test]
+    fn no_shipped_winner_was_compared_with_too_few() {
+        for Shipped { file, text, .. } in SHIPPED {
+            let (profile, _) = Profile::parse(text).unwrap();
+            let winners = profile
+                .entries
+                .iter()
+                .flat_map(|entry| entry.winners.first().map(|first| (&entry.key, first)));
+            for (key, winner) in winners {
+                let settled = winner.settled.filter(|settled| settled.place == Some(0) && !settled.cut_short);
+                assert!(
+                    settled.is_some(),
+                    "{file}: the time cut short the run-off of {key:?}; run cce-tune profile again"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_device_is_asked_for_its_own_profile_and_one_without_for_all() {
         let files =
             |device: &Device| -> Vec<&str> { asked_for(device).iter().map(|shipped| shipped.file).collect() };

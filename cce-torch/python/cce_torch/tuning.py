@@ -39,10 +39,10 @@ class Candidate:
     is_default: bool
     #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ... or ``not tried``.
     status: str
-    #: The time that counts, in milliseconds: the median of its timed runs, corrected where clocks drifted. On a GPU
-    #: time on the device.
+    #: Milliseconds, on a GPU on the device: the winner's median over its last timed runs; of others their time relative to
+    #: the winner's, times that.
     ms: float | None
-    #: Their interquartile range, in milliseconds.
+    #: The interquartile range of its own runs, in milliseconds.
     spread_ms: float | None
     #: The worst relative error of a gradient against an exact reference: rounding, or the filter's noise.
     gradient_error: float | None

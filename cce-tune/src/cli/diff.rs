@@ -122,8 +122,7 @@ fn best(entry: &KeyWinners) -> Option<&Winner> {
 }
 
 fn is_same(a: Option<&Winner>, b: Option<&Winner>) -> bool {
-    let of =
-        |winner: &Winner| (winner.config.hash(), winner.deciding_time().to_bits(), winner.generation.clone());
+    let of = |winner: &Winner| (winner.config.hash(), winner.median.to_bits(), winner.generation.clone());
     a.map(of) == b.map(of)
 }
 
@@ -187,9 +186,8 @@ pub(super) fn run(args: &DiffArgs, programs: &Programs, output: &Output) -> Resu
 }
 
 fn row(name: &[String; 3], a: Option<&Winner>, b: Option<&Winner>) -> Vec<String> {
-    let ms = |winner: Option<&Winner>| {
-        winner.map_or("-".to_owned(), |winner| format!("{:.3}", winner.deciding_time()))
-    };
+    let ms =
+        |winner: Option<&Winner>| winner.map_or("-".to_owned(), |winner| format!("{:.3}", winner.median));
     let schedule = |winner: Option<&Winner>| winner.map_or("-".to_owned(), schedule_text);
     let theirs = match (a, b) {
         (Some(a), Some(b)) if a.config.hash() == b.config.hash() => "as A's".to_owned(),
@@ -208,7 +206,7 @@ fn schedule_text(winner: &Winner) -> String {
 fn change_text(a: Option<&Winner>, b: Option<&Winner>) -> String {
     match (a, b) {
         (Some(a), Some(b)) => {
-            let percent = 100.0 * (b.deciding_time() / a.deciding_time() - 1.0);
+            let percent = 100.0 * (b.median / a.median - 1.0);
             let time = match percent {
                 p if p.abs() < 0.05 => "the same".to_owned(),
                 p if p < 0.0 => format!("{:.1} % faster", -p),
@@ -222,7 +220,7 @@ fn change_text(a: Option<&Winner>, b: Option<&Winner>) -> String {
 }
 
 fn value(state: &str, name: &[String; 3], key: &Key, a: Option<&Winner>, b: Option<&Winner>) -> Value {
-    let ratio = a.zip(b).map(|(a, b)| b.deciding_time() / a.deciding_time());
+    let ratio = a.zip(b).map(|(a, b)| b.median / a.median);
     let schedules = a.zip(b).map(|(a, b)| a.config.hash() == b.config.hash());
     json!({
         "state": state, "loss": name[0], "device": name[1], "problem": name[2], "key": key, "a": a, "b": b,

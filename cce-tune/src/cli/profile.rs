@@ -273,7 +273,7 @@ impl Making<'_> {
         let (problem, space) = tuner.space(&item.task, device)?;
         let key = selection::key(&item.task.program, &problem, self.keyed.clone())?;
         let is_known = |winner: &&Winner| is_done(winner, &self.generation) && !args.again;
-        let known = self.made().profile.winner(&key).filter(is_known).map(Winner::deciding_time);
+        let known = self.made().profile.winner(&key).filter(is_known).map(|winner| winner.median);
         if let Some(ms) = known {
             let value = json!({"problem": item.text(), "key": key, "state": "known", "ms": ms});
             self.made().values.push((number, value));
@@ -366,8 +366,7 @@ fn objective_text(gradients: Gradients) -> &'static str {
 
 fn described(report: &Report, default: Option<Schedule>, seconds: f64) -> (String, Value) {
     let time = |schedule: Option<Schedule>| {
-        let entry = report.ranking.entries.iter().find(|entry| Some(entry.schedule) == schedule)?;
-        entry.trial.as_ref()?.deciding_time()
+        report.ranking.entries.iter().find(|entry| Some(entry.schedule) == schedule)?.ms
     };
     let best = report.ranking.winner().and_then(|winner| time(Some(winner.schedule)));
     let default = time(default);

@@ -117,12 +117,11 @@ fn write(
             path.file_name().map_or_else(String::new, |name| format!("{stem}-{}", name.to_string_lossy()));
         let file = beside.join(&name);
         whole_text(&file, &page(one))?;
-        let timed = one.of.trials.iter().filter(|trial| trial.deciding_time().is_some());
         entries.push(Entry {
             loss: one.loss.clone(),
             problem: one.problem.clone(),
             device: one.device.clone(),
-            best: timed.min_by(|a, b| a.standing(b)).and_then(cce_tuning_db::Trial::deciding_time),
+            best: one.of.winner().and_then(cce_tuning_db::Trial::time),
             configurations: one.of.trials.len(),
             file: name,
         });

@@ -14,7 +14,7 @@ use cce_runtime::selection;
 use cce_tuning_db::{Config, Database, Device, Key, MemoryClass, ProgramHash, Record, Source, Trial, Winner};
 use clap::Args;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 #[derive(Debug, Args)]
@@ -97,7 +97,7 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
             }
             let mut row = described.to_vec();
             row.extend([
-                format!("{:.3}", winner.deciding_time()),
+                format!("{:.3}", winner.median),
                 state,
                 schedule_text(&winner.config),
                 source.to_string(),
@@ -151,13 +151,15 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
     let names = selector.names();
     let place = |record: &Record| record.key.encode().unwrap_or_default();
     records.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.trial.standing(&b.trial)));
+    let times = shown_times(&records);
     let rows: Vec<Vec<String>> = records
         .iter()
-        .map(|record| {
+        .zip(&times)
+        .map(|(record, ms)| {
             let trial = &record.trial;
             let mut row = names.described(&record.key);
             row.extend([
-                trial.deciding_time().map_or("-".to_owned(), |ms| format!("{ms:.3}")),
+                ms.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
                 trial.samples.len().to_string(),
                 stage(trial).to_owned(),
                 trial.status.name().to_owned(),
@@ -169,12 +171,14 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
         .collect();
     let values: Vec<Value> = records
         .iter()
-        .map(|record| {
+        .zip(&times)
+        .map(|(record, ms)| {
             json!({
                 "loss": names.of(&record.key).name,
                 "input_gradients": names.input_gradients(&record.key),
                 "key": record.key,
                 "stage": stage(&record.trial),
+                "ms": ms,
                 "trial": record.trial,
             })
         })
@@ -185,6 +189,20 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
         false => table(&header, &rows, &[3, 4]),
     };
     output.either(text, &json!({"schema": 1, "database": folder, "trials": values}))
+}
+
+/// The time to show of each, in ms.
+fn shown_times(records: &[Record]) -> Vec<Option<f64>> {
+    let of = |record: &Record| (record.key.encode().unwrap_or_default(), record.trial.generation.clone());
+    let mut problems: BTreeMap<_, Vec<&Trial>> = BTreeMap::new();
+    for record in records {
+        problems.entry(of(record)).or_default().push(&record.trial);
+    }
+    let winner = |trials: Vec<&Trial>| cce_tuning_db::newest(trials).min_by(|a, b| a.standing(b)).cloned();
+    let winners: BTreeMap<_, Option<Trial>> =
+        problems.into_iter().map(|(problem, trials)| (problem, winner(trials))).collect();
+    let time = |record: &Record| record.trial.shown_time(winners.get(&of(record))?.as_ref()?);
+    records.iter().map(time).collect()
 }
 
 /// Which part of a search a trial comes from; nothing was timed of one that has none.

@@ -76,8 +76,6 @@ pub(super) struct TuneArgs {
 
 /// Candidates that the table shows without `--all`.
 const SHOWN: usize = 12;
-/// How much faster or slower, as a part, the device may become without a word.
-const DRIFT: f64 = 0.1;
 /// The budget of `--quick`.
 const QUICK: Duration = Duration::from_secs(10);
 
@@ -312,15 +310,12 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
                 Ended::Complete | Ended::Stopped => String::new(),
             },
             winner.description,
-            winner.trial.as_ref().and_then(cce_tuning_db::Trial::deciding_time).unwrap_or(f64::NAN),
+            winner.ms.unwrap_or(f64::NAN),
             against_default(report),
             report.grade
         ),
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
     };
-    if let Some((settled, own)) = winner_times(report) {
-        text += &drift_text(settled, own);
-    }
     text += &floor_text(report);
     if args.phases {
         text += &phases_text(report);
@@ -362,26 +357,6 @@ fn against_default(report: &Report) -> String {
     }
 }
 
-/// The winner's time that counts, and the median of its own last runs, in ms.
-fn winner_times(report: &Report) -> Option<(f64, f64)> {
-    let trial = report.ranking.winner()?.trial.as_ref()?;
-    Some((trial.deciding_time()?, trial.time()?))
-}
-
-/// What is said where the device became faster or slower while it was searched: times are on one scale, that of the
-/// first batch.
-fn drift_text(settled: f64, own: f64) -> String {
-    let ratio = own / settled;
-    if ratio.max(1.0 / ratio) <= 1.0 + DRIFT {
-        return String::new();
-    }
-    let (times, became) = if ratio < 1.0 { (1.0 / ratio, "faster") } else { (ratio, "slower") };
-    format!(
-        "the device became {times:.2} times {became} while it was searched: all times are as at its beginning, the \
-         winner's last runs took {own:.3} ms; where something else ran, tune again when it does not\n"
-    )
-}
-
 /// How far the winner is from what is possible.
 fn floor_text(report: &Report) -> String {
     match (report.floor, of_floor(report)) {
@@ -403,22 +378,19 @@ fn floor_text(report: &Report) -> String {
 
 /// The winner's time over the floor.
 fn of_floor(report: &Report) -> Option<f64> {
-    let winner = report.ranking.winner()?.trial.as_ref()?.deciding_time()?;
-    Some(winner / report.floor?.ms)
+    Some(report.ranking.winner()?.ms? / report.floor?.ms)
 }
 
 fn row(at: usize, entry: &Ranked) -> Vec<String> {
     let trial = entry.trial.as_ref();
-    let time = trial.and_then(cce_tuning_db::Trial::deciding_time);
-    let spread = trial.and_then(|trial| trial.spread).zip(time);
     vec![
         (at + 1).to_string(),
-        time.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
-        match spread {
+        entry.ms.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
+        match trial.and_then(cce_tuning_db::Trial::relative_spread) {
             None => String::new(),
             // One run has none.
             Some(_) if trial.is_some_and(|trial| trial.samples.len() < 2) => "-".to_owned(),
-            Some((spread, ms)) => format!("{:.1} %", 100.0 * spread / ms),
+            Some(spread) => format!("{:.1} %", 100.0 * spread),
         },
         trial.and_then(|trial| trial.gradient_error).map_or(String::new(), |error| format!("{error:.1e}")),
         match entry.is_default {
@@ -439,7 +411,7 @@ fn candidate_value(entry: &Ranked) -> Value {
         "description": entry.description,
         "default": entry.is_default,
         "status": trial.map_or("not tried", |trial| trial.status.name()),
-        "ms": trial.and_then(cce_tuning_db::Trial::deciding_time),
+        "ms": entry.ms,
         "ties": trial.and_then(|trial| trial.settled).is_some_and(|settled| settled.tie_ms.is_some()),
         "spread_ms": trial.and_then(|trial| trial.spread),
         "samples": trial.map_or(0, |trial| trial.samples.len()),
@@ -544,18 +516,4 @@ fn knobs_text(space: &Space) -> String {
         }
     }
     table(&["knob", "values", "", ""], &rows, &[])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_whose_speed_changes_is_told_of_with_the_time_of_the_last_runs() {
-        assert_eq!(drift_text(10.0, 10.9), "");
-        assert_eq!(drift_text(10.9, 10.0), "");
-        let faster = drift_text(44.584, 23.2);
-        assert!(faster.contains("1.92 times faster") && faster.contains("took 23.200 ms"), "{faster}");
-        assert!(drift_text(10.0, 15.0).contains("1.50 times slower"));
-    }
 }

@@ -301,7 +301,7 @@ fn again(
     let Some((_, first)) = winners.first() else {
         return Ok(Some(Verified { lines: Vec::new(), moved: Vec::new() }));
     };
-    let slowest = winners.iter().map(|(winner, _)| winner.deciding_time()).fold(0.0, f64::max);
+    let slowest = winners.iter().map(|(winner, _)| winner.median).fold(0.0, f64::max);
     let (mut bench, problem) = generated.bench(device, task, *first, slowest)?;
     let default = match device.kind() {
         DeviceKind::Cpu => selection::cpu_space(&problem).first().copied().map(Schedule::Cpu),

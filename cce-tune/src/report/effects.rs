@@ -42,12 +42,10 @@ pub(super) struct Pair {
 }
 
 impl Effects {
-    /// Of these trials, those that were timed.
-    pub(super) fn of(trials: &[Trial]) -> Effects {
-        let timed: Vec<(Vec<knobs::Knob>, f64)> = trials
-            .iter()
-            .filter_map(|trial| Some((knobs::every(&trial.config), trial.deciding_time()?)))
-            .collect();
+    /// Of these trials, those that were timed, with their times in ms.
+    pub(super) fn of(trials: &[Trial], ms: impl Fn(&Trial) -> Option<f64>) -> Effects {
+        let timed: Vec<(Vec<knobs::Knob>, f64)> =
+            trials.iter().filter_map(|trial| Some((knobs::every(&trial.config), ms(trial)?))).collect();
         let times: Vec<f64> = timed.iter().map(|(_, ms)| *ms).collect();
         let mut names: Vec<&str> = Vec::new();
         for knob in timed.iter().flat_map(|(knobs, _)| knobs) {
@@ -224,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_never_moves_is_no_knob_and_what_moves_together_is_one() {
-        let effects = Effects::of(&grid(|a, _| f64::from(a)));
+        let effects = Effects::of(&grid(|a, _| f64::from(a)), Trial::time);
         let names: Vec<&str> = effects.knobs.iter().map(|knob| knob.name.as_str()).collect();
         assert_eq!(names, ["a / twice", "b.c"]);
         assert_eq!(effects.knobs[0].values, ["1 / 2", "2 / 4", "3 / 6", "4 / 8"]);
@@ -233,10 +231,10 @@ mod tests {
 
     #[test]
     fn a_product_of_two_factors_is_no_interaction_and_a_best_value_that_depends_on_the_other_is_one() {
-        let product = Effects::of(&grid(|a, b| f64::from(a) * f64::from(b * b)));
+        let product = Effects::of(&grid(|a, b| f64::from(a) * f64::from(b * b)), Trial::time);
         assert!(product.pairs()[0].interaction < 1e-9);
         assert!((product.knobs.iter().map(|knob| knob.effect).sum::<f64>() - 1.0).abs() < 1e-9);
-        let crossed = Effects::of(&grid(|a, b| if (a + b) % 2 == 0 { 1.0 } else { 4.0 }));
+        let crossed = Effects::of(&grid(|a, b| if (a + b) % 2 == 0 { 1.0 } else { 4.0 }), Trial::time);
         assert!(crossed.pairs()[0].interaction > 0.8, "{:?}", crossed.pairs());
     }
 
@@ -246,12 +244,12 @@ mod tests {
         crossed.retain(|trial| {
             trial.config.value()["cpu"]["a"] == 1 || trial.config.value()["cpu"]["b"]["c"] == 1
         });
-        assert_eq!(Effects::of(&crossed).pairs(), []);
+        assert_eq!(Effects::of(&crossed, Trial::time).pairs(), []);
     }
 
     #[test]
     fn a_cell_holds_the_median_of_its_points() {
-        let effects = Effects::of(&grid(|a, b| f64::from(10 * a + b)));
+        let effects = Effects::of(&grid(|a, b| f64::from(10 * a + b)), Trial::time);
         let place = |name: &str| effects.knobs.iter().position(|knob| knob.name == name).unwrap();
         assert_eq!(effects.cell((place("a / twice"), place("b.c")), (3, 0)), Some((41.0, 1)));
         assert_eq!(median(&[4.0, 1.0, 3.0]), Some(3.0));
@@ -260,7 +258,7 @@ mod tests {
 
     #[test]
     fn one_trial_or_none_has_no_effects() {
-        assert!(Effects::of(&[]).knobs.is_empty());
-        assert!(Effects::of(&grid(|_, _| 1.0)[..1]).knobs.is_empty());
+        assert!(Effects::of(&[], Trial::time).knobs.is_empty());
+        assert!(Effects::of(&grid(|_, _| 1.0)[..1], Trial::time).knobs.is_empty());
     }
 }

@@ -79,13 +79,13 @@ impl Page {
         let mut ranked = counting(&self.trials);
         // What was dropped comes by the kind of its end.
         ranked.sort_by(|a, b| {
-            let kind = |trial: &Trial| trial.deciding_time().is_none().then(|| trial.status.name());
+            let kind = |trial: &Trial| trial.time().is_none().then(|| trial.status.name());
             kind(a).cmp(&kind(b)).then_with(|| a.standing(b))
         });
         let shape = ranked.first().map_or(Shape::new(0, 0, 0), |trial| trial.shape);
         let facts = Facts {
             page: self,
-            timed: ranked.iter().filter(|trial| trial.deciding_time().is_some()).count(),
+            timed: ranked.iter().filter(|trial| trial.time().is_some()).count(),
             ranked,
             work: Work::of_stored(&self.key, shape),
         };
@@ -107,7 +107,12 @@ impl Facts<'_> {
 
     /// The winner's time, in ms.
     fn best(&self) -> Option<f64> {
-        self.ranked.first().and_then(Trial::deciding_time)
+        self.ranked.first().and_then(Trial::time)
+    }
+
+    /// The time to show of any trial of the page, in ms.
+    fn ms(&self, trial: &Trial) -> Option<f64> {
+        trial.shown_time(self.ranked.first()?)
     }
 
     fn is_default(&self, trial: &Trial) -> bool {

@@ -9,7 +9,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
     heading(
         html,
         "Configurations, fastest first",
-        "The times that count: medians, corrected for drifting clocks, of each configuration its last measurement. Those \
+        "The winner's median; of the others their time relative to the winner's, each by its last measurement. Those \
          of the run-off come first, and of those that tie in it the default, else the simplest. The floor is the least time that \
          operations and bytes of the problem allow on this device, where its peak is known.",
     );
@@ -19,7 +19,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         _ => "dot",
     };
     let dots = facts.timed().iter().enumerate().filter_map(|(place, trial)| {
-        let ms = trial.deciding_time()?;
+        let ms = facts.ms(trial)?;
         let name = facts.describe(trial);
         let says = format!("{}. {} ms, {:.2} times the best: {name}", place + 1, ms_text(ms), ms / best);
         let class = class(place, facts.is_default(trial));
@@ -80,14 +80,14 @@ fn table(html: &mut Html, facts: &Facts<'_>, best: f64, floor: Option<f64>) {
     columns.push(("schedule", false));
     sortable(html, &columns, |html| {
         for (place, trial) in facts.timed().iter().enumerate() {
-            let Some(ms) = trial.deciding_time() else { continue };
+            let Some(ms) = facts.ms(trial) else { continue };
             let class = if place == 0 { "best" } else { "" };
             html.element("tr", &[("class", &class)], |html| {
                 number(html, Some((place + 1) as f64), (place + 1).to_string());
                 number(html, Some(ms), ms_text(ms));
                 number(html, Some(ms / best), format!("{:.2}", ms / best));
                 let spread =
-                    trial.spread.filter(|_| trial.samples.len() > 1).map(|spread| 100.0 * spread / ms);
+                    trial.relative_spread().filter(|_| trial.samples.len() > 1).map(|spread| 100.0 * spread);
                 number(html, spread, spread.map_or("-".to_owned(), |percent| format!("{percent:.1} %")));
                 number(html, Some(trial.samples.len() as f64), trial.samples.len().to_string());
                 if let Some(floor) = floor {

@@ -20,8 +20,8 @@ struct Step<'a> {
     best: Option<f64>,
 }
 
-fn steps<'a>(trials: &'a [Trial]) -> (Vec<Step<'a>>, usize) {
-    let mut in_order: Vec<&Trial> = trials.iter().collect();
+fn steps<'a>(facts: &Facts<'a>) -> (Vec<Step<'a>>, usize) {
+    let mut in_order: Vec<&Trial> = facts.page.trials.iter().collect();
     in_order.sort_by_key(|trial| trial.provenance.unix_ms);
     let (mut best, mut spent, mut pauses): (Option<f64>, u64, usize) = (None, 0, 0);
     let mut before = in_order.first().map_or(0, |trial| trial.provenance.unix_ms);
@@ -33,7 +33,7 @@ fn steps<'a>(trials: &'a [Trial]) -> (Vec<Step<'a>>, usize) {
             gap => spent += gap,
         }
         before = now;
-        best = match (best, trial.deciding_time()) {
+        best = match (best, facts.ms(trial)) {
             (Some(best), Some(ms)) => Some(best.min(ms)),
             (best, ms) => best.or(ms),
         };
@@ -43,7 +43,7 @@ fn steps<'a>(trials: &'a [Trial]) -> (Vec<Step<'a>>, usize) {
 }
 
 pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
-    let (steps, pauses) = steps(&facts.page.trials);
+    let (steps, pauses) = steps(facts);
     let Some(last) = steps.last().filter(|last| last.best.is_some()) else { return };
     let mut about = "The best time so far, over everything that was measured: screenings and, as later measurements of \
                      the same configurations, the run-off. It takes more runs, so that the last word may be above the \
@@ -66,7 +66,7 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
         dots: steps
             .iter()
             .filter_map(|step| {
-                let ms = step.trial.deciding_time()?;
+                let ms = facts.ms(step.trial)?;
                 let says =
                     format!("trial {}: {} ms, {}", step.number, ms_text(ms), facts.describe(step.trial));
                 Some(Dot { x: at(step), y: ms, class: "faint", says })

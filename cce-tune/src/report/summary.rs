@@ -10,15 +10,13 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
     html.element("dl", &[("class", &"cards")], |html| {
         match (facts.best(), facts.ranked.first()) {
             (Some(best), Some(winner)) => {
-                let spread = winner.spread.map(|spread| format!("spread {:.1} %", 100.0 * spread / best));
+                let spread = winner.relative_spread().map(|spread| format!("spread {:.1} %", 100.0 * spread));
                 card(html, "Best time", &format!("{} ms", ms_text(best)), &spread.unwrap_or_default());
             }
             _ => card(html, "Best time", "none", "no candidate could run and was right"),
         }
         let default = facts.timed().iter().find(|trial| facts.is_default(trial));
-        if let (Some(best), Some(default)) =
-            (facts.best(), default.and_then(cce_tuning_db::Trial::deciding_time))
-        {
+        if let (Some(best), Some(default)) = (facts.best(), default.and_then(|default| facts.ms(default))) {
             let text = format!("{:.2} times", default / best);
             card(html, "Faster than the default", &text, &format!("which takes {} ms", ms_text(default)));
         }

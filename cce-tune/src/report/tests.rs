@@ -174,7 +174,7 @@ fn the_winner_of_the_page_is_that_of_the_run_off_and_not_a_lucky_screening() {
     let document = parsed(&html);
     let winner = document.descendants().find(|node| node.text() == Some("The winner")).unwrap();
     assert_eq!(winner.next_sibling().unwrap().text(), Some(config(64, 4, 4096).text()));
-    assert!(section(&html, "Configurations, fastest first").contains("from 19.000 ms to"), "{html}");
+    assert!(section(&html, "Configurations, fastest first").contains("from 22.275 ms to"));
 }
 
 #[test]

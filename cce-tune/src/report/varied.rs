@@ -13,7 +13,7 @@ const MAPPED: usize = 10;
 const VALUES: usize = 16;
 
 pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
-    let effects = Effects::of(facts.timed());
+    let effects = Effects::of(facts.timed(), |trial| facts.ms(trial));
     let Some(best) = facts.best().filter(|_| !effects.knobs.is_empty()) else { return };
     heading(
         html,

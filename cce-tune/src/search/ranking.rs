@@ -16,6 +16,8 @@ pub struct Ranked {
     pub is_default: bool,
     /// What was measured; `None` if the search was stopped before it came to this one.
     pub trial: Option<Trial>,
+    /// The time to show, in ms, of one that ended well: [`Trial::shown_time`].
+    pub ms: Option<f64>,
     /// Why it did not win; empty for the winner.
     pub reason: String,
 }
@@ -37,6 +39,7 @@ impl Ranking {
                 description: describe(&candidate.schedule),
                 is_default: candidate.is_default,
                 trial: store.known(&candidate.config).cloned(),
+                ms: None,
                 reason: String::new(),
             })
             .collect();
@@ -50,6 +53,11 @@ impl Ranking {
         });
         let best = entries.first().and_then(Best::of);
         for (place, entry) in entries.iter_mut().enumerate() {
+            entry.ms = entry
+                .trial
+                .as_ref()
+                .zip(best.as_ref())
+                .and_then(|(trial, best)| trial.shown_time(&best.trial));
             entry.reason = match (&entry.trial, &best) {
                 (None, _) => "not tried yet".to_owned(),
                 (Some(_), Some(_)) if place == 0 => String::new(),
@@ -62,17 +70,17 @@ impl Ranking {
 
     /// The best one that was measured.
     pub fn winner(&self) -> Option<&Ranked> {
-        self.entries.first().filter(|first| time(first).is_some())
+        self.entries.first().filter(|first| first.ms.is_some())
     }
 
     /// What a plan uses where nothing is tuned, if it was measured.
     pub fn default(&self) -> Option<&Ranked> {
-        self.entries.iter().find(|entry| entry.is_default && time(entry).is_some())
+        self.entries.iter().find(|entry| entry.is_default && entry.ms.is_some())
     }
 
     /// The winner's time over the default's, if both were measured.
     pub fn of_default(&self) -> Option<f64> {
-        Some(time(self.winner()?)? / time(self.default()?)?)
+        Some(self.winner()?.ms? / self.default()?.ms?)
     }
 
     /// How many ended in each way: `ok`, `constraint`, ..., `not tried`.
@@ -87,10 +95,6 @@ impl Ranking {
         }
         counts
     }
-}
-
-fn time(entry: &Ranked) -> Option<f64> {
-    entry.trial.as_ref().and_then(Trial::deciding_time)
 }
 
 /// Measured ones first; a wrong result, which is a defect, before what merely does not fit.
@@ -110,15 +114,15 @@ fn order(entry: &Ranked) -> u8 {
 
 /// What the others are compared with.
 struct Best {
+    trial: Trial,
     ms: f64,
-    spread: f64,
     is_default: bool,
 }
 
 impl Best {
     fn of(winner: &Ranked) -> Option<Best> {
-        let spread = winner.trial.as_ref()?.spread.unwrap_or(0.0);
-        Some(Best { ms: time(winner)?, spread, is_default: winner.is_default })
+        let trial = winner.trial.clone()?;
+        Some(Best { ms: trial.deciding_time()?, trial, is_default: winner.is_default })
     }
 }
 
@@ -133,8 +137,8 @@ fn slower(trial: &Trial, best: &Best) -> String {
     if percent < 0.0 {
         return format!("not in the run-off; {:.1} % faster in its screening", -percent);
     }
-    let noise = trial.spread.unwrap_or(0.0).max(best.spread);
-    if ms - best.ms <= noise && percent < 10.0 {
+    let spread = |trial: &Trial| 100.0 * trial.relative_spread().unwrap_or(0.0);
+    if percent <= spread(trial).max(spread(&best.trial)) && percent < 10.0 {
         return format!("{percent:.1} % slower, within the spread");
     }
     match percent {
@@ -159,7 +163,9 @@ mod tests {
     }
 
     fn best(is_default: bool) -> Best {
-        Best { ms: 10.0, spread: 1.0, is_default }
+        let mut trial = trial(10.0, None);
+        trial.spread = Some(1.0);
+        Best { trial, ms: 10.0, is_default }
     }
 
     #[test]

@@ -346,7 +346,7 @@ fn the_default_is_in_the_run_off_wherever_the_screening_saw_it() {
     assert!(default.settled.unwrap().place.is_some(), "{default:?}");
     assert!((ranking.of_default().unwrap() - 1000.0 / 1400.0).abs() < 1e-9);
     // What is shown of those that tie is what each took.
-    let shown = |at: usize| ranking.entries[at].trial.as_ref().unwrap().deciding_time().unwrap();
+    let shown = |at: usize| ranking.entries[at].ms.unwrap();
     assert!((shown(1) / shown(0) - 1.001).abs() < 1e-9, "{}", shown(1) / shown(0));
     assert_eq!(ranking.entries[1].reason, "0.1 % slower, a tie: the best is simpler");
 }

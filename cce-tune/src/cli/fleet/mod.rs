@@ -143,7 +143,7 @@ pub(super) fn work(args: &WorkArgs, output: &Output, stop: &Stop) -> Result<u8, 
         done.write(&args.shard)?;
     }
     let text = || {
-        let best = match (&done.winner, winner.and_then(|winner| winner.trial.as_ref()?.deciding_time())) {
+        let best = match (&done.winner, winner.and_then(|winner| winner.ms)) {
             (Some(winner), Some(ms)) => format!("the best is {winner} ({ms:.3} ms)"),
             _ => "none could run and was right".to_owned(),
         };
