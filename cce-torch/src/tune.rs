@@ -85,7 +85,7 @@ impl TunedCandidate {
             is_default: entry.is_default,
             status: trial.map_or("not tried", |trial| trial.status.name()),
             ms: entry.ms,
-            spread_ms: trial.and_then(|trial| trial.spread),
+            spread_ms: entry.spread_ms(),
             gradient_error: trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
             runs: trial.map_or(0, |trial| trial.samples.len()),
             reason: entry.reason.clone(),

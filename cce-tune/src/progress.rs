@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// Where the search says how far it is. May be called from any thread.
@@ -79,11 +79,13 @@ impl Drop for Whole<'_> {
 }
 
 /// On standard error: if that is a terminal, a bar, below it the best so far and what is being done; else a line now
-/// and then, less and less often.
+/// and then, less and less often, whether or not there is news.
 #[derive(Debug)]
 pub struct Console {
     bar: Option<ProgressBar>,
     state: Arc<Mutex<State>>,
+    /// Whoever writes the plain lines does so until this is dropped.
+    lines: Mutex<Option<mpsc::Sender<()>>>,
 }
 
 /// What is known of the work at hand.
@@ -92,9 +94,9 @@ struct State {
     total: u64,
     done: u64,
     started: Instant,
-    /// When the last plain line was written, and the pause until the next.
-    last: Instant,
-    pause: Duration,
+    /// What is being done, and what was done when the last plain line was written.
+    doing: String,
+    told: u64,
     best: Option<(f64, String)>,
     /// When the time is over that all of it may take.
     until: Option<Instant>,
@@ -107,8 +109,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 impl State {
     fn of(total: u64) -> State {
-        let now = Instant::now();
-        State { total, done: 0, started: now, last: now, pause: PAUSE, best: None, until: None }
+        let doing = String::new();
+        State { total, done: 0, started: Instant::now(), doing, told: 0, best: None, until: None }
     }
 
     /// The time left if the rest goes as what is done went, and no more than there is.
@@ -123,8 +125,8 @@ impl State {
         self.until.map_or(time, |until| time.min(until.saturating_duration_since(now)))
     }
 
-    /// The plain line.
-    fn line(&self, now: Instant) -> String {
+    /// The plain line. Where nothing was done since the last one, it says what takes so long.
+    fn line(&mut self, now: Instant) -> String {
         let elapsed = now.saturating_duration_since(self.started);
         let percent = (100 * self.done).checked_div(self.total).unwrap_or(100).min(100);
         let mut line = format!("{percent} % ({} of {} steps), {}", self.done, self.total, spent(elapsed));
@@ -132,6 +134,10 @@ impl State {
         if let Some((ms, schedule)) = &self.best {
             line += &format!("; best {ms:.3} ms: {schedule}");
         }
+        if self.done == self.told && !self.doing.is_empty() {
+            line += &format!("; {}", self.doing);
+        }
+        self.told = self.done;
         line
     }
 }
@@ -145,7 +151,22 @@ impl Console {
             bar.set_style(style(&state).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Console { bar, state }
+        Console { bar, state, lines: Mutex::new(None) }
+    }
+
+    /// Writes plain lines until the work ends.
+    fn write_lines(&self) {
+        let (ends, ended) = mpsc::channel();
+        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends);
+        let state = Arc::clone(&self.state);
+        std::thread::spawn(move || {
+            let mut pause = PAUSE;
+            while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+                pause = pause.mul_f64(1.5).min(LONGEST);
+                let line = state.lock().unwrap_or_else(PoisonError::into_inner).line(Instant::now());
+                eprintln!("{line}");
+            }
+        });
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -198,6 +219,8 @@ impl Progress for Console {
             bar.set_length(steps);
             // The clock goes on while a kernel compiles.
             bar.enable_steady_tick(Duration::from_millis(250));
+        } else {
+            self.write_lines();
         }
     }
 
@@ -215,14 +238,11 @@ impl Progress for Console {
             // Drawing asks for the state.
             drop(state);
             bar.inc(steps);
-        } else if state.last.elapsed() >= state.pause && state.done > 0 {
-            state.last = Instant::now();
-            state.pause = state.pause.mul_f64(1.5).min(LONGEST);
-            eprintln!("{}", state.line(Instant::now()));
         }
     }
 
     fn say(&self, text: &str) {
+        text.clone_into(&mut self.state().doing);
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
         }
@@ -241,6 +261,7 @@ impl Progress for Console {
 
     fn end(&self) {
         self.state().best = None;
+        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -286,8 +307,11 @@ mod tests {
         let now = state.started + Duration::from_secs(10);
         assert_eq!(state.line(now), "25 % (50 of 200 steps), 10 s, about 30 s left");
         state.best = Some((1.5, "token block 64, strip 512".to_owned()));
+        state.done = 51;
         assert!(state.line(now).ends_with("; best 1.500 ms: token block 64, strip 512"));
-        let nothing = State::of(0);
+        state.doing = "run-off of the 12 best".to_owned();
+        assert!(state.line(now).ends_with("strip 512; run-off of the 12 best"));
+        let mut nothing = State::of(0);
         assert_eq!(nothing.line(nothing.started), "100 % (0 of 0 steps), 0 s");
     }
 

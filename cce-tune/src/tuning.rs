@@ -143,14 +143,14 @@ impl<'a> Tuner<'a> {
     }
 
     /// What plans would take for this problem as it is, best first: what was stored for it elsewhere, for near shapes,
-    /// and for other devices, in the database and in profiles; those that fit.
+    /// and for other devices, in the database and in profiles; those that fit. With what could not be read of these.
     fn suggested(
         &self,
         task: &Task,
         device: &Device,
         problem: &Problem,
         key: &Key,
-    ) -> Result<Vec<Schedule>, Error> {
+    ) -> Result<(Vec<Schedule>, Vec<String>), Error> {
         let generation = selection::generation(&key.device);
         let request = Request::new(key.clone(), generation.clone());
         let selected = selection::open(Some(self.folder), &selection::profiles()).select(&request);
@@ -173,7 +173,7 @@ impl<'a> Tuner<'a> {
                 break;
             }
         }
-        Ok(suggested)
+        Ok((suggested, selected.warnings.iter().map(ToString::to_string).collect()))
     }
 
     /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
@@ -192,7 +192,7 @@ impl<'a> Tuner<'a> {
         let arguments = Arguments::new(&task.program, task.tokens, task.vocab, &self.scalars)?;
         self.tune_on(task, (device, 1), counted, |task, problem| {
             room::check(task, device.kind())?;
-            self.progress.note("computing the reference");
+            self.prepares();
             Ok(vec![DeviceBench::prepare(device, task, head, &arguments, problem)?])
         })
     }
@@ -216,7 +216,7 @@ impl<'a> Tuner<'a> {
         let mut refusals = Vec::new();
         let tuned = self.tune_on(task, (first, devices.len()), counted, |task, problem| {
             room::check(task, first.kind())?;
-            self.progress.note("computing the reference");
+            self.prepares();
             let job = Job::new(task, &self.scalars, source.clone());
             let start = |device: &Device| {
                 RemoteBench::start(worker.clone(), job.on(device, problem)).stopped_by(self.stop.clone())
@@ -226,6 +226,13 @@ impl<'a> Tuner<'a> {
             Ok(benches)
         });
         tuned.map_err(|error| refusals.iter().fold(error, |error, refusal| refusal.instead_of(error)))
+    }
+
+    /// Says that nothing is timed yet, and why.
+    fn prepares(&self) {
+        self.progress.note("computing the reference");
+        self.progress
+            .say("making the inputs and their reference, which the budget counts and does not cut short");
     }
 
     fn tune_on<B: Bench + Send>(
@@ -244,8 +251,12 @@ impl<'a> Tuner<'a> {
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
         // A shard keeps to its share.
+        let mut warnings = Vec::new();
         if self.share.is_none() {
-            space.suggest(self.suggested(task, device, &problem, &key)?)?;
+            let (schedules, unread) = self.suggested(task, device, &problem, &key)?;
+            space.suggest(schedules)?;
+            unread.iter().for_each(|warning| self.progress.note(warning));
+            warnings = unread;
         }
         let mut database = Database::open(self.folder)?;
         losses::remember(self.folder, &task.program)?;
@@ -342,7 +353,11 @@ impl<'a> Tuner<'a> {
             notes.extend(chosen.notes);
             chosen.grade
         };
+        notes.retain(|note| !warnings.contains(note));
         watch.lap("what a plan finds now");
+        let undecided = undecided(&tried, &store, &effort);
+        // Of those that were chosen and not tried there is nothing to say that is not true of all others.
+        tried.retain(|candidate| store.known(&candidate.config).is_some());
         Ok(Report {
             device: keyed,
             problem,
@@ -351,7 +366,7 @@ impl<'a> Tuner<'a> {
             searched: space.candidates.len(),
             recording: recording(task, &store, &space),
             ended,
-            undecided: undecided(&tried, &store, &effort),
+            undecided,
             ranking: Ranking::new(&tried, &store),
             floor,
             grade,

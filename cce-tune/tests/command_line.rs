@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Ran, Tuner};
+use common::{Ran, Tuner, tiny};
 use serde_json::Value;
 
 /// The candidates' schedules and times of the only device.
@@ -311,8 +311,11 @@ fn a_profile_serves_a_machine_without_a_database() {
     assert!(shown.stdout.contains("profile test machine"), "{}", shown.stdout);
     let doctor = Ran::of(other.command(&["doctor"]).env("CCE_PROFILE", &file)).ok();
     assert!(doctor.stdout.contains(", 1 problem\n"), "{}", doctor.stdout);
-    let broken = Ran::of(other.command(&["doctor"]).env("CCE_PROFILE", other.path("absent.json")));
+    let absent = other.path("absent.json");
+    let broken = Ran::of(other.command(&["doctor"]).env("CCE_PROFILE", &absent));
     assert_eq!(broken.code, Some(1), "{}", broken.stdout);
+    let tuned = Ran::of(tiny(other.command(&["--candidates", "2"])).env("CCE_PROFILE", &absent)).ok();
+    assert_eq!(tuned.stderr.matches(&format!("{absent} could not be read")).count(), 1, "{}", tuned.stderr);
 }
 
 #[test]

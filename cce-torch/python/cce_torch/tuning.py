@@ -37,7 +37,7 @@ class Candidate:
     schedule: str
     #: Whether it is the default schedule, which calls use where nothing is tuned.
     is_default: bool
-    #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ... or ``not tried``.
+    #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ...
     status: str
     #: Milliseconds, on a GPU on the device: the winner's median over its last timed runs; of others their time relative to
     #: the winner's, times that.
@@ -62,7 +62,7 @@ class TuneReport:
     device: str
     #: The filter of the problem's plans: ``exact``, ``sampled:2^-10,384``.
     filter: str
-    #: Every candidate: the best, then the others by their times, of which one that ties with the best may be a little
+    #: Every candidate that was tried: the best, then the others by their times, of which one that ties with the best may be a little
     #: faster; then those that could not run.
     candidates: tuple[Candidate, ...]
     #: How well the schedule fits that a call of this problem now finds: ``exact`` where it is the winner.
@@ -105,12 +105,8 @@ class TuneReport:
             lines.append("  ".join([*numbers, row[4].ljust(widths[4]), row[5]]).rstrip())
         if len(self.candidates) > _SHOWN:
             lines.append(f"... and {len(self.candidates) - _SHOWN} more in `.candidates`")
-        measured = sum(one.status != "not tried" for one in self.candidates)
         lines.append("")
-        lines.append(
-            f"{len(self.candidates)} candidates, {measured} with a result, {self.reused} stored before; "
-            f"{self.seconds:.1f} s"
-        )
+        lines.append(f"{len(self.candidates)} candidates tried, {self.reused} stored before; {self.seconds:.1f} s")
         lines.append(self._ending())
         return "\n".join([*lines, *self.notes])
 
@@ -143,7 +139,7 @@ class TuneReport:
             spread,
             "" if one.gradient_error is None else f"{one.gradient_error:.1e}",
             f"{one.schedule} (the default)" if one.is_default else one.schedule,
-            one.reason if one.status in ("ok", "not tried") else f"{one.status}: {one.reason}",
+            one.reason if one.status == "ok" else f"{one.status}: {one.reason}",
         )
 
 

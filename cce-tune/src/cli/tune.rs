@@ -283,15 +283,21 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
     if shown < entries.len() {
         text += &format!("... and {} more (--all)\n", entries.len() - shown);
     }
-    let counts: Vec<String> =
-        report.ranking.counts().iter().map(|(name, count)| format!("{count} {name}")).collect();
-    let measured = entries.iter().filter(|entry| entry.trial.is_some()).count();
+    let (broken, ended): (Vec<_>, Vec<_>) =
+        report.ranking.counts().into_iter().partition(|(name, _)| *name == "constraint");
+    let broken: usize = broken.iter().map(|(_, count)| count).sum();
+    let ended: Vec<String> = ended.iter().map(|(name, count)| format!("{count} {name}")).collect();
     text += &format!(
-        "\n{}: {}; {} of {} stored before{}; {seconds:.1} s\n",
-        counted(entries.len() as u64, "candidate"),
-        counts.join(", "),
-        report.reused.min(measured),
-        counted(measured as u64, "trial"),
+        "\n{} of {} tried: {}{}; {} of {} stored before{}; {seconds:.1} s\n",
+        entries.len() - broken,
+        counted(report.searched as u64, "candidate"),
+        if ended.is_empty() { "none".to_owned() } else { ended.join(", ") },
+        match broken {
+            0 => String::new(),
+            broken => format!(", and {broken} that break a constraint"),
+        },
+        report.reused.min(entries.len()),
+        counted(entries.len() as u64, "trial"),
         match (report.reused, args.input.states_inputs()) {
             (0, _) => "",
             (_, false) => " (--again measures anew)",
@@ -413,7 +419,7 @@ fn candidate_value(entry: &Ranked) -> Value {
         "status": trial.map_or("not tried", |trial| trial.status.name()),
         "ms": entry.ms,
         "ties": trial.and_then(|trial| trial.settled).is_some_and(|settled| settled.tie_ms.is_some()),
-        "spread_ms": trial.and_then(|trial| trial.spread),
+        "spread_ms": entry.spread_ms(),
         "samples": trial.map_or(0, |trial| trial.samples.len()),
         "gradient_error": trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
         "resources": trial.and_then(|trial| trial.resources),
@@ -438,6 +444,7 @@ fn value(tuned: &Tuned) -> Value {
         "alike": devices,
         "floor": report.floor,
         "of_floor": of_floor(report),
+        "searched": report.searched,
         "of_default": report.ranking.of_default(),
         "undecided": report.undecided,
         "phases": report.phases,

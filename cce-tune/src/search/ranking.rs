@@ -22,6 +22,13 @@ pub struct Ranked {
     pub reason: String,
 }
 
+impl Ranked {
+    /// The interquartile range of its runs in ms, on the scale of the time to show.
+    pub fn spread_ms(&self) -> Option<f64> {
+        Some(self.ms? * self.trial.as_ref()?.relative_spread()?)
+    }
+}
+
 /// All candidates, best first; then those that were dropped, by the kind of their end; then those not tried.
 #[derive(Clone, Debug)]
 pub struct Ranking {
