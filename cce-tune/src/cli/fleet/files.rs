@@ -78,13 +78,12 @@ impl Shard {
 
 impl Done {
     pub(super) fn of(report: &Report) -> Done {
-        let entries = &report.ranking.entries;
         Done {
             schema: SHARD_SCHEMA,
             host: host_name(),
             device: report.device.name().to_owned(),
-            candidates: entries.len(),
-            tried: entries.iter().filter(|entry| entry.trial.is_some()).count(),
+            candidates: report.searched,
+            tried: report.tried(),
             winner: report.ranking.winner().map(|winner| winner.description.clone()),
         }
     }
@@ -149,6 +148,8 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
     let aside = builder.prefix(&process).suffix(UNFINISHED).tempdir_in(parent);
     let mut aside = aside.map_err(failed)?;
     let made = fill(aside.path(), shards).and_then(|_lock| {
+        // From the look at the place to the move, so that no other's whole plan is taken for the half one that was there.
+        let _alone = File::open(parent).and_then(|parent| parent.lock().map(|()| parent));
         holds_nothing(&place)?;
         if !is_empty(&place)? {
             fs::remove_dir_all(&place).map_err(failed)?;
