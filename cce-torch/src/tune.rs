@@ -25,10 +25,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks at signals and progress.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long the caller is left without a word, whether or not there is news.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// What a search came to.
 #[pyclass(frozen, get_all, module = "cce_torch._native")]
@@ -43,6 +45,8 @@ pub(crate) struct Tuned {
     complete: bool,
     /// Trials that were stored before.
     reused: usize,
+    /// How many candidates there were to choose from.
+    searched: usize,
     /// How well the schedule fits that a plan for this problem now finds.
     grade: String,
     /// What is worth knowing besides.
@@ -79,15 +83,15 @@ pub(crate) struct TunedCandidate {
 
 impl TunedCandidate {
     fn new(entry: &Ranked) -> Self {
-        let trial = entry.trial.as_ref();
+        let trial = &entry.trial;
         Self {
             schedule: entry.description.clone(),
             is_default: entry.is_default,
-            status: trial.map_or("not tried", |trial| trial.status.name()),
+            status: trial.status.name(),
             ms: entry.ms,
-            spread_ms: entry.spread_ms(),
-            gradient_error: trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
-            runs: trial.map_or(0, |trial| trial.samples.len()),
+            spread_ms: entry.spread_ms,
+            gradient_error: trial.gradient_error.filter(|error| error.is_finite()),
+            runs: trial.samples.len(),
             reason: entry.reason.clone(),
         }
     }
@@ -112,11 +116,11 @@ impl Watched {
         state.changed = true;
     }
 
-    /// What is new: steps done, steps in all, lines; `None` if nothing is.
-    fn news(&self) -> Option<(u64, u64, Vec<String>)> {
+    /// Steps done, steps in all, new lines; `None` if nothing changed and `anyway` is false.
+    fn news(&self, anyway: bool) -> Option<(u64, u64, Vec<String>)> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut state.changed)
-            .then(|| (state.done, state.total, std::mem::take(&mut state.texts)))
+        let is_told = std::mem::take(&mut state.changed) || anyway;
+        is_told.then(|| (state.done, state.total, std::mem::take(&mut state.texts)))
     }
 }
 
@@ -178,6 +182,7 @@ impl Search {
             folder: self.folder.display().to_string(),
             complete: matches!(report.ended, Ended::Complete | Ended::AtFloor),
             reused: report.reused,
+            searched: report.searched,
             grade: report.grade.to_string(),
             notes: report.notes.clone(),
             scalars,
@@ -268,13 +273,18 @@ pub(crate) fn tune(
     // Waiting without the interpreter's lock borrows it from any thread.
     let receiver = Mutex::new(receiver);
     let mut ends: Option<PyErr> = None;
+    let mut told = Instant::now();
     let done = loop {
         let received =
             py.detach(|| receiver.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(PAUSE));
-        let looked = py.check_signals().and_then(|()| match (&progress, watched.news()) {
-            (Some(callback), Some(news)) if ends.is_none() => callback.call1(py, news).map(drop),
-            _ => Ok(()),
-        });
+        let looked =
+            py.check_signals().and_then(|()| match (&progress, watched.news(told.elapsed() >= SILENCE)) {
+                (Some(callback), Some(news)) if ends.is_none() => {
+                    told = Instant::now();
+                    callback.call1(py, news).map(drop)
+                }
+                _ => Ok(()),
+            });
         if let Err(error) = looked {
             if stop.request() {
                 return Err(error);

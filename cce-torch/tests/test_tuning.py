@@ -76,6 +76,7 @@ def report_of(*candidates, complete=True, undecided=0):
         candidates=candidates,
         grade="exact",
         reused=0,
+        searched=7,
         complete=complete,
         undecided=undecided,
         scalars={},
@@ -102,6 +103,8 @@ def test_the_table_marks_the_default_schedule_like_the_command_line_s():
     assert "slow (the default)  constraint: too large" in text and "winner: quick (2.000 ms); calls" in text
     assert report_of(quick, refused).default is None
     assert "no winner: no candidate could run" in str(report_of(refused))
+    # What breaks a constraint was not tried.
+    assert "1 of 7 candidates tried, 0 stored before; 1.0 s" in text
 
 
 def test_a_report_that_the_time_cut_short_says_so():
@@ -189,10 +192,14 @@ def test_progress_is_reported_to_a_function_and_its_exception_ends_the_search(fo
         cce.tune((64, 24), (3000, 24), device=DEVICE, dtype=torch.float32, progress=enough)
 
 
-def test_without_a_terminal_progress_is_lines_on_standard_error(capsys):
+def test_without_a_terminal_progress_is_lines_on_standard_error(capsys, monkeypatch):
     cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, candidates=2)
     written = capsys.readouterr()
     assert "computing the reference\n" in written.err and written.out == ""
+    assert "steps" not in written.err
+    monkeypatch.setattr("cce_torch.tuning._PAUSE", 0.0)
+    cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, candidates=2, again=True)
+    assert re.search(r"^0 of \d+ steps$", capsys.readouterr().err, re.MULTILINE)
     cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, again=True, **FEW)
     assert capsys.readouterr().err == ""
 

@@ -8,7 +8,7 @@
 //!   error in the place of its time.
 
 use crate::knobs;
-use cce_tuning_db::{Config, Generation, Key, Record, Status, Trial, disqualified};
+use cce_tuning_db::{Config, Generation, Key, Record, ShownTimes, Status, Trial, disqualified};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -21,17 +21,14 @@ pub struct Problem {
     pub generation: Generation,
     /// Of each configuration one, in the order in which they were measured.
     pub trials: Vec<Trial>,
+    /// The times to show of these.
+    pub times: ShownTimes,
 }
 
 impl Problem {
-    /// The trial that won, of those that ended well.
-    pub fn winner(&self) -> Option<&Trial> {
-        self.trials.iter().min_by(|a, b| a.standing(b)).filter(|best| best.time().is_some())
-    }
-
-    /// The time to show of one of the trials, in ms: [`Trial::shown_time`].
-    pub fn shown_time(&self, trial: &Trial) -> Option<f64> {
-        trial.shown_time(self.winner()?)
+    /// The time to show of the best, in ms.
+    pub fn best(&self) -> Option<f64> {
+        self.times.ms(self.trials.iter().min_by(|a, b| a.standing(b))?)
     }
 }
 
@@ -53,7 +50,7 @@ fn problem(current: Generation, key: Key, mut trials: Vec<Trial>) -> Option<Prob
         false => trials.iter().max_by_key(|trial| trial.provenance.unix_ms)?.generation.clone(),
     };
     trials.retain(|trial| trial.generation == generation);
-    Some(Problem { trials: counting(&trials), key, generation })
+    Some(Problem { trials: counting(&trials), times: ShownTimes::of(&trials), key, generation })
 }
 
 /// Of each configuration the trial that counts, in the order in which they were measured; `trials` are all of one key
@@ -105,7 +102,8 @@ pub fn kernel_tuner(problem: &Problem, loss: &str) -> String {
         let place: Vec<String> = values.iter().map(|(_, value)| knobs::text(value)).collect();
         let mut entry: Map<String, Value> = values.into_iter().collect();
         let time = problem
-            .shown_time(trial)
+            .times
+            .ms(trial)
             .map_or_else(|| json!(failed_in_kernel_tuner(&trial.status)), |ms| json!(ms));
         let benchmark: f64 = trial.samples.iter().sum();
         entry.insert("time".to_owned(), time);
@@ -165,20 +163,19 @@ fn failed_in_kernel_tuner(status: &Status) -> &'static str {
 
 /// T4's results. Times in ms.
 pub fn t4(problem: &Problem) -> Value {
-    let results: Vec<Value> =
-        problem.trials.iter().map(|trial| t4_result(trial, problem.shown_time(trial))).collect();
+    let results: Vec<Value> = problem.trials.iter().map(|trial| t4_result(trial, &problem.times)).collect();
     json!({"schema_version": "1.0.0", "metadata": {"timeunit": "milliseconds"}, "results": results})
 }
 
-fn t4_result(trial: &Trial, ms: Option<f64>) -> Value {
+fn t4_result(trial: &Trial, times: &ShownTimes) -> Value {
     let configuration: Map<String, Value> =
         point(&trial.config).into_iter().map(|knob| (knob.name, knob.value)).collect();
     let mut measurements = Vec::new();
     let mut measured = |name: &str, value: Option<Value>, unit: &str| {
         measurements.extend(value.map(|value| json!({"name": name, "value": value, "unit": unit})));
     };
-    measured("time", ms.map(|ms| json!(ms)), "ms");
-    measured("spread", trial.spread.map(|ms| json!(ms)), "ms");
+    measured("time", times.ms(trial).map(|ms| json!(ms)), "ms");
+    measured("spread", times.spread_ms(trial).map(|ms| json!(ms)), "ms");
     measured("gradient_error", trial.gradient_error.filter(|e| e.is_finite()).map(|e| json!(e)), "");
     if let Some(used) = trial.resources {
         measured("registers", Some(json!(used.registers)), "");

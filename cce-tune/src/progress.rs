@@ -2,7 +2,9 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Where the search says how far it is. May be called from any thread.
@@ -84,8 +86,40 @@ impl Drop for Whole<'_> {
 pub struct Console {
     bar: Option<ProgressBar>,
     state: Arc<Mutex<State>>,
-    /// Whoever writes the plain lines does so until this is dropped.
-    lines: Mutex<Option<mpsc::Sender<()>>>,
+    /// What is there while work goes on: how much of it, and who writes the plain lines.
+    work: Mutex<(usize, Option<Lines>)>,
+}
+
+/// A thread that writes plain lines until this is dropped, and none afterwards.
+#[derive(Debug)]
+struct Lines {
+    ends: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Lines {
+    /// Writes what `line` returns, first after a pause, then less and less often. `None` where there can be no thread.
+    fn start(first: Duration, write: impl Fn() + Send + 'static) -> Option<Lines> {
+        let (ends, ended) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("cce-tune progress".to_owned()).spawn(move || {
+            let mut pause = first;
+            while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = pause.mul_f64(1.5).min(LONGEST);
+                write();
+            }
+        });
+        Some(Lines { ends: Some(ends), thread: Some(thread.ok()?) })
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.ends = None;
+        if let Some(thread) = self.thread.take() {
+            // One that panicked writes nothing any more.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// What is known of the work at hand.
@@ -151,22 +185,11 @@ impl Console {
             bar.set_style(style(&state).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Console { bar, state, lines: Mutex::new(None) }
+        Console { bar, state, work: Mutex::new((0, None)) }
     }
 
-    /// Writes plain lines until the work ends.
-    fn write_lines(&self) {
-        let (ends, ended) = mpsc::channel();
-        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(ends);
-        let state = Arc::clone(&self.state);
-        std::thread::spawn(move || {
-            let mut pause = PAUSE;
-            while ended.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
-                pause = pause.mul_f64(1.5).min(LONGEST);
-                let line = state.lock().unwrap_or_else(PoisonError::into_inner).line(Instant::now());
-                eprintln!("{line}");
-            }
-        });
+    fn work(&self) -> std::sync::MutexGuard<'_, (usize, Option<Lines>)> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -209,6 +232,12 @@ impl Progress for Console {
     }
 
     fn begin(&self, steps: u64) {
+        let mut work = self.work();
+        work.0 += 1;
+        if work.0 > 1 {
+            // Devices of several kinds are tuned at the same time.
+            return self.more(steps);
+        }
         {
             let mut state = self.state();
             let (best, until) = (state.best.take(), state.until);
@@ -220,7 +249,11 @@ impl Progress for Console {
             // The clock goes on while a kernel compiles.
             bar.enable_steady_tick(Duration::from_millis(250));
         } else {
-            self.write_lines();
+            let state = Arc::clone(&self.state);
+            work.1 = Lines::start(PAUSE, move || {
+                let line = state.lock().unwrap_or_else(PoisonError::into_inner).line(Instant::now());
+                eprintln!("{line}");
+            });
         }
     }
 
@@ -260,8 +293,13 @@ impl Progress for Console {
     }
 
     fn end(&self) {
+        let mut work = self.work();
+        work.0 = work.0.saturating_sub(1);
+        if work.0 > 0 {
+            return;
+        }
+        work.1 = None;
         self.state().best = None;
-        *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -311,8 +349,39 @@ mod tests {
         assert!(state.line(now).ends_with("; best 1.500 ms: token block 64, strip 512"));
         state.doing = "run-off of the 12 best".to_owned();
         assert!(state.line(now).ends_with("strip 512; run-off of the 12 best"));
+        state.done = 52;
+        assert!(
+            state.line(now).ends_with("strip 512"),
+            "what is being done is news only where nothing is done"
+        );
         let mut nothing = State::of(0);
         assert_eq!(nothing.line(nothing.started), "100 % (0 of 0 steps), 0 s");
+    }
+
+    #[test]
+    fn lines_are_written_by_the_clock_and_none_after_the_end() {
+        let (says, said) = mpsc::channel();
+        let lines = Lines::start(Duration::from_millis(1), move || says.send(()).unwrap());
+        for _ in 0..3 {
+            said.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        drop(lines);
+        // Whoever could still write would hold the other end.
+        while said.try_recv().is_ok() {}
+        assert_eq!(said.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+    }
+
+    #[test]
+    fn work_that_ends_leaves_that_which_goes_on_beside_it() {
+        let console = Console { bar: None, ..Console::new() };
+        console.begin(10);
+        console.begin(5);
+        console.step(3);
+        console.end();
+        assert!(console.work().1.is_some());
+        assert!(console.state().line(Instant::now()).starts_with("20 % (3 of 15 steps)"));
+        console.end();
+        assert!(console.work().1.is_none());
     }
 
     #[test]

@@ -74,10 +74,9 @@ impl Outcome {
 }
 
 impl Recorded {
-    fn of(trial: &Trial, winner: Option<&Trial>) -> Option<Recorded> {
+    fn of(trial: &Trial) -> Option<Recorded> {
         let schedule = selection::schedule(&trial.config).ok()?;
-        let time = winner.and_then(|winner| trial.shown_time(winner));
-        let time = time.map(|ms| (ms, ms * trial.relative_spread().unwrap_or(0.0)));
+        let time = trial.deciding_time().map(|ms| (ms, trial.spread.unwrap_or(0.0)));
         // A constraint is no trial: nothing was built.
         let tried = !matches!(trial.status, Status::Constraint(_));
         tried.then(|| Recorded { schedule, status: trial.status.clone(), time, settled: trial.settled })
@@ -127,14 +126,13 @@ impl Recording {
     ) -> Option<Recording> {
         let trials: Vec<&Trial> = trials.into_iter().collect();
         let provenance = trials.first()?.provenance.clone();
-        let winner = trials.iter().copied().min_by(|a, b| a.standing(b));
         Some(Recording {
             name: name.to_owned(),
             key: key.clone(),
             shape,
             generation: generation.clone(),
             provenance,
-            trials: trials.iter().filter_map(|trial| Recorded::of(trial, winner)).collect(),
+            trials: trials.into_iter().filter_map(Recorded::of).collect(),
         })
     }
 
@@ -145,8 +143,7 @@ impl Recording {
         let of_one = |winner: &&Winner| winner.generation == best.generation && winner.shape == best.shape;
         let trials = entry.winners.iter().filter(of_one).filter_map(|winner| {
             let schedule = selection::schedule(&winner.config).ok()?;
-            let ms = winner.shown_time(best);
-            let time = Some((ms, ms * winner.spread.unwrap_or(0.0) / winner.median));
+            let time = Some((winner.deciding_time(), winner.spread.unwrap_or(0.0)));
             Some(Recorded { schedule, status: Status::Ok, time, settled: winner.settled })
         });
         Some(Recording {

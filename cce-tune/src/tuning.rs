@@ -10,7 +10,7 @@ use crate::phases::{Phase, Stopwatch};
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::room;
-use crate::search::{Bench, Candidate, Effort, Ended, Ranking, Store, search_on, undecided};
+use crate::search::{Bench, Candidate, Effort, Ended, Ranked, Ranking, Store, search_on, undecided};
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
 use crate::stored;
@@ -54,6 +54,8 @@ pub struct Tuner<'a> {
 
 /// Stored schedules that are tried before a strategy is asked, at most.
 const SUGGESTED: usize = 3;
+/// What is said while there is nothing to time yet.
+const PREPARES: &str = "computing the reference";
 
 /// Which schedules of a space are tried, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,20 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Report {
+    /// How many candidates were tried: those that break a constraint are none.
+    pub fn tried(&self) -> usize {
+        let is_broken = |entry: &&Ranked| matches!(entry.trial.status, db::Status::Constraint(_));
+        self.ranking.entries.len() - self.ranking.entries.iter().filter(is_broken).count()
+    }
+
+    /// How many times slower the device was in the winner's last runs than when the search began.
+    pub fn drift(&self) -> Option<f64> {
+        let trial = &self.ranking.winner()?.trial;
+        Some(trial.time()? / trial.deciding_time()?)
+    }
+}
+
 impl<'a> Tuner<'a> {
     /// With the usual effort, no budget, and every candidate.
     pub fn new(folder: &'a Path, progress: &'a dyn Progress, stop: &'a Stop) -> Tuner<'a> {
@@ -143,7 +159,7 @@ impl<'a> Tuner<'a> {
     }
 
     /// What plans would take for this problem as it is, best first: what was stored for it elsewhere, for near shapes,
-    /// and for other devices, in the database and in profiles; those that fit. With what could not be read of these.
+    /// and for other devices, in the database and in profiles; those that fit. With which of these could not be read.
     fn suggested(
         &self,
         task: &Task,
@@ -173,7 +189,9 @@ impl<'a> Tuner<'a> {
                 break;
             }
         }
-        Ok((suggested, selected.warnings.iter().map(ToString::to_string).collect()))
+        let unread =
+            selected.warnings.iter().filter(|warning| matches!(warning, db::Warning::Unreadable { .. }));
+        Ok((suggested, unread.map(ToString::to_string).collect()))
     }
 
     /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
@@ -228,11 +246,10 @@ impl<'a> Tuner<'a> {
         tuned.map_err(|error| refusals.iter().fold(error, |error, refusal| refusal.instead_of(error)))
     }
 
-    /// Says that nothing is timed yet, and why.
+    /// Says why nothing is timed yet.
     fn prepares(&self) {
-        self.progress.note("computing the reference");
-        self.progress
-            .say("making the inputs and their reference, which the budget counts and does not cut short");
+        self.progress.note(PREPARES);
+        self.progress.say(PREPARES);
     }
 
     fn tune_on<B: Bench + Send>(
@@ -251,12 +268,11 @@ impl<'a> Tuner<'a> {
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
         // A shard keeps to its share.
-        let mut warnings = Vec::new();
+        let mut unread = Vec::new();
         if self.share.is_none() {
-            let (schedules, unread) = self.suggested(task, device, &problem, &key)?;
+            let (schedules, warnings) = self.suggested(task, device, &problem, &key)?;
             space.suggest(schedules)?;
-            unread.iter().for_each(|warning| self.progress.note(warning));
-            warnings = unread;
+            unread = warnings;
         }
         let mut database = Database::open(self.folder)?;
         losses::remember(self.folder, &task.program)?;
@@ -353,11 +369,9 @@ impl<'a> Tuner<'a> {
             notes.extend(chosen.notes);
             chosen.grade
         };
-        notes.retain(|note| !warnings.contains(note));
+        unread.retain(|warning| !notes.contains(warning));
+        notes.extend(unread);
         watch.lap("what a plan finds now");
-        let undecided = undecided(&tried, &store, &effort);
-        // Of those that were chosen and not tried there is nothing to say that is not true of all others.
-        tried.retain(|candidate| store.known(&candidate.config).is_some());
         Ok(Report {
             device: keyed,
             problem,
@@ -366,7 +380,7 @@ impl<'a> Tuner<'a> {
             searched: space.candidates.len(),
             recording: recording(task, &store, &space),
             ended,
-            undecided,
+            undecided: undecided(&tried, &store, &effort),
             ranking: Ranking::new(&tried, &store),
             floor,
             grade,

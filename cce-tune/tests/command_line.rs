@@ -115,7 +115,7 @@ fn what_is_stored_is_measured_again_when_asked_for_and_the_summary_says_how() {
     let tuner = Tuner::new();
     let flags = ["--loss", "softcapped", "--candidates", "2"];
     let first = tuner.tiny(&flags).ok().stdout;
-    assert!(!first.contains("--again"), "{first}");
+    assert!(!first.contains("--again measures anew"), "{first}");
     assert!(first.contains("with cap = 30 (--scalar NAME=VALUE states another)"), "{first}");
     let second = tuner.tiny(&flags).ok().stdout;
     assert!(second.contains("2 of 2 trials stored before (--again measures anew)"), "{second}");

@@ -64,11 +64,13 @@ fn a_shard_that_was_killed_goes_on_and_the_run_off_does_what_no_shard_did() {
     let merged = tuner.run(&["merge", "plan", "--json"]).ok().json();
     assert!(merged["merged"][0]["added"].as_u64().unwrap() > 0, "{merged}");
     assert_eq!(merged["merged"][1]["added"], 0);
-    work(&tuner, "shard-0").ok();
+    let of_shard = work(&tuner, "shard-0").ok().json()["done"]["tried"].as_u64().unwrap();
     let ran = work(&tuner, "run-off").ok();
     assert!(ran.stderr.contains("shard-1 is not done"), "{}", ran.stderr);
     let done = &ran.json()["done"];
-    assert_eq!(done["tried"], done["candidates"]);
+    // Of 5 token blocks and 5 strips, one of which covers this vocabulary.
+    let tried = done["tried"].as_u64().unwrap();
+    assert!(of_shard < tried && tried <= done["candidates"].as_u64().unwrap(), "{of_shard}: {done}");
 }
 
 #[test]

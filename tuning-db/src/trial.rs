@@ -170,17 +170,10 @@ impl Trial {
 
     /// The time that counts of a trial that ended well, in ms: the settled one, else the median. `None` for every
     /// other. To compare trials of a problem by, not to be shown: it is on the scale of the first batch that was
-    /// measured, whatever the clocks became afterwards ([`Trial::shown_time`]).
+    /// measured, whatever the clocks became afterwards: see [`ShownTimes`](crate::ShownTimes).
     #[must_use]
     pub fn deciding_time(&self) -> Option<f64> {
         self.time().map(|median| self.settled.map_or(median, |settled| settled.ms))
-    }
-
-    /// The time to show of a trial that ended well, in ms: the one that counts, on the scale of the last runs of its
-    /// problem's winner, so that the winner's is their median. `None` for every other.
-    #[must_use]
-    pub fn shown_time(&self, winner: &Self) -> Option<f64> {
-        Some(shown(self.deciding_time()?, winner.deciding_time()?, winner.time()?))
     }
 
     /// The interquartile range relative to the median, of a trial that ended well.
@@ -435,11 +428,6 @@ impl Clocks {
     }
 }
 
-/// A time that counts as it is shown, where the winner's time that counts has this median. All in ms.
-pub(crate) fn shown(ms: f64, winner_ms: f64, winner_median: f64) -> f64 {
-    ms / winner_ms * winner_median
-}
-
 /// Linear interpolation between the closest ranks (Hyndman and Fan 1996, definition 7).
 fn quantile(samples: &[f64], q: f64) -> f64 {
     let mut sorted = samples.to_vec();
@@ -494,20 +482,6 @@ mod tests {
         let mut all = [&dropped, &paired, &second, &screened, &first];
         all.sort_by(|a, b| a.standing(b));
         assert_eq!(all, [&first, &second, &screened, &paired, &dropped]);
-    }
-
-    #[test]
-    fn times_are_shown_on_the_scale_of_the_winners_last_runs() {
-        // The first batch ran at half of the speed.
-        let winner = crate::sample::trial(1, 1.1).with_settled(Settled::placed(2.0, 0));
-        let screened = crate::sample::trial(2, 3.1).with_settled(Settled::paired(3.0));
-        assert_eq!(winner.shown_time(&winner), Some(1.1));
-        assert!((screened.shown_time(&winner).unwrap() - 1.65).abs() < 1e-12);
-        let as_winner = |trial: &Trial| crate::Winner::of(trial).unwrap();
-        assert_eq!(
-            as_winner(&screened).shown_time(&as_winner(&winner)),
-            screened.shown_time(&winner).unwrap()
-        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::hash::ConfigHash;
 use crate::key::{Key, Shape};
 use crate::provenance::{Generation, Provenance};
-use crate::trial::{Resources, Settled, Standing, Trial, shown};
+use crate::trial::{Resources, Settled, Standing, Trial};
 use crate::wrong::{Wrong, disqualified};
 
 /// How many configurations are kept a key and generation. A caller validates the first against the actual
@@ -64,17 +64,10 @@ impl Winner {
     }
 
     /// The time that counts, in ms: the settled one, else the median. To compare winners of a problem by, not to be
-    /// shown: [`Trial::deciding_time`].
+    /// shown: see [`ShownTimes`](crate::ShownTimes). What is shown of a problem's first winner is its median.
     #[must_use]
     pub fn deciding_time(&self) -> f64 {
         self.settled.map_or(self.median, |settled| settled.ms)
-    }
-
-    /// The time to show, in ms, of one of the winners of a problem of whom this is the first: [`Trial::shown_time`].
-    /// The first one's is its median.
-    #[must_use]
-    pub fn shown_time(&self, first: &Self) -> f64 {
-        shown(self.deciding_time(), first.deciding_time(), first.median)
     }
 
     /// The order of winners: that of their trials, [`Trial::standing`].

@@ -99,6 +99,7 @@ class Tuned:
     folder: str
     complete: bool
     reused: int
+    searched: int
     grade: str
     notes: list[str]
     scalars: list[tuple[str, float]]

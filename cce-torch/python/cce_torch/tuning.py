@@ -39,10 +39,10 @@ class Candidate:
     is_default: bool
     #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ...
     status: str
-    #: Milliseconds, on a GPU on the device: the winner's median over its last timed runs; of others their time relative to
-    #: the winner's, times that.
+    #: Milliseconds, on a GPU on the device: the winner's median over its last timed runs; of others their time
+    #: relative to the winner's, times that.
     ms: float | None
-    #: The interquartile range of its own runs, in milliseconds.
+    #: The interquartile range of its runs on that scale, in milliseconds.
     spread_ms: float | None
     #: The worst relative error of a gradient against an exact reference: rounding, or the filter's noise.
     gradient_error: float | None
@@ -62,13 +62,15 @@ class TuneReport:
     device: str
     #: The filter of the problem's plans: ``exact``, ``sampled:2^-10,384``.
     filter: str
-    #: Every candidate that was tried: the best, then the others by their times, of which one that ties with the best may be a little
-    #: faster; then those that could not run.
+    #: Every candidate that was tried: the best, then the others by their times, of which one that ties with the best
+    #: may be a little faster; then those that could not run, and what breaks a constraint.
     candidates: tuple[Candidate, ...]
     #: How well the schedule fits that a call of this problem now finds: ``exact`` where it is the winner.
     grade: str
     #: Trials that were stored before.
     reused: int
+    #: How many candidates there were to choose from.
+    searched: int
     #: Whether nothing is left that is worth a trial; otherwise the time was spent, and the same call goes on.
     complete: bool
     #: How many candidates near the best the time left uncompared.
@@ -106,7 +108,10 @@ class TuneReport:
         if len(self.candidates) > _SHOWN:
             lines.append(f"... and {len(self.candidates) - _SHOWN} more in `.candidates`")
         lines.append("")
-        lines.append(f"{len(self.candidates)} candidates tried, {self.reused} stored before; {self.seconds:.1f} s")
+        tried = sum(one.status != "constraint" for one in self.candidates)
+        lines.append(
+            f"{tried} of {self.searched} candidates tried, {min(self.reused, tried)} stored before; {self.seconds:.1f} s"
+        )
         lines.append(self._ending())
         return "\n".join([*lines, *self.notes])
 
@@ -262,6 +267,7 @@ def tune(
         candidates=tuple(_candidate(one) for one in tuned.candidates),
         grade=tuned.grade,
         reused=tuned.reused,
+        searched=tuned.searched,
         complete=tuned.complete,
         undecided=tuned.undecided,
         scalars={shown.get(name, name): value for name, value in tuned.scalars},
@@ -451,7 +457,7 @@ def _callback(progress: bool | Progress) -> Progress | None:
         nonlocal last
         for text in texts:
             print(text, file=sys.stderr)
-        if done and time.monotonic() - last >= _PAUSE:
+        if time.monotonic() - last >= _PAUSE:
             last = time.monotonic()
             print(f"{done} of {total} steps", file=sys.stderr)
 

@@ -25,6 +25,7 @@ use cce_runtime::{Device, DeviceKind, Gradients, selection};
 use cce_tuning_db::{Generation, Key, KeyWinners, Profile, Provenance, Winner};
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -172,6 +173,7 @@ pub(super) fn run(
         made: Mutex::new(Made {
             profile: Collected::open(&args.out, name, args.keep)?,
             values: Vec::new(),
+            told: HashSet::new(),
             open: 0,
             code: EXIT_OK,
         }),
@@ -186,7 +188,7 @@ pub(super) fn run(
         console.end();
         made?;
     }
-    let Made { profile, mut values, open, code } =
+    let Made { profile, mut values, open, code, .. } =
         making.made.into_inner().unwrap_or_else(PoisonError::into_inner);
     values.sort_by_key(|(number, _)| *number);
     let values: Vec<Value> = values.into_iter().map(|(_, value)| value).collect();
@@ -246,6 +248,8 @@ struct Made {
     profile: Collected,
     /// By the problem's number.
     values: Vec<(usize, Value)>,
+    /// What was said besides: once.
+    told: HashSet<String>,
     /// Problems whose run-off is open.
     open: u64,
     code: u8,
@@ -283,7 +287,11 @@ impl Making<'_> {
         let source = HeadSource::Generated { seed: args.seed };
         let on = std::slice::from_ref(device);
         let report = tuner.tune_in_workers(&item.task, on, (&source, item.task.tokens), &self.worker)?;
-        report.notes.iter().for_each(|note| self.console.note(note));
+        for note in &report.notes {
+            if self.made().told.insert(note.clone()) {
+                self.console.note(note);
+            }
+        }
         let default = space.candidates.first().map(|first| first.schedule);
         let (line, mut value) = described(&report, default, started.elapsed().as_secs_f64());
         value["problem"] = json!(item.text());
@@ -432,7 +440,7 @@ impl Collected {
 
     /// Takes the best of a report in the place of what was there for its key.
     fn replace(&mut self, report: &Report) {
-        let trials = report.ranking.entries.iter().filter_map(|entry| entry.trial.as_ref());
+        let trials = report.ranking.entries.iter().map(|entry| &entry.trial);
         let mut chosen = KeyWinners::choose(report.key.clone(), trials);
         chosen.winners.truncate(self.keep);
         // The file says what is open, as the database's trials do together: it may be gone on with without them.

@@ -121,7 +121,7 @@ fn write(
             loss: one.loss.clone(),
             problem: one.problem.clone(),
             device: one.device.clone(),
-            best: one.of.winner().and_then(cce_tuning_db::Trial::time),
+            best: one.of.best(),
             configurations: one.of.trials.len(),
             file: name,
         });

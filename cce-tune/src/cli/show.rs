@@ -11,7 +11,9 @@ use crate::stored;
 use cce_codegen::ir::InputKind;
 use cce_runtime::driver::{DeviceInfo, Devices};
 use cce_runtime::selection;
-use cce_tuning_db::{Config, Database, Device, Key, MemoryClass, ProgramHash, Record, Source, Trial, Winner};
+use cce_tuning_db::{
+    Config, Database, Device, Key, MemoryClass, ProgramHash, Record, ShownTimes, Source, Trial, Winner,
+};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -193,16 +195,14 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
 
 /// The time to show of each, in ms.
 fn shown_times(records: &[Record]) -> Vec<Option<f64>> {
-    let of = |record: &Record| (record.key.encode().unwrap_or_default(), record.trial.generation.clone());
+    let key = |record: &Record| record.key.encode().unwrap_or_default();
     let mut problems: BTreeMap<_, Vec<&Trial>> = BTreeMap::new();
     for record in records {
-        problems.entry(of(record)).or_default().push(&record.trial);
+        problems.entry(key(record)).or_default().push(&record.trial);
     }
-    let winner = |trials: Vec<&Trial>| cce_tuning_db::newest(trials).min_by(|a, b| a.standing(b)).cloned();
-    let winners: BTreeMap<_, Option<Trial>> =
-        problems.into_iter().map(|(problem, trials)| (problem, winner(trials))).collect();
-    let time = |record: &Record| record.trial.shown_time(winners.get(&of(record))?.as_ref()?);
-    records.iter().map(time).collect()
+    let times: BTreeMap<_, ShownTimes> =
+        problems.into_iter().map(|(key, trials)| (key, ShownTimes::of(trials))).collect();
+    records.iter().map(|record| times.get(&key(record))?.ms(&record.trial)).collect()
 }
 
 /// Which part of a search a trial comes from; nothing was timed of one that has none.

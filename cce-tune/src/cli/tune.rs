@@ -74,8 +74,14 @@ pub(super) struct TuneArgs {
     pub(super) peak: PeakArgs,
 }
 
+/// What to do where the device's speed changed.
+const ELSE: &str = "the times are those of its last runs; where something else ran beside it, tune again (--again) when it does not";
+/// The end of what breaks a constraint, and is no candidate.
+const BROKEN: &str = "constraint";
 /// Candidates that the table shows without `--all`.
 const SHOWN: usize = 12;
+/// How much faster or slower the device may become without a word: twice what a GPU does that gets warm.
+const DRIFT: f64 = 0.3;
 /// The budget of `--quick`.
 const QUICK: Duration = Duration::from_secs(10);
 
@@ -284,20 +290,19 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         text += &format!("... and {} more (--all)\n", entries.len() - shown);
     }
     let (broken, ended): (Vec<_>, Vec<_>) =
-        report.ranking.counts().into_iter().partition(|(name, _)| *name == "constraint");
-    let broken: usize = broken.iter().map(|(_, count)| count).sum();
+        report.ranking.counts().into_iter().partition(|(name, _)| *name == BROKEN);
     let ended: Vec<String> = ended.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let tried = report.tried();
     text += &format!(
-        "\n{} of {} tried: {}{}; {} of {} stored before{}; {seconds:.1} s\n",
-        entries.len() - broken,
+        "\n{tried} of {} tried: {}{}; {} of {} stored before{}; {seconds:.1} s\n",
         counted(report.searched as u64, "candidate"),
         if ended.is_empty() { "none".to_owned() } else { ended.join(", ") },
-        match broken {
-            0 => String::new(),
-            broken => format!(", and {broken} that break a constraint"),
+        match broken.first() {
+            None => String::new(),
+            Some((_, broken)) => format!(", and {broken} that break a constraint"),
         },
-        report.reused.min(entries.len()),
-        counted(entries.len() as u64, "trial"),
+        report.reused.min(tried),
+        counted(tried as u64, "trial"),
         match (report.reused, args.input.states_inputs()) {
             (0, _) => "",
             (_, false) => " (--again measures anew)",
@@ -322,6 +327,7 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         ),
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
     };
+    text += &drift_text(report.drift());
     text += &floor_text(report);
     if args.phases {
         text += &phases_text(report);
@@ -363,6 +369,19 @@ fn against_default(report: &Report) -> String {
     }
 }
 
+/// What is said where the device's speed changed while it was searched: something else may have run.
+fn drift_text(drift: Option<f64>) -> String {
+    match drift {
+        Some(times) if times > 1.0 + DRIFT => {
+            format!("the device became {times:.2} times slower while it was searched: {ELSE}\n")
+        }
+        Some(times) if times < 1.0 / (1.0 + DRIFT) => {
+            format!("the device became {:.2} times faster while it was searched: {ELSE}\n", 1.0 / times)
+        }
+        _ => String::new(),
+    }
+}
+
 /// How far the winner is from what is possible.
 fn floor_text(report: &Report) -> String {
     match (report.floor, of_floor(report)) {
@@ -388,41 +407,41 @@ fn of_floor(report: &Report) -> Option<f64> {
 }
 
 fn row(at: usize, entry: &Ranked) -> Vec<String> {
-    let trial = entry.trial.as_ref();
+    let trial = &entry.trial;
     vec![
         (at + 1).to_string(),
         entry.ms.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
-        match trial.and_then(cce_tuning_db::Trial::relative_spread) {
+        match trial.relative_spread() {
             None => String::new(),
             // One run has none.
-            Some(_) if trial.is_some_and(|trial| trial.samples.len() < 2) => "-".to_owned(),
+            Some(_) if trial.samples.len() < 2 => "-".to_owned(),
             Some(spread) => format!("{:.1} %", 100.0 * spread),
         },
-        trial.and_then(|trial| trial.gradient_error).map_or(String::new(), |error| format!("{error:.1e}")),
+        trial.gradient_error.map_or(String::new(), |error| format!("{error:.1e}")),
         match entry.is_default {
             true => format!("{} (the default)", entry.description),
             false => entry.description.clone(),
         },
-        match trial.filter(|trial| trial.status != cce_tuning_db::Status::Ok) {
-            Some(trial) => format!("{}: {}", trial.status.name(), entry.reason),
-            None => entry.reason.clone(),
+        match trial.status {
+            cce_tuning_db::Status::Ok => entry.reason.clone(),
+            _ => format!("{}: {}", trial.status.name(), entry.reason),
         },
     ]
 }
 
 fn candidate_value(entry: &Ranked) -> Value {
-    let trial = entry.trial.as_ref();
+    let trial = &entry.trial;
     json!({
         "schedule": entry.schedule,
         "description": entry.description,
         "default": entry.is_default,
-        "status": trial.map_or("not tried", |trial| trial.status.name()),
+        "status": trial.status.name(),
         "ms": entry.ms,
-        "ties": trial.and_then(|trial| trial.settled).is_some_and(|settled| settled.tie_ms.is_some()),
-        "spread_ms": entry.spread_ms(),
-        "samples": trial.map_or(0, |trial| trial.samples.len()),
-        "gradient_error": trial.and_then(|trial| trial.gradient_error).filter(|error| error.is_finite()),
-        "resources": trial.and_then(|trial| trial.resources),
+        "ties": trial.settled.is_some_and(|settled| settled.tie_ms.is_some()),
+        "spread_ms": entry.spread_ms,
+        "samples": trial.samples.len(),
+        "gradient_error": trial.gradient_error.filter(|error| error.is_finite()),
+        "resources": trial.resources,
         "reason": entry.reason,
     })
 }
@@ -523,4 +542,16 @@ fn knobs_text(space: &Space) -> String {
         }
     }
     table(&["knob", "values", "", ""], &rows, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::drift_text;
+
+    #[test]
+    fn a_device_whose_speed_changes_is_told_of() {
+        assert_eq!(drift_text(Some(1.2)) + &drift_text(Some(0.8)) + &drift_text(None), "");
+        assert!(drift_text(Some(0.5)).starts_with("the device became 2.00 times faster while"));
+        assert!(drift_text(Some(1.5)).starts_with("the device became 1.50 times slower while"));
+    }
 }

@@ -18,7 +18,7 @@ pub use index::{Entry, index};
 
 use crate::exchange::{Problem, counting, timestamp};
 use crate::floor::{Floor, Peak, Work};
-use cce_tuning_db::{ConfigHash, Generation, Key, Shape, Trial};
+use cce_tuning_db::{ConfigHash, Generation, Key, Shape, ShownTimes, Trial};
 use html::Html;
 
 /// What a page is made of.
@@ -49,6 +49,7 @@ struct Facts<'a> {
     ranked: Vec<Trial>,
     /// How many of these were timed.
     timed: usize,
+    times: ShownTimes,
     work: Work,
 }
 
@@ -87,6 +88,7 @@ impl Page {
             page: self,
             timed: ranked.iter().filter(|trial| trial.time().is_some()).count(),
             ranked,
+            times: ShownTimes::of(&self.trials),
             work: Work::of_stored(&self.key, shape),
         };
         document(&format!("{}, {}", self.loss, self.problem), |html| {
@@ -107,12 +109,12 @@ impl Facts<'_> {
 
     /// The winner's time, in ms.
     fn best(&self) -> Option<f64> {
-        self.ranked.first().and_then(Trial::time)
+        self.ms(self.ranked.first()?)
     }
 
     /// The time to show of any trial of the page, in ms.
     fn ms(&self, trial: &Trial) -> Option<f64> {
-        trial.shown_time(self.ranked.first()?)
+        self.times.ms(trial)
     }
 
     fn is_default(&self, trial: &Trial) -> bool {

@@ -313,6 +313,13 @@ impl<'a> Search<'a> {
         self.store().known(&self.candidates[index].config)?.deciding_time()
     }
 
+    /// What the best so far took in its own last runs, in ms.
+    fn last_runs_of_best(&self) -> f64 {
+        let store = self.store();
+        let trials = self.candidates.iter().filter_map(|candidate| store.known(&candidate.config));
+        trials.min_by(|a, b| a.standing(b)).and_then(Trial::time).unwrap_or(f64::INFINITY)
+    }
+
     /// The best time stored so far.
     fn best(&self) -> f64 {
         (0..self.candidates.len()).filter_map(|at| self.time(at)).fold(f64::INFINITY, f64::min)

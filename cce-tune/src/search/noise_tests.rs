@@ -103,10 +103,10 @@ fn search_once(
     let ranking = Ranking::new(candidates, &store);
     // What a plan would take is what the table says.
     let stored = cce_tuning_db::Winners::open(folder.path()).all();
-    assert_eq!(stored[0].1.winners[0].config, ranking.entries[0].trial.as_ref().unwrap().config);
+    assert_eq!(stored[0].1.winners[0].config, ranking.entries[0].trial.config);
     // Whatever the clocks did before, the winner is shown with what its last runs took.
     let winner = ranking.winner().unwrap();
-    assert_eq!(winner.ms, winner.trial.as_ref().unwrap().time());
+    assert_eq!(winner.ms, winner.trial.time());
     // What a failure shows.
     for entry in ranking.entries.iter().take(14) {
         println!(

@@ -132,6 +132,8 @@ impl Search<'_> {
                 }
                 let entrant = &mut entrants[at];
                 if !entrant.out {
+                    let text = describe(&self.candidates[entrant.index].schedule);
+                    self.progress.say(&text);
                     bench.limit(self.effort.limit(best));
                     match bench.time(&mut entrant.built, round) {
                         Ok(ms) if Duration::from_secs_f64(ms.max(0.0) / 1e3) > self.effort.timeout => {
@@ -140,7 +142,6 @@ impl Search<'_> {
                         Ok(ms) => {
                             entrant.times.resize(round, None);
                             entrant.times.push(Some(ms));
-                            let text = describe(&self.candidates[entrant.index].schedule);
                             if ms < best && rule.screening.is_some() {
                                 self.progress.best(ms, &text);
                             }
@@ -151,7 +152,6 @@ impl Search<'_> {
                             };
                             let held = held.unwrap_or(0) & HELD_BACK;
                             same &= *state.get_or_insert(held) == held;
-                            self.progress.say(&format!("{text}: {ms:.3} ms"));
                         }
                         Err(failure) => failed.push((at, failure)),
                     }

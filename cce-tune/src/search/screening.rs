@@ -9,7 +9,7 @@ use super::ahead::Ahead;
 use super::rounds::{Entrant, Rule};
 use super::statistics::{interval, middle};
 use super::ties::{is_open, leader};
-use super::{Bench, Ended, Failure, Search};
+use super::{Bench, Ended, Failure, Search, describe};
 use crate::Error;
 use cce_tuning_db::{Settled, Trial};
 use rayon::prelude::*;
@@ -52,7 +52,7 @@ impl Search<'_> {
             if self.stop.requested() {
                 return Ok(Ended::Stopped);
             }
-            if self.effort.is_at_floor(best) {
+            if self.effort.is_at_floor(self.last_runs_of_best()) {
                 return Ok(Ended::AtFloor);
             }
             // Something has to win, even when it takes longer.
@@ -200,6 +200,7 @@ impl Search<'_> {
                 break;
             }
             let Some(built) = built.filter(|_| !self.stop.requested()) else { return Ok(None) };
+            self.progress.say(&format!("checking {}", describe(&self.candidates[index].schedule)));
             let checked = built.and_then(|mut built| {
                 let error = bench.check(&mut built)?;
                 let resources = bench.resources(&built);
