@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
 
@@ -39,8 +39,8 @@ class Candidate:
     is_default: bool
     #: ``ok``, or how it ended: ``constraint``, ``resources``, ``compile``, ``wrong``, ...
     status: str
-    #: Milliseconds, on a GPU on the device: the winner's median over its last timed runs; of others their time relative to
-    #: the winner's, times that.
+    #: Milliseconds, on a GPU on the device: the winner's median over its last timed runs; of others their time relative
+    #: to the winner's, times that.
     ms: float | None
     #: The interquartile range of its own runs, in milliseconds.
     spread_ms: float | None
@@ -259,7 +259,7 @@ def tune(
         problem=_problem(program, shape, compute, [shown.get(name, name) for name in names]),
         device=tuned.device,
         filter=tuned.filter,
-        candidates=tuple(_candidate(one) for one in tuned.candidates),
+        candidates=tuple(Candidate(**one) for one in tuned.candidates),
         grade=tuned.grade,
         reused=tuned.reused,
         complete=tuned.complete,
@@ -269,10 +269,6 @@ def tune(
         folder=tuned.folder,
         seconds=time.monotonic() - begun,
     )
-
-
-def _candidate(one: _native.TunedCandidate) -> Candidate:
-    return Candidate(**{part.name: getattr(one, part.name) for part in fields(Candidate)})
 
 
 def _sizes(name: str, of: Any, least: int, shape: str) -> tuple[int, ...]:
