@@ -32,7 +32,7 @@ mod _native {
     #[pymodule_export]
     use super::program::{Builder, Description, describe, dump, functions};
     #[pymodule_export]
-    use super::tune::{Tuned, TunedCandidate, doctor, tune, tuning_state, work};
+    use super::tune::{Tuned, doctor, tune, tuning_state, work};
 
     #[pymodule_export]
     const __VERSION__: &str = env!("CARGO_PKG_VERSION");

@@ -56,32 +56,23 @@ pub(crate) struct Tuned {
     /// How many candidates near the best the time left uncompared.
     undecided: usize,
     /// Best first.
-    candidates: Vec<TunedCandidate>,
+    candidates: Vec<Candidate>,
 }
 
-/// A schedule that was looked at.
-#[derive(Clone)]
-#[pyclass(frozen, get_all, module = "cce_torch._native")]
-pub(crate) struct TunedCandidate {
-    /// The schedule in a few words.
+/// The arguments of `cce_torch.Candidate`, which says what they are: in Python a dict.
+#[derive(Clone, IntoPyObject)]
+struct Candidate {
     schedule: String,
-    /// Whether it is what a plan uses where nothing is tuned.
     is_default: bool,
-    /// How it ended.
     status: &'static str,
-    /// The time to show, in ms.
     ms: Option<f64>,
-    /// The interquartile range of its runs, in ms.
     spread_ms: Option<f64>,
-    /// The worst relative error of a gradient.
     gradient_error: Option<f64>,
-    /// How many runs were timed.
     runs: usize,
-    /// Why it did not win.
     reason: String,
 }
 
-impl TunedCandidate {
+impl Candidate {
     fn new(entry: &Ranked) -> Self {
         let trial = &entry.trial;
         Self {
@@ -187,7 +178,7 @@ impl Search {
             notes: report.notes.clone(),
             scalars,
             undecided: report.undecided,
-            candidates: report.ranking.entries.iter().map(TunedCandidate::new).collect(),
+            candidates: report.ranking.entries.iter().map(Candidate::new).collect(),
         }
     }
 }

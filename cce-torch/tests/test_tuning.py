@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import pickle
 import re
 import signal
 import threading
@@ -62,6 +64,29 @@ def test_a_report_is_a_table_and_data():
     assert decided == sorted(decided) and decided[0] == report.winner.ms
     assert report.candidates[0] == report.winner and report.winner.reason == ""
     assert 0.0 < report.winner.gradient_error < 0.2
+
+
+def test_a_candidate_is_plain_data_that_is_printed_compared_and_sent_on():
+    report = cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, **FEW)
+    for one in report.candidates:
+        assert type(one) is cce.Candidate and one.status == "ok"
+        parts = dataclasses.asdict(one)
+        kinds = {name: type(part) for name, part in parts.items()}
+        assert kinds == {
+            "schedule": str,
+            "is_default": bool,
+            "status": str,
+            "ms": float,
+            "spread_ms": float,
+            "gradient_error": float,
+            "runs": int,
+            "reason": str,
+        }
+        assert one == cce.Candidate(**parts) == pickle.loads(pickle.dumps(one)) == eval(repr(one), vars(cce).copy())
+        assert hash(one) == hash(cce.Candidate(**parts)) and one != dataclasses.replace(one, runs=one.runs + 1)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            one.ms = 0.0
+    assert pickle.loads(pickle.dumps(report)) == report
 
 
 def candidate(schedule, ms, is_default=False, status="ok", reason=""):

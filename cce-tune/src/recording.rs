@@ -5,12 +5,11 @@
 //! its values. Exports of trials and folders of databases are read as recordings too, one for each problem.
 
 use crate::Error;
-use crate::stored;
 use cce_codegen::schedule::Schedule;
 use cce_runtime::selection;
 use cce_tuning_db::{
-    ConfigHash, Database, Generation, Key, KeyWinners, MemoryClass, Profile, Provenance, Record, Settled,
-    Shape, Status, Trial, Winner,
+    ConfigHash, Database, Generation, Key, KeyWinners, Profile, Provenance, Record, Settled, Shape, Status,
+    Trial, Winner,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,7 +26,7 @@ const KIND: &str = "cce recording";
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Recording {
-    /// What to call it: the file's name, and the problem's where a file holds several.
+    /// What to call it: its file's name, or its profile's. Of a file that holds several problems all have the same.
     pub name: String,
     /// The problem and the device.
     pub key: Key,
@@ -223,10 +222,8 @@ impl Recording {
         }
         // Profiles say no kind.
         if let Ok((profile, _)) = Profile::parse(&text) {
-            let recordings = profile.entries.iter().filter_map(|entry| {
-                Recording::of_winners(&named(&profile.name, &entry.key, entry.winners.first()?.shape), entry)
-            });
-            return some(path, told_apart(recordings.collect()));
+            let of_entry = |entry| Recording::of_winners(&profile.name, entry);
+            return some(path, profile.entries.iter().filter_map(of_entry).collect());
         }
         let found: Kind = serde_json::from_str(&text).map_err(kind)?;
         match (found.kind.as_str(), found.schema) {
@@ -263,18 +260,13 @@ impl Recording {
                 trials.insert(trial.config.hash(), trial);
             }
         }
-        let several = groups.len() > 1;
-        let recordings = groups.into_iter().filter_map(|((_, shape, generation, host), (key, trials))| {
+        let recordings = groups.into_iter().filter_map(|((_, shape, generation, _), (key, trials))| {
             let mut trials: Vec<Trial> = trials.into_values().collect();
             // The default is tried first.
             trials.sort_by_key(|trial| (trial.provenance.unix_ms, trial.config.hash()));
-            let name = match several {
-                true => format!("{} {host}", named(name, &key, shape)),
-                false => name.to_owned(),
-            };
-            Recording::of(&name, &key, shape, &generation, &trials)
+            Recording::of(name, &key, shape, &generation, &trials)
         });
-        Ok(told_apart(recordings.collect()))
+        Ok(recordings.collect())
     }
 
     /// Whether a text says that it is a recording.
@@ -323,44 +315,6 @@ impl Recording {
             provenance: stored.provenance,
         })
     }
-}
-
-/// The name of one problem of a file that holds several.
-fn named(file: &str, key: &Key, shape: Shape) -> String {
-    format!("{file} {}x{}x{} {}", shape.tokens, shape.hidden, shape.vocab, stored::objective(key))
-}
-
-/// Adds to the names of those that have the same one what they differ in.
-fn told_apart(mut recordings: Vec<Recording>) -> Vec<Recording> {
-    type Part = fn(&Recording) -> String;
-    let parts: [Part; 7] = [
-        |of| of.key.program.to_string().chars().take(12).collect(),
-        |of| format!("{:?}", of.key.dtype).to_lowercase(),
-        |of| stored::filter(of.key.filter).map_or_else(|why| why, |filter| filter.to_string()),
-        |of| match of.key.problem.gradients.inputs {
-            0 => "no input gradients".to_owned(),
-            inputs => format!("input gradients {inputs:#b}"),
-        },
-        |of| match of.key.memory {
-            MemoryClass::AtMost { log2_bytes } => format!("at most 2^{log2_bytes} bytes"),
-            _ => "any workspace".to_owned(),
-        },
-        |of| of.key.device.described(),
-        |of| of.generation.to_string(),
-    ];
-    let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (at, recording) in recordings.iter().enumerate() {
-        alike.entry(recording.name.clone()).or_default().push(at);
-    }
-    for group in alike.into_values().filter(|group| group.len() > 1) {
-        for part in parts {
-            let said: Vec<String> = group.iter().map(|&at| part(&recordings[at])).collect();
-            if said.iter().any(|one| *one != said[0]) {
-                group.iter().zip(said).for_each(|(&at, one)| recordings[at].name += &format!(" {one}"));
-            }
-        }
-    }
-    recordings
 }
 
 /// The place of a value, at the end if it is new.

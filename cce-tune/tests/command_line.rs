@@ -461,6 +461,27 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     let regret = tuner.run(&["regret", &file, &other]).ok().stdout;
     assert!(regret.contains("selected from the others, of 2 problems"), "{regret}");
 
+    // Each is called what `show` prints of it, and chosen by the same words.
+    let problem = |tokens: usize| format!("{tokens} x 16 x 1500 f32, gradients, sampled:2^-10,");
+    let shown = tuner.run(&["show", "--only", &problem(128)]).ok().stdout;
+    assert!(shown.contains(&problem(128)) && !shown.contains(&problem(64)), "{shown}");
+    let held_out = |only: &[&str]| -> Vec<String> {
+        let value = tuner.run(&[&["regret", &file, &other, "--json"], only].concat()).ok().json();
+        let lines = value["held_out"].as_array().unwrap();
+        lines.iter().map(|line| line["recording"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = held_out(&[]);
+    assert!(all.iter().all(|name| name.starts_with("cross_entropy, ")), "{all:?}");
+    for (tokens, name) in [64, 128].into_iter().zip(&all) {
+        assert!(name.contains(&problem(tokens)), "{all:?}");
+        for words in [&problem(tokens), name] {
+            assert_eq!(held_out(&["--only", words]), [name.as_str()], "{words}");
+        }
+    }
+    assert_eq!(held_out(&["--loss", "cross_entropy"]), all);
+    let none = tuner.run(&["regret", &file, &other, "--loss", "gemma2"]);
+    assert!(none.stderr.contains("--loss gemma2 chooses none of the 2 recordings"), "{}", none.stderr);
+
     let none = tuner.run(&["regret", &file, &other, "--only", "zzz"]);
     assert_eq!(none.code, Some(1));
     assert!(none.stderr.contains("--only zzz chooses none of the 2 recordings"), "{}", none.stderr);
@@ -472,15 +493,23 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     let trials = tuner.path("trials.json");
     tuner.run(&["export", &trials]).ok();
     let rows = tuner.run(&["regret", &trials]).ok().stdout;
-    for expected in ["48x16x1500 loss", "48x16x1500 gradients", "96x16x1500 loss", "96x16x1500 gradients"] {
-        assert!(rows.lines().any(|row| row.contains(expected)), "{expected}: {rows}");
+    for tokens in [64, 128] {
+        for expected in [format!("{tokens} x 16 x 1500 f32, loss, exact"), problem(tokens)] {
+            assert!(rows.lines().any(|row| row.contains(&expected)), "{expected}: {rows}");
+        }
     }
-    let names = tuner.run(&["replay", &trials, "--strategy", "random", "--seeds", "1", "--json"]).ok().json();
-    let names: Vec<&str> =
-        names["played"].as_array().unwrap().iter().map(|line| line["recording"].as_str().unwrap()).collect();
-    assert_eq!(names.len(), 5);
-    assert_eq!(names.iter().filter(|name| name.contains("96x16x1500 gradients")).count(), 2, "{names:?}");
-    assert_eq!(names.iter().filter(|name| name.ends_with("exact")).count(), 1, "{names:?}");
+    let names = |trials: &[&str]| -> Vec<String> {
+        let flags = ["--strategy", "random", "--seeds", "1", "--json"];
+        let value = tuner.run(&[&["replay"], trials, &flags].concat()).ok().json();
+        let lines = value["played"].as_array().unwrap();
+        lines.iter().map(|line| line["recording"].as_str().unwrap().to_owned()).collect()
+    };
+    let stored = names(&[&trials]);
+    assert_eq!(stored.len(), 5);
+    assert_eq!(stored.iter().filter(|name| name.contains("128 x 16 x 1500 f32, gradients")).count(), 2);
+    assert_eq!(stored.iter().filter(|name| name.ends_with("gradients, exact")).count(), 1, "{stored:?}");
+    // One problem in two files is told apart by the files.
+    assert_eq!(names(&[&file]).concat() + ", " + &file, names(&[&file, &tuner.database()])[0]);
 
     let refused = tuner.run(&["import", &file]);
     assert_eq!(refused.code, Some(1), "{}", refused.stdout);

@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple, Union
 import torch
 from torch import Tensor
 
-from . import _direct, _eager, _matrices, _options, _plans, _seeds, language
+from . import _direct, _eager, _matrices, _options, _plans, _seeds
 from ._constant import constant
 from ._spec import Spec, describe
+from ._values import Value
 
 Reduction = Literal["mean", "sum", "none"]
 FilterName = Literal["exact", "sampled"]
@@ -294,7 +295,7 @@ def _spec(*values: object) -> str:
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         advice = _options.module_advice(tensor)
-        if isinstance(tensor, language.Value):
+        if isinstance(tensor, Value):
             advice = ": inside of a loss write formulas of the language, such as `cce.lse(z) - cce.at(z, y)`"
         raise TypeError(f"expected a tensor for `{name}`, found {type(tensor).__name__}{advice}")
     if _is_sharded(tensor):

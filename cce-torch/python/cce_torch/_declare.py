@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from . import _options
 from ._hints import KINDS
-from .language import Kind, LossError, Trace
+from ._trace import Trace
+from .language import Kind, LossError
 
 
 class Input(NamedTuple):

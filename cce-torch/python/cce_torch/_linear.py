@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from . import language as cce
 from ._constant import constant
-from .language import Trace, Value
+from ._trace import Trace
+from ._values import Value
 
 
 def _logits(trace: Trace, given: dict[str, Value], x: Value) -> Value:

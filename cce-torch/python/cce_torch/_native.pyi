@@ -1,6 +1,7 @@
 """The extension module: programs, plans and calls on raw addresses. Private."""
 
 from collections.abc import Callable
+from typing import Any
 
 __VERSION__: str
 
@@ -83,16 +84,6 @@ def backward(
     input_gradients: list[_Named],
 ) -> None: ...
 
-class TunedCandidate:
-    schedule: str
-    is_default: bool
-    status: str
-    ms: float | None
-    spread_ms: float | None
-    gradient_error: float | None
-    runs: int
-    reason: str
-
 class Tuned:
     device: str
     filter: str
@@ -104,7 +95,8 @@ class Tuned:
     notes: list[str]
     scalars: list[tuple[str, float]]
     undecided: int
-    candidates: list[TunedCandidate]
+    # The arguments of cce_torch.Candidate.
+    candidates: list[dict[str, Any]]
 
 def tune(
     program: str,

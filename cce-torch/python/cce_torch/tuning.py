@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
 
@@ -264,7 +264,7 @@ def tune(
         problem=_problem(program, shape, compute, [shown.get(name, name) for name in names]),
         device=tuned.device,
         filter=tuned.filter,
-        candidates=tuple(_candidate(one) for one in tuned.candidates),
+        candidates=tuple(Candidate(**one) for one in tuned.candidates),
         grade=tuned.grade,
         reused=tuned.reused,
         searched=tuned.searched,
@@ -275,10 +275,6 @@ def tune(
         folder=tuned.folder,
         seconds=time.monotonic() - begun,
     )
-
-
-def _candidate(one: _native.TunedCandidate) -> Candidate:
-    return Candidate(**{part.name: getattr(one, part.name) for part in fields(Candidate)})
 
 
 def _sizes(name: str, of: Any, least: int, shape: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ mod measured;
 mod output;
 mod profile;
 mod programs;
+mod recorded;
 mod regret;
 mod replay;
 mod report;
@@ -148,7 +149,7 @@ pub fn run(programs: impl IntoIterator<Item = Program>) -> ExitCode {
         Some(Command::Report(args)) => report::run(&args, &programs, &output),
         Some(Command::Profile(args)) => profile::run(&args, &programs, &output, &stop),
         Some(Command::Verify(args)) => verify::run(&args, &programs, &output, &stop),
-        Some(Command::Replay(args)) => replay::run(&args, &output),
+        Some(Command::Replay(args)) => replay::run(&args, &programs, &output),
         Some(Command::Regret(args)) => regret::run(&args, &programs, &output, &stop),
         Some(Command::Emit(args)) => emit::run(&args, &programs, &output),
     };

@@ -2,8 +2,9 @@
 
 use super::output::{Output, counted, table};
 use super::programs::Programs;
-use super::replay::{median_and_worst, read};
-use super::show::Names;
+use super::recorded::read;
+use super::replay::median_and_worst;
+use super::selected::{SelectedArgs, Selector};
 use super::{EXIT_OK, measured};
 use crate::Error;
 use crate::recording::Recording;
@@ -27,9 +28,8 @@ pub(super) struct RegretArgs {
     /// Measure what is selected, and the default schedule, beside the winner of each problem: on a device of its kind.
     #[arg(long)]
     pub(super) measure: bool,
-    /// Only problems whose description, as `cce-tune show` prints it, contains this; may be given several times.
-    #[arg(long, value_name = "TEXT")]
-    pub(super) only: Vec<String>,
+    #[command(flatten)]
+    pub(super) selected: SelectedArgs,
     /// The device that measures: auto (the first GPU, else the CPU device), cpu, the index of a GPU, or all GPUs.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|INDEX|all", requires = "measure")]
     pub(super) gpu: super::values::Gpu,
@@ -45,18 +45,16 @@ pub(super) struct RegretArgs {
 }
 
 pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
-    let recordings = read(&args.trials)?;
     let folder = selection::folder();
     let folder = folder.as_deref().unwrap_or(Path::new("."));
-    let mut names = Names::new(programs, folder);
-    let mut is_asked = |recording: &Recording| {
-        let description = names.described(&recording.key).join(", ");
-        args.only.iter().all(|part| description.contains(part.as_str()))
-    };
-    let asked: Vec<&Recording> = recordings.iter().filter(|recording| is_asked(recording)).collect();
+    let mut selector = Selector::new(&args.selected, programs, folder)?;
+    let recordings = read(&args.trials, selector.names())?;
+    let is_asked = |recording: &&Recording| selector.described(&recording.key).is_some();
+    let asked: Vec<&Recording> = recordings.iter().filter(is_asked).collect();
     if asked.is_empty() {
         let known = counted(recordings.len() as u64, "recording");
-        let reason = format!("--only {} chooses none of the {known}", args.only.join(" --only "));
+        let reason =
+            format!("{} chooses none of the {known}; without it all are taken", args.selected.stated());
         return Err(Error::Nothing { reason });
     }
     let program = |key: &Key| programs.with_hash(folder, &key.program);

@@ -2,14 +2,19 @@
 
 use super::EXIT_OK;
 use super::output::{Output, counted, table};
+use super::programs::Programs;
+use super::recorded::read;
+use super::show::Names;
 use super::transfer::is_profile;
 use crate::Error;
 use crate::recording::Recording;
 use crate::strategy::replay::{LIMITS, Played, experience, play};
 use crate::strategy::{Experience, Kind};
+use cce_runtime::selection;
 use clap::Args;
 use rayon::prelude::*;
 use serde_json::json;
+use std::path::Path;
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -37,7 +42,7 @@ struct Line<'a> {
     played: Vec<Played>,
 }
 
-pub(super) fn run(args: &ReplayArgs, output: &Output) -> Result<u8, Error> {
+pub(super) fn run(args: &ReplayArgs, programs: &Programs, output: &Output) -> Result<u8, Error> {
     for path in &args.trials {
         if is_profile(path) {
             let reason = "it is a profile, which holds winners alone, and a search needs all that was tried; give \
@@ -46,7 +51,9 @@ pub(super) fn run(args: &ReplayArgs, output: &Output) -> Result<u8, Error> {
             return Err(Error::Recording { path: path.clone(), reason: reason.to_owned() });
         }
     }
-    let recordings = read(&args.trials)?;
+    let folder = selection::folder();
+    let folder = folder.as_deref().unwrap_or(Path::new("."));
+    let recordings = read(&args.trials, &mut Names::new(programs, folder))?;
     let kinds: Vec<Kind> = match args.strategy.as_slice() {
         [] => Kind::ALL.into(),
         some => some.into(),
@@ -108,20 +115,6 @@ pub(super) fn run(args: &ReplayArgs, output: &Output) -> Result<u8, Error> {
     });
     output.either(text, &value)?;
     Ok(EXIT_OK)
-}
-
-/// All recordings of these files and folders.
-pub(super) fn read(paths: &[std::path::PathBuf]) -> Result<Vec<Recording>, Error> {
-    let mut recordings = Vec::new();
-    for path in paths {
-        let found = Recording::read(path)?;
-        if let Some(nothing) = found.iter().find(|recording| recording.best().is_none()) {
-            let reason = format!("nothing of {} ran, so there is no best to come near", nothing.name);
-            return Err(Error::Recording { path: path.clone(), reason });
-        }
-        recordings.extend(found);
-    }
-    Ok(recordings)
 }
 
 /// What the table shows of one or several lines: of each run its fractions of the exhaustive search.

@@ -26,6 +26,13 @@ impl SelectedArgs {
     pub(super) fn chooses(&self) -> bool {
         self.loss.is_some() || !self.only.is_empty()
     }
+
+    /// As on the command line.
+    pub(super) fn stated(&self) -> String {
+        let loss = self.loss.iter().map(|loss| format!("--loss {loss}"));
+        let only = self.only.iter().map(|part| format!("--only {part}"));
+        loss.chain(only).collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// A problem with its description.
@@ -70,7 +77,7 @@ impl<'a> Selector<'a> {
         if self.loss.is_some_and(|loss| loss != key.program) {
             return None;
         }
-        let described = <[String; 3]>::try_from(self.names.described(key)).ok()?;
+        let described = self.names.described(key);
         let text = described.join(", ");
         self.only.iter().all(|part| text.contains(part.as_str())).then_some(described)
     }

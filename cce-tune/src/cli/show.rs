@@ -159,7 +159,7 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
         .zip(&times)
         .map(|(record, ms)| {
             let trial = &record.trial;
-            let mut row = names.described(&record.key);
+            let mut row = names.described(&record.key).to_vec();
             row.extend([
                 ms.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
                 trial.samples.len().to_string(),
@@ -268,7 +268,7 @@ impl<'a> Names<'a> {
     }
 
     /// Loss, device and problem of a key.
-    pub(super) fn described(&mut self, key: &Key) -> Vec<String> {
+    pub(super) fn described(&mut self, key: &Key) -> [String; 3] {
         let problem = &key.problem;
         let mut text =
             format!("{} x {} x {} {:?}", problem.tokens_bucket, problem.hidden, problem.vocab, key.dtype)
@@ -285,7 +285,7 @@ impl<'a> Names<'a> {
         if let MemoryClass::AtMost { log2_bytes } = key.memory {
             text += &format!(", at most 2^{log2_bytes} bytes");
         }
-        vec![self.of(key).name, key.device.described(), text]
+        [self.of(key).name, key.device.described(), text]
     }
 }
 

@@ -1,5 +1,7 @@
 //! Charts as SVG: axes, and three kinds of marks on them.
 //!
+//! Invariant: an axis spans what is drawn on it, so that every mark lies within its plane.
+//!
 //! A chart has a title and a description for those who do not see it, and every chart of the page has its numbers in a
 //! table besides. Colours are classes of the style sheet, so that light and dark are its matter.
 
@@ -39,12 +41,13 @@ impl Axis {
         Axis { from, to: if to > from { to } else { from + 1.0 }, log: false, start, end }
     }
 
+    /// The pixel of a value that the axis was made for, between its ends.
     pub(super) fn at(&self, value: f64) -> f64 {
         let part = match self.log {
             true => (value / self.from).ln() / (self.to / self.from).ln(),
             false => (value - self.from) / (self.to - self.from),
         };
-        self.start + part.clamp(-0.02, 1.02) * (self.end - self.start)
+        self.start + part * (self.end - self.start)
     }
 
     /// Round values, some of which fit: 1, 2 and 5 times powers of ten.
@@ -242,13 +245,14 @@ pub(super) struct Strip {
 }
 
 impl Strips {
-    pub(super) fn draw(&self, html: &mut Html, axis: (f64, f64)) {
+    pub(super) fn draw(&self, html: &mut Html) {
         const ROW: f64 = 26.0;
         const STRIP_WIDTH: f64 = 470.0;
         let longest = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0) as f64;
         let left = (16.0 + 7.4 * longest).clamp(40.0, 170.0);
         let height = 10.0 + ROW * self.rows.len() as f64 + 36.0;
-        let x = Axis::over([axis.0, axis.1].into_iter(), left, STRIP_WIDTH - 12.0);
+        let dots = self.rows.iter().flat_map(|row| row.dots.iter().map(|(value, _)| *value));
+        let x = Axis::over(dots.chain(self.rows.iter().map(|row| row.middle)), left, STRIP_WIDTH - 12.0);
         svg(html, (STRIP_WIDTH, height), &self.title, &self.describes, |html| {
             let floor = height - 36.0;
             for tick in x.ticks(5) {

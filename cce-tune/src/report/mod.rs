@@ -5,6 +5,7 @@
 //! ([`html`]); without scripts everything is there but the sorting of tables; every chart's numbers are in a table too.
 
 mod charts;
+mod clock;
 mod dropped;
 mod effects;
 mod html;

@@ -1,20 +1,18 @@
 //! How the search went: the best time so far, by trial and by the clock.
 
 use super::charts::{Dot, Plane, Size};
+use super::clock::Clock;
 use super::html::Html;
 use super::ranked::key;
 use super::{Facts, heading, ms_text};
 use cce_tuning_db::Trial;
-
-/// A pause longer than this, in ms, is no search: somebody stopped it and went on later.
-const PAUSE: u64 = 600_000;
 
 /// One measurement in its order.
 struct Step<'a> {
     trial: &'a Trial,
     /// From 1.
     number: usize,
-    /// Minutes since the first, pauses left out.
+    /// Minutes since the first, [pauses](Clock) left out.
     minutes: f64,
     /// The best of this and all before, in ms.
     best: Option<f64>,
@@ -23,23 +21,17 @@ struct Step<'a> {
 fn steps<'a>(facts: &Facts<'a>) -> (Vec<Step<'a>>, usize) {
     let mut in_order: Vec<&Trial> = facts.page.trials.iter().collect();
     in_order.sort_by_key(|trial| trial.provenance.unix_ms);
-    let (mut best, mut spent, mut pauses): (Option<f64>, u64, usize) = (None, 0, 0);
-    let mut before = in_order.first().map_or(0, |trial| trial.provenance.unix_ms);
+    let clock = Clock::of(&in_order);
+    let mut best: Option<f64> = None;
     let mut steps: Vec<Step<'a>> = Vec::new();
-    for (at, trial) in in_order.into_iter().enumerate() {
-        let now = trial.provenance.unix_ms;
-        match now - before {
-            pause if pause > PAUSE => pauses += 1,
-            gap => spent += gap,
-        }
-        before = now;
+    for (at, (trial, ms)) in in_order.into_iter().zip(clock.ms).enumerate() {
         best = match (best, facts.ms(trial)) {
             (Some(best), Some(ms)) => Some(best.min(ms)),
             (best, ms) => best.or(ms),
         };
-        steps.push(Step { trial, number: at + 1, minutes: spent as f64 / 60_000.0, best });
+        steps.push(Step { trial, number: at + 1, minutes: ms as f64 / 60_000.0, best });
     }
-    (steps, pauses)
+    (steps, clock.pauses)
 }
 
 pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
@@ -50,7 +42,9 @@ pub(super) fn write(html: &mut Html, facts: &Facts<'_>) {
                      best single screening."
         .to_owned();
     if pauses > 0 {
-        about += &format!(" Pauses between runs are left out of the clock: {pauses}.");
+        about += &format!(
+            " Pauses are left out of the clock: {pauses}. A pause is a wait that is far longer than the search's own."
+        );
     }
     heading(html, "How the search went", &about);
     let seconds = last.minutes < 3.0;

@@ -150,7 +150,7 @@ fn every_section_says_what_the_trials_say() {
     let dropped = section(&html, "Why candidates were dropped");
     assert!(dropped.contains("constraint") && dropped.contains("kernel spilled 64 bytes"), "{dropped}");
     let search = section(&html, "How the search went");
-    assert!(search.contains("Pauses between runs are left out of the clock: 4."), "{search}");
+    assert!(search.contains("Pauses are left out of the clock: 4."), "{search}");
     let document = parsed(&html);
     let charts = document.descendants().filter(|node| node.has_tag_name("svg"));
     for chart in charts {
@@ -159,8 +159,8 @@ fn every_section_says_what_the_trials_say() {
     }
 }
 
-#[test]
-fn the_winner_of_the_page_is_that_of_the_run_off_and_not_a_lucky_screening() {
+/// Trials whose winner, by a tie and a lucky screening, is not the fastest.
+fn won_by_a_slower_one() -> Vec<Trial> {
     let mut all = trials();
     let lucky = all.iter_mut().find(|trial| trial.config == config(256, 4, 8192)).unwrap();
     assert_eq!(lucky.time(), Some(1.01 * 20.0));
@@ -170,11 +170,99 @@ fn the_winner_of_the_page_is_that_of_the_run_off_and_not_a_lucky_screening() {
         let finalist = all.iter_mut().find(|trial| trial.config == *config).unwrap();
         finalist.settled = Some(Settled::placed(25.5 - 0.1 * f64::from(*place), *place).tying(25.5));
     }
-    let html = page(all).html();
+    all
+}
+
+#[test]
+fn the_winner_of_the_page_is_that_of_the_run_off_and_not_a_lucky_screening() {
+    let html = page(won_by_a_slower_one()).html();
     let document = parsed(&html);
     let winner = document.descendants().find(|node| node.text() == Some("The winner")).unwrap();
     assert_eq!(winner.next_sibling().unwrap().text(), Some(config(64, 4, 4096).text()));
     assert!(section(&html, "Configurations, fastest first").contains("from 22.275 ms to"));
+}
+
+/// Left, top, right and bottom of the plane of a chart, in pixels, from what is drawn of it.
+fn plane(chart: roxmltree::Node<'_, '_>) -> (f64, f64, f64, f64) {
+    let number = |node: roxmltree::Node<'_, '_>, name| node.attribute(name).unwrap().parse::<f64>().unwrap();
+    let of_class =
+        |class: &'static str| chart.descendants().filter(move |node| node.attribute("class") == Some(class));
+    let view: Vec<f64> =
+        chart.attribute("viewBox").unwrap().split(' ').map(|part| part.parse().unwrap()).collect();
+    let grid = of_class("grid").next().expect("a chart without a grid");
+    match of_class("label end").next() {
+        // Rows: their labels end 8 pixels before the plane, and the grid goes from top to bottom.
+        Some(label) => (number(label, "x") + 8.0, number(grid, "y1"), view[2] - 12.0, number(grid, "y2")),
+        // The grid goes from left to right; the numbers below are 18 pixels under the plane.
+        None => {
+            let below = of_class("tick middle").next().expect("a chart without numbers below");
+            (number(grid, "x1"), 16.0, number(grid, "x2"), number(below, "y") - 18.0)
+        }
+    }
+}
+
+/// How many marks the charts of a page have, each of which is within its chart's plane.
+fn marks_within_their_planes(html: &str) -> Result<usize, String> {
+    let mut marks = 0;
+    for chart in parsed(html).descendants().filter(|node| node.has_tag_name("svg")) {
+        let (left, top, right, bottom) = plane(chart);
+        let within = |node: roxmltree::Node<'_, '_>, x: &str, y: &str| {
+            let number = |name| node.attribute(name).unwrap().parse::<f64>().unwrap();
+            (left..=right).contains(&number(x)) && (top..=bottom).contains(&number(y))
+        };
+        for node in chart.descendants() {
+            let is_within = match (node.tag_name().name(), node.attribute("class")) {
+                ("circle", _) => within(node, "cx", "cy"),
+                ("line", _) => within(node, "x1", "y1") && within(node, "x2", "y2"),
+                _ => continue,
+            };
+            if !is_within {
+                let title = chart.attribute("aria-label").unwrap();
+                let mark = &html[node.range()];
+                return Err(format!("{title}: {mark} is not within {left} {top} {right} {bottom}"));
+            }
+            marks += 1;
+        }
+    }
+    Ok(marks)
+}
+
+#[test]
+fn every_mark_of_the_test_pages_is_within_its_plane() {
+    for trials in [trials(), won_by_a_slower_one()] {
+        assert!(marks_within_their_planes(&page(trials).html()).unwrap() > 60);
+    }
+    let failures = trials().into_iter().filter(|trial| trial.time().is_none()).collect();
+    assert_eq!(marks_within_their_planes(&page(failures).html()), Ok(0));
+    assert!(marks_within_their_planes(&page(trials()[..1].to_vec()).html()).unwrap() > 3);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Whatever the trials took, and whichever won: the winner need not be the fastest.
+    #[test]
+    fn every_mark_is_within_its_plane_whatever_the_times_are(
+        factors in proptest::collection::vec(0.02f64..50.0, 12),
+        spread in 0.0f64..1.0,
+        winner in 0usize..12,
+        waits in proptest::collection::vec(0u64..200_000, 12),
+    ) {
+        let mut now = 1_700_000_000_000;
+        let mut all = trials();
+        all.truncate(12);
+        for (at, (trial, factor)) in all.iter_mut().zip(&factors).enumerate() {
+            now += waits[at];
+            let ms = 25.0 * factor.powf(spread);
+            let samples = vec![ms, 1.01 * ms];
+            let at_now = Provenance::new("here", now);
+            let (config, generation) = (trial.config.clone(), trial.generation.clone());
+            *trial = Trial::measured(config, trial.shape, samples, generation, at_now).unwrap();
+            trial.settled = (at == winner).then_some(Settled::placed(ms, 0));
+        }
+        let marks = marks_within_their_planes(&page(all).html());
+        proptest::prop_assert!(marks.as_ref().is_ok_and(|marks| *marks > 60), "{marks:?}");
+    }
 }
 
 #[test]

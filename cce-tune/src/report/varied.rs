@@ -65,14 +65,13 @@ fn strips(html: &mut Html, effects: &Effects, place: usize, best: f64) {
             Strip { name: name.clone(), middle: median(&times).unwrap_or(best) / best, dots }
         })
         .collect();
-    let most = effects.times.iter().copied().fold(best, f64::max) / best;
     let chart = Strips {
         title: format!("Time by {}", knob.name),
         describes: "One row a value, one dot a configuration; the numbers are in the table below".to_owned(),
         x: "times the best",
         rows: rows.clone(),
     };
-    chart.draw(html, (1.0, most));
+    chart.draw(html);
     html.element("details", &[], |html| {
         html.leaf("summary", &[], "Numbers");
         html.element("table", &[], |html| {
