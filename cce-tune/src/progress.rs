@@ -166,7 +166,7 @@ impl State {
         let mut line = format!("{percent} % ({} of {} steps), {}", self.done, self.total, spent(elapsed));
         line += &self.left(now).map(left).unwrap_or_default();
         if let Some((ms, schedule)) = &self.best {
-            line += &format!("; best {ms:.3} ms: {schedule}");
+            line += &format!("; fastest run {ms:.3} ms: {schedule}");
         }
         if self.done == self.told && !self.doing.is_empty() {
             line += &format!("; {}", self.doing);
@@ -214,7 +214,7 @@ fn style(state: &Arc<Mutex<State>>) -> Result<ProgressStyle, indicatif::style::T
         .with_key("best", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
             let state = best.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = match &state.best {
-                Some((ms, schedule)) => write!(out, "best {ms:.3} ms  {schedule}"),
+                Some((ms, schedule)) => write!(out, "fastest run {ms:.3} ms  {schedule}"),
                 None => out.write_str("nothing timed yet"),
             };
         }))
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(state.line(now), "25 % (50 of 200 steps), 10 s, about 30 s left");
         state.best = Some((1.5, "token block 64, strip 512".to_owned()));
         state.done = 51;
-        assert!(state.line(now).ends_with("; best 1.500 ms: token block 64, strip 512"));
+        assert!(state.line(now).ends_with("; fastest run 1.500 ms: token block 64, strip 512"));
         state.doing = "run-off of the 12 best".to_owned();
         assert!(state.line(now).ends_with("strip 512; run-off of the 12 best"));
         state.done = 52;

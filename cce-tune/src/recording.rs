@@ -9,7 +9,7 @@ use cce_codegen::schedule::Schedule;
 use cce_runtime::selection;
 use cce_tuning_db::{
     ConfigHash, Database, Generation, Key, KeyWinners, Profile, Provenance, Record, Settled, Shape, Status,
-    Trial, Winner,
+    Trial, Winner, newest,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -248,23 +248,25 @@ impl Recording {
     /// # Errors
     /// When a key cannot be encoded.
     pub fn of_records(name: &str, records: Vec<Record>) -> Result<Vec<Recording>, Error> {
-        type Group = (Key, HashMap<ConfigHash, Trial>);
+        type Group = (Key, Vec<Trial>);
         let mut groups: BTreeMap<(Vec<u8>, Shape, Generation, String), Group> = BTreeMap::new();
         for Record { key, trial, .. } in records {
             let of = (key.encode()?, trial.shape, trial.generation.clone(), trial.provenance.host.clone());
-            let (_, trials) = groups.entry(of).or_insert_with(|| (key, HashMap::new()));
-            let newer = trials
-                .get(&trial.config.hash())
-                .is_none_or(|known| known.provenance.unix_ms <= trial.provenance.unix_ms);
-            if newer {
-                trials.insert(trial.config.hash(), trial);
-            }
+            groups.entry(of).or_insert_with(|| (key, Vec::new())).1.push(trial);
         }
         let recordings = groups.into_iter().filter_map(|((_, shape, generation, _), (key, trials))| {
-            let mut trials: Vec<Trial> = trials.into_values().collect();
-            // The default is tried first.
-            trials.sort_by_key(|trial| (trial.provenance.unix_ms, trial.config.hash()));
-            Recording::of(name, &key, shape, &generation, &trials)
+            // In the order of the search, in which the default is tried first: the run-off measured it once more.
+            let mut first: HashMap<ConfigHash, u64> = HashMap::new();
+            for trial in &trials {
+                let when = first.entry(trial.config.hash()).or_insert(u64::MAX);
+                *when = trial.provenance.unix_ms.min(*when);
+            }
+            let mut newest: Vec<&Trial> = newest(&trials).collect();
+            newest.sort_by_key(|trial| {
+                let config = trial.config.hash();
+                (first.get(&config).copied(), trial.provenance.unix_ms, config)
+            });
+            Recording::of(name, &key, shape, &generation, newest)
         });
         Ok(recordings.collect())
     }
@@ -391,7 +393,8 @@ mod tests {
         for path in [folder.path(), &path] {
             let [read] = &Recording::read(path).unwrap()[..] else { panic!("not one recording") };
             let times: Vec<Option<f64>> = read.trials.iter().map(|t| t.outcome().time()).collect();
-            assert_eq!(times, [None, Some(2.0)], "{}", path.display());
+            // In the order in which they were tried first.
+            assert_eq!(times, [Some(2.0), None], "{}", path.display());
         }
     }
 

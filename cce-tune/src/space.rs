@@ -66,6 +66,18 @@ impl Space {
         Ok(())
     }
 
+    /// Puts these schedules behind all others, unless they are among the candidates.
+    ///
+    /// # Errors
+    /// Those of serialisation.
+    pub fn extend(&mut self, schedules: Vec<Schedule>) -> Result<(), Error> {
+        let mut new = candidates(schedules.into_iter().map(|schedule| (schedule, None)))?;
+        new.retain(|new| self.candidates.iter().all(|known| new.schedule != known.schedule));
+        new.sort_by_key(|new| new.config.hash());
+        self.candidates.extend(new);
+        Ok(())
+    }
+
     /// The space of the CPU device.
     ///
     /// # Errors
@@ -177,6 +189,20 @@ mod tests {
         assert_eq!((space.first, after.len()), (3, before.len() + 1));
         assert_eq!(after[..4], [before[0], before[7], other, before[1]]);
         assert_eq!(space.candidates.iter().filter(|candidate| candidate.is_default).count(), 1);
+    }
+
+    #[test]
+    fn what_was_stored_besides_comes_last_and_once() {
+        let problem = Problem { filter: Filter::Exact, ..Problem::new(8192, 2304, 256_000, DType::Bf16) };
+        let mut space = space(&problem, 100);
+        let before: Vec<Schedule> = space.candidates.iter().map(|candidate| candidate.schedule).collect();
+        let Schedule::Gpu(mut other) = before[0] else { panic!("a GPU's") };
+        other.chunk += 1;
+        let other = Schedule::Gpu(other);
+        space.extend(vec![before[7], other, before[0], other]).unwrap();
+        let after: Vec<Schedule> = space.candidates.iter().map(|candidate| candidate.schedule).collect();
+        assert_eq!((&after[..before.len()], &after[before.len()..]), (&before[..], &[other][..]));
+        assert_eq!((space.first, space.candidates.iter().filter(|c| c.is_default).count()), (1, 1));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use crate::phases::{Phase, Stopwatch};
 use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::room;
-use crate::search::{Bench, Candidate, Effort, Ended, Ranked, Ranking, Store, search_on, undecided};
+use crate::search::{
+    Bench, Candidate, Effort, Ended, Ranked, Ranking, Store, run_off_time, search_on, undecided,
+};
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
 use crate::stored;
@@ -95,6 +97,8 @@ pub struct Report {
     pub ended: Ended,
     /// Candidates near the best that the run-off, cut short by the time, did not compare, or not often enough.
     pub undecided: usize,
+    /// How long a whole run-off takes, by the best.
+    pub run_off: Duration,
     /// Every candidate that was tried, or breaks a constraint.
     pub ranking: Ranking,
     /// What no schedule can be faster than, where the device's peak is known.
@@ -146,6 +150,14 @@ impl<'a> Tuner<'a> {
     /// # Errors
     /// When the task is not possible on the device.
     pub fn space(&self, task: &Task, device: &Device) -> Result<(Problem, Space), Error> {
+        let (problem, mut space) = self.own_space(task, device)?;
+        let key = selection::key(&task.program, &problem, tuning_device(device)?)?;
+        self.suggest(task, device, (&problem, &key), &mut space)?;
+        Ok((problem, space))
+    }
+
+    /// The space that follows from the problem.
+    fn own_space(&self, task: &Task, device: &Device) -> Result<(Problem, Space), Error> {
         let plan = task.builder().build(device)?;
         let problem = plan.problem().clone();
         let mut space = match device.kind() {
@@ -158,23 +170,23 @@ impl<'a> Tuner<'a> {
         Ok((problem, space))
     }
 
-    /// What plans would take for this problem as it is, best first: what was stored for it elsewhere, for near shapes,
-    /// and for other devices, in the database and in profiles; those that fit. With which of these could not be read.
-    fn suggested(
+    /// Puts in front what plans would take for this problem as it is, best first: what was stored for it elsewhere, for
+    /// near shapes, and for other devices, in the database and in profiles; those that fit. A shard keeps to its share.
+    /// Returns which of these could not be read, in words.
+    fn suggest(
         &self,
         task: &Task,
         device: &Device,
-        problem: &Problem,
-        key: &Key,
-    ) -> Result<(Vec<Schedule>, Vec<String>), Error> {
+        (problem, key): (&Problem, &Key),
+        space: &mut Space,
+    ) -> Result<Vec<String>, Error> {
+        if self.share.is_some() {
+            return Ok(Vec::new());
+        }
         let generation = selection::generation(&key.device);
         let request = Request::new(key.clone(), generation.clone());
         let selected = selection::open(Some(self.folder), &selection::profiles()).select(&request);
-        let gpu = match device.kind() {
-            DeviceKind::Cpu => None,
-            DeviceKind::Cuda => Some(gpu_of(device)?),
-        };
-        let fits = |schedule: &Schedule| stored::fits(task, problem, *schedule, gpu.as_ref()).is_ok();
+        let fits = fits(task, device, problem)?;
         // What this search, or one that it goes on with, stored itself would make it choose otherwise than in one go.
         let own = |candidate: &db::Candidate| {
             candidate.source == db::Source::Database
@@ -183,15 +195,16 @@ impl<'a> Tuner<'a> {
         };
         let mut suggested: Vec<Schedule> = Vec::new();
         for candidate in selected.candidates.iter().filter(|candidate| !own(candidate)) {
-            let schedule = selection::schedule(&candidate.winner.config).ok().filter(fits);
+            let schedule = selection::schedule(&candidate.winner.config).ok().filter(&fits);
             suggested.extend(schedule.filter(|schedule| !suggested.contains(schedule)));
             if suggested.len() >= SUGGESTED {
                 break;
             }
         }
+        space.suggest(suggested)?;
         let unread =
             selected.warnings.iter().filter(|warning| matches!(warning, db::Warning::Unreadable { .. }));
-        Ok((suggested, unread.map(ToString::to_string).collect()))
+        Ok(unread.map(ToString::to_string).collect())
     }
 
     /// Tunes a task in this process: a candidate that crashes ends it. `head` is asked for the inputs, in the
@@ -262,18 +275,12 @@ impl<'a> Tuner<'a> {
         let effort = self.effort.within(self.budget);
         self.progress.until(self.budget.and_then(|budget| Instant::now().checked_add(budget)));
         let mut watch = Stopwatch::start();
-        let (problem, mut space) = self.space(task, device)?;
+        let (problem, mut space) = self.own_space(task, device)?;
         watch.lap("the space, and kernels of the default");
         let keyed = tuning_device(device)?;
         let key = selection::key(&task.program, &problem, keyed.clone())?;
         let open = if self.all_hosts { Store::open_of_all_hosts } else { Store::open };
-        // A shard keeps to its share.
-        let mut unread = Vec::new();
-        if self.share.is_none() {
-            let (schedules, warnings) = self.suggested(task, device, &problem, &key)?;
-            space.suggest(schedules)?;
-            unread = warnings;
-        }
+        let mut unread = self.suggest(task, device, (&problem, &key), &mut space)?;
         let mut database = Database::open(self.folder)?;
         losses::remember(self.folder, &task.program)?;
         let (shape, generation) = (selection::shape(&problem), selection::generation(&keyed));
@@ -284,6 +291,9 @@ impl<'a> Tuner<'a> {
         if self.again {
             store.measure_again();
         }
+        // What was suggested to an earlier search, and stored, may be what plans take.
+        let stored = store.timed().filter_map(|config| selection::schedule(config).ok());
+        space.extend(stored.filter(fits(task, device, &problem)?).collect())?;
         let known = || Peak::of(&device.properties().cuda?, problem.dtype);
         let floor = self.peak.or_else(known).map(|peak| Work::of(&problem, counted).floor(peak));
         let effort = Effort { floor_ms: floor.map(|floor| floor.ms), ..effort };
@@ -381,6 +391,7 @@ impl<'a> Tuner<'a> {
             recording: recording(task, &store, &space),
             ended,
             undecided: undecided(&tried, &store, &effort),
+            run_off: run_off_time(&tried, &store, &effort),
             ranking: Ranking::new(&tried, &store),
             floor,
             grade,
@@ -389,6 +400,19 @@ impl<'a> Tuner<'a> {
             notes,
         })
     }
+}
+
+/// Whether a schedule can be that of a plan for the task.
+fn fits<'a>(
+    task: &'a Task,
+    device: &Device,
+    problem: &'a Problem,
+) -> Result<impl Fn(&Schedule) -> bool + use<'a>, Error> {
+    let gpu = match device.kind() {
+        DeviceKind::Cpu => None,
+        DeviceKind::Cuda => Some(gpu_of(device)?),
+    };
+    Ok(move |schedule: &Schedule| stored::fits(task, problem, *schedule, gpu.as_ref()).is_ok())
 }
 
 /// What the store knows of a space's candidates.

@@ -45,6 +45,8 @@ fn ctrl_c_keeps_what_is_done_and_the_next_run_resumes() {
     let tuner = Tuner::new();
     let mut child = start(&tuner, &["--json"]);
     wait_for_a_batch(&tuner, &mut child);
+    // Twice, as `timeout -s INT` does: to the process, and to its group.
+    signal(&child, "INT");
     signal(&child, "INT");
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(130), "{}\n{}", ran.stdout, ran.stderr);

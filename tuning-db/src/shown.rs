@@ -1,7 +1,7 @@
 //! The times to show of a key's trials.
 //!
 //! What counts when trials are put in order ([`Trial::deciding_time`]) compares those of one series: of one generation, host
-//! and shape. It is on the scale of the series' first batch, whatever the clocks became afterwards. Shown is every time on the
+//! and shape, since they were last measured [anew](Trial::anew). It is on the scale of the series' first batch, whatever the clocks became afterwards. Shown is every time on the
 //! scale of the last runs of the series' winner, so that the winner's is the median of these, and the order stays.
 
 use std::collections::BTreeMap;
@@ -16,12 +16,13 @@ use crate::wrong::disqualified;
 #[derive(Clone, Debug, Default)]
 pub struct ShownTimes(Vec<Series>);
 
-/// The trials of one generation, host and shape.
+/// The trials of one generation, host and shape, since one moment.
 #[derive(Clone, Debug)]
 struct Series {
     generation: Generation,
     host: String,
     shape: Shape,
+    anew: Option<u64>,
     /// The winner's time that counts, and the median of its last runs, in ms.
     winner: (f64, f64),
 }
@@ -32,17 +33,17 @@ impl ShownTimes {
     pub fn of<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> Self {
         let trials: Vec<&Trial> = trials.into_iter().collect();
         let wrong = disqualified(trials.iter().copied());
-        let mut all: BTreeMap<(&Generation, &str, Shape), Vec<&Trial>> = BTreeMap::new();
+        let mut all: BTreeMap<(&Generation, &str, Shape, Option<u64>), Vec<&Trial>> = BTreeMap::new();
         for trial in trials {
             if !wrong.contains_key(&(trial.config.hash(), &trial.generation)) {
-                let of = (&trial.generation, trial.provenance.host.as_str(), trial.shape);
+                let of = (&trial.generation, trial.provenance.host.as_str(), trial.shape, trial.anew);
                 all.entry(of).or_default().push(trial);
             }
         }
-        let series = all.into_iter().filter_map(|((generation, host, shape), trials)| {
+        let series = all.into_iter().filter_map(|((generation, host, shape, anew), trials)| {
             let winner = newest(trials).min_by(|a, b| a.standing(b))?;
             let winner = (winner.deciding_time()?, winner.time()?);
-            Some(Series { generation: generation.clone(), host: host.to_owned(), shape, winner })
+            Some(Series { generation: generation.clone(), host: host.to_owned(), shape, anew, winner })
         });
         Self(series.collect())
     }
@@ -55,6 +56,7 @@ impl ShownTimes {
             series.generation == trial.generation
                 && series.host == trial.provenance.host
                 && series.shape == trial.shape
+                && series.anew == trial.anew
         };
         let series = self.0.iter().find(is_its);
         Some(series.map_or(ms, |series| ms / series.winner.0 * series.winner.1))
@@ -96,12 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn each_shape_host_and_generation_has_a_scale_of_its_own() {
+    fn each_shape_host_generation_and_measurement_anew_has_a_scale_of_its_own() {
         let [winner, other] = series();
-        let changes: [fn(&mut Trial); 3] = [
+        let changes: [fn(&mut Trial); 4] = [
             |trial| trial.shape = Shape::new(7, trial.shape.hidden, trial.shape.vocab),
             |trial| trial.provenance.host = "another".to_owned(),
             |trial| trial.generation.codegen = "another".to_owned(),
+            |trial| trial.anew = Some(1),
         ];
         for change in changes {
             let mut steady = sample::trial(1, 4.2).with_settled(Settled::placed(4.2, 0));

@@ -64,6 +64,10 @@ pub struct Trial {
     /// What counts when trials are put in order, where it is not the median.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<Settled>,
+    /// Where everything of its problem was asked to be measured anew, that moment, in ms since 1970. What its host
+    /// measured before does not count any more once something since then was in a run-off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anew: Option<u64>,
     /// Clocks right before the samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clocks_before: Option<Clocks>,
@@ -132,6 +136,7 @@ impl Trial {
             resources: None,
             gradient_error: None,
             settled: None,
+            anew: None,
             clocks_before: None,
             clocks_after: None,
             generation,
@@ -158,6 +163,13 @@ impl Trial {
     pub fn with_clocks(mut self, before: Option<Clocks>, after: Option<Clocks>) -> Self {
         self.clocks_before = before;
         self.clocks_after = after;
+        self
+    }
+
+    /// Adds the moment since which everything is measured anew.
+    #[must_use]
+    pub fn with_anew(mut self, anew: Option<u64>) -> Self {
+        self.anew = anew;
         self
     }
 

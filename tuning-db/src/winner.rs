@@ -115,8 +115,8 @@ impl KeyWinners {
 
     /// Chooses from all trials of a key.
     ///
-    /// On one host, the newest trial of a configuration replaces its earlier ones: it is a correction. Between
-    /// hosts the better record wins. What is [`disqualified`] wins nowhere.
+    /// On one host, the newest trial of a configuration replaces its earlier ones: it is a correction, and so are all
+    /// that were measured [anew](Trial::anew) of those that were not. Between hosts the better record wins. What is [`disqualified`] wins nowhere.
     #[must_use]
     pub fn choose<'a>(key: Key, trials: impl IntoIterator<Item = &'a Trial>) -> Self {
         let trials: Vec<&Trial> = trials.into_iter().collect();
@@ -140,8 +140,19 @@ pub fn newest<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> impl Iterator<
 }
 
 fn newest_by_slot<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> BTreeMap<Slot<'a>, &'a Trial> {
+    let trials: Vec<&Trial> = trials.into_iter().collect();
+    // Of each generation, host and shape the moment before which nothing counts.
+    let series = |trial: &'a Trial| (&trial.generation, trial.provenance.host.as_str(), trial.shape);
+    let mut since: BTreeMap<_, Option<u64>> = BTreeMap::new();
+    for trial in trials.iter().filter(|trial| trial.settled.is_some_and(|settled| settled.place.is_some())) {
+        let since = since.entry(series(trial)).or_default();
+        *since = trial.anew.max(*since);
+    }
     let mut newest: BTreeMap<Slot<'a>, &Trial> = BTreeMap::new();
     for trial in trials {
+        if since.get(&series(trial)).is_some_and(|since| trial.anew < *since) {
+            continue;
+        }
         let slot = (trial.config.hash(), &trial.generation, trial.provenance.host.as_str());
         newest
             .entry(slot)
@@ -217,6 +228,26 @@ mod tests {
         new.provenance.unix_ms += 1;
         for order in [[&old, &new], [&new, &old]] {
             assert_eq!(medians(&KeyWinners::choose(sample::key(), order).winners), [2.0]);
+        }
+    }
+
+    #[test]
+    fn what_was_measured_anew_replaces_all_of_its_host_and_shape_once_it_has_been_in_a_run_off() {
+        let before = sample::trial(1, 1.0).with_settled(crate::trial::Settled::placed(1.0, 0));
+        let mut elsewhere = sample::trial(4, 0.5);
+        elsewhere.provenance.host = "other".into();
+        let at = |config, median| {
+            let mut trial = sample::trial(config, median).with_anew(Some(7));
+            trial.provenance.unix_ms += 1;
+            trial
+        };
+        let (screened, second) = (at(2, 2.0), at(3, 3.0));
+        let chosen = KeyWinners::choose(sample::key(), [&before, &screened, &second, &elsewhere]);
+        assert_eq!(medians(&chosen.winners), [1.0, 0.5, 2.0, 3.0]);
+        let settled = second.clone().with_settled(crate::trial::Settled::placed(3.0, 0));
+        for order in [[&before, &screened, &settled, &elsewhere], [&settled, &elsewhere, &screened, &before]]
+        {
+            assert_eq!(medians(&KeyWinners::choose(sample::key(), order).winners), [3.0, 0.5, 2.0]);
         }
     }
 

@@ -34,6 +34,7 @@ use output::Output;
 use programs::Programs;
 use std::any::TypeId;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// It worked.
 pub const EXIT_OK: u8 = 0;
@@ -203,11 +204,18 @@ fn numbers_may_be_negative(command: clap::Command) -> clap::Command {
     command.mut_args(number).mut_subcommands(numbers_may_be_negative)
 }
 
+/// A second signal this soon is the same wish: `timeout -s INT` signals the process, and then its group.
+const SAME_WISH: Duration = Duration::from_millis(300);
+
 /// The first Ctrl-C asks to stop where work can be left, the second ends the process: everything stored is in
 /// the log.
 fn stop_on_ctrl_c(stop: &Stop) -> Result<(), ctrlc::Error> {
-    let stop = stop.clone();
+    let (stop, mut asked) = (stop.clone(), None::<Instant>);
     ctrlc::set_handler(move || {
+        if asked.is_some_and(|asked| asked.elapsed() < SAME_WISH) {
+            return;
+        }
+        asked = Some(Instant::now());
         if stop.request() {
             std::process::exit(i32::from(EXIT_STOPPED));
         }

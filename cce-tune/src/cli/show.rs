@@ -96,6 +96,8 @@ fn winners(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &
             let mut state = if current(&winner) { "exact" } else { "stale" }.to_owned();
             if winner.settled.is_some_and(|settled| settled.cut_short) {
                 state += ", run-off cut short";
+            } else if winner.settled.is_none_or(|settled| settled.place.is_none()) {
+                state += ", no run-off yet";
             }
             let mut row = described.to_vec();
             row.extend([

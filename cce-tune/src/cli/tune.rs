@@ -85,6 +85,13 @@ const DRIFT: f64 = 0.3;
 /// The budget of `--quick`.
 const QUICK: Duration = Duration::from_secs(10);
 
+impl TuneArgs {
+    /// How long tuning may take.
+    fn time(&self) -> Option<Duration> {
+        if self.quick { Some(QUICK) } else { self.budget.0 }
+    }
+}
+
 pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &Stop) -> Result<u8, Error> {
     for written in args.report.iter().chain(&args.record) {
         can_be_written(written)?;
@@ -98,7 +105,7 @@ pub(super) fn run(args: &TuneArgs, programs: &Programs, output: &Output, stop: &
     let kinds = kinds(devices)?;
     let console = Console::new();
     let folder = database_folder()?;
-    let budget = if args.quick { Some(QUICK) } else { args.budget.0 };
+    let budget = args.time();
     let tuner = || Tuner {
         budget,
         scope: Scope {
@@ -315,10 +322,11 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         (ended, Some(winner)) => format!(
             "{}winner: {} ({:.3} ms{}); plans for this problem now use it (grade {})\n",
             match ended {
-                Ended::Spent if report.undecided > 0 => undecided_text(report.undecided),
+                Ended::Spent if report.undecided > 0 => undecided_text(report, args.time()),
                 Ended::Spent => "the time is spent, run again to go on; until then the ".to_owned(),
                 Ended::AtFloor => "so near the floor that the rest was not tried; ".to_owned(),
-                Ended::Complete | Ended::Stopped => String::new(),
+                Ended::Complete => "nothing is left that is worth a trial; ".to_owned(),
+                Ended::Stopped => String::new(),
             },
             winner.description,
             winner.ms.unwrap_or(f64::NAN),
@@ -352,10 +360,15 @@ fn phases_text(report: &Report) -> String {
 }
 
 /// What the time left open of the run-off.
-fn undecided_text(undecided: usize) -> String {
-    let candidates = counted(undecided as u64, "candidate");
+fn undecided_text(report: &Report, budget: Option<Duration>) -> String {
+    let candidates = counted(report.undecided as u64, "candidate");
+    let needed = report.run_off.as_secs_f64().ceil().max(1.0);
+    let how = match budget.is_some_and(|budget| needed > budget.as_secs_f64()) {
+        true => "with a longer --budget",
+        false => "to go on",
+    };
     format!(
-        "the time is spent in the run-off, {candidates} near the best not compared to the end, run again to go on; \
+        "the time is spent before the run-off of {candidates}, of {needed} s or more, came to its end, run again {how}; \
          until then the "
     )
 }

@@ -111,13 +111,19 @@ impl Stored {
 struct Findings {
     lines: String,
     values: Vec<Value>,
+    /// Whether winners were measured, and not their constraints alone checked.
+    measured: bool,
     holding: usize,
     moved: usize,
 }
 
 impl Findings {
     fn add(&mut self, heading: &str, source: &Source, entry: &KeyWinners, found: &Verified) {
-        let state = if found.moved.is_empty() { "holds" } else { "MOVED" };
+        let state = match (found.moved.is_empty(), self.measured) {
+            (true, true) => "holds",
+            (true, false) => "fits",
+            (false, _) => "MOVED",
+        };
         self.lines += &format!("{state}  {heading}, {source}\n");
         let rows: Vec<Vec<String>> = found.lines.iter().enumerate().map(|(at, line)| row(at, line)).collect();
         if !rows.is_empty() {
@@ -140,8 +146,12 @@ impl Findings {
         text.extend(left_out.iter().map(|line| format!("{line}\n")));
         let verified = counted((self.holding + self.moved) as u64, "problem");
         text += &format!(
-            "{verified} verified, of {} the winner holds, of {} something moved\n",
-            self.holding, self.moved
+            "{verified} {}, of {} something moved\n",
+            match self.measured {
+                true => format!("verified, of {} the winner holds", self.holding),
+                false => format!("looked at and not measured, of {} the winners fit", self.holding),
+            },
+            self.moved
         );
         if stopped {
             text += "stopped before the end\n";
@@ -223,7 +233,7 @@ fn measured(
 ) -> Result<u8, Error> {
     let console = Console::new();
     let mut names = Names::new(programs, stored.folder());
-    let (mut findings, mut left_out) = (Findings::default(), Vec::new());
+    let (mut findings, mut left_out) = (Findings { measured: true, ..Findings::default() }, Vec::new());
     let mut here = Vec::new();
     for device in devices(args.gpu, "measuring winners on")? {
         here.push((tuning_device(&device)?, device));

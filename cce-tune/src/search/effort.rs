@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 /// The part of a budget, and the most of it, that is for what comes before and after the search: the driver starts, workers
 /// end, the database is published.
 const AROUND: (f64, Duration) = (0.12, Duration::from_millis(1200));
+/// The part of a budget by which a run-off may outlast it that is the least to know a winner by.
+const GRACE: f64 = 0.5;
 /// A budget below this is short.
 const SHORT: Duration = Duration::from_secs(20);
 /// The candidates of a batch, at most, where the time is short.
@@ -51,6 +53,8 @@ pub struct Effort {
     pub screen_until: Option<Instant>,
     /// When the run-off ends.
     pub until: Option<Instant>,
+    /// How much later than that the least run-off may end.
+    pub grace: Option<Duration>,
 }
 
 impl Default for Effort {
@@ -71,6 +75,7 @@ impl Default for Effort {
             near_floor: 0.05,
             screen_until: None,
             until: None,
+            grace: None,
         }
     }
 }
@@ -89,7 +94,8 @@ impl Effort {
             Some(budget) if budget < SHORT => self.batch.min(SMALL_BATCH),
             _ => self.batch,
         };
-        Effort { screen_until: after(screening), until: after(1.0), batch, ..self }
+        let grace = budget.map(|budget| budget.mul_f64(GRACE));
+        Effort { screen_until: after(screening), until: after(1.0), grace, batch, ..self }
     }
 
     /// Rounds of the run-off when the best takes `ms`: steps, so that a measurement that comes out a little
@@ -123,6 +129,13 @@ impl Effort {
     pub(super) fn is_over_after(&self, ms: f64) -> bool {
         let ahead = Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default();
         self.until.is_some_and(|until| Instant::now() + ahead >= until)
+    }
+
+    /// Whether a run-off of so many ms would end too late to be begun.
+    pub(super) fn is_too_late(&self, ms: f64) -> bool {
+        let over = |until: Instant| until.checked_add(self.grace?);
+        let ahead = Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default();
+        self.until.and_then(over).is_some_and(|end| Instant::now() + ahead >= end)
     }
 
     /// Whether nothing that is left to try can be worth the time. What is below the floor was measured on other data, of

@@ -35,7 +35,7 @@ mod ties;
 pub use ahead::Compile;
 pub use effort::Effort;
 pub use ranking::{Ranked, Ranking};
-pub use run_off::undecided;
+pub use run_off::{run_off_time, undecided};
 pub use simplicity::simplicity;
 pub(crate) use statistics::middle;
 pub use store::Store;

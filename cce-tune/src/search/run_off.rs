@@ -11,6 +11,7 @@ use super::ties::{Band, decide, is_undecided};
 use super::{Bench, Candidate, Effort, Ended, Search, Store, simplicity};
 use crate::Error;
 use cce_tuning_db::{Settled, Trial};
+use std::time::Duration;
 
 /// Rounds of one that is cut short by the time, at least.
 const FEWEST: usize = 3;
@@ -82,6 +83,14 @@ pub fn undecided(candidates: &[Candidate], store: &Store, effort: &Effort) -> us
     finalists(candidates, store, effort).iter().filter(|known| !known.is_compared()).count()
 }
 
+/// How long a whole run-off takes, by the time of the best.
+pub fn run_off_time(candidates: &[Candidate], store: &Store, effort: &Effort) -> Duration {
+    let known = finalists(candidates, store, effort);
+    let best = known.iter().map(|known| known.ms).fold(f64::INFINITY, f64::min);
+    let runs = known.len() * (1 + effort.final_rounds(best));
+    Duration::try_from_secs_f64(best * runs as f64 / 1e3).unwrap_or_default()
+}
+
 impl Search<'_> {
     /// [`finalists`], by their indices.
     pub(super) fn finalists(&self) -> Vec<usize> {
@@ -99,6 +108,11 @@ impl Search<'_> {
             }
             let decided = known.iter().any(Known::has_won);
             if decided && self.effort.is_over() {
+                return Ok(Ended::Spent);
+            }
+            // Two of them, checked and timed.
+            let least = 2 * (1 + FEWEST);
+            if finalists.len() > 1 && self.effort.is_too_late(self.best() * least as f64) {
                 return Ok(Ended::Spent);
             }
             let rounds = self.effort.final_rounds(self.best());

@@ -3,6 +3,7 @@
 use crate::Error;
 use cce_tuning_db::{
     Config, ConfigHash, Database, Generation, Key, Provenance, Record, Shape, Status, Trial, disqualified,
+    newest,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -18,8 +19,8 @@ pub struct Store {
     trials: HashMap<ConfigHash, Trial>,
     /// What other hosts, or this one at other shapes, found wrong: see [`disqualified`].
     wrong: HashMap<ConfigHash, Trial>,
-    /// When the trials that are measured again were measured.
-    earlier: HashMap<ConfigHash, u64>,
+    /// Since when everything is measured anew: see [`Trial::anew`].
+    anew: Option<u64>,
     reused: usize,
     /// Later than every trial that is known, in ms since 1970.
     next_ms: u64,
@@ -75,30 +76,36 @@ impl Store {
         };
         let (own, others) = all.iter().partition(is_own);
         let (own_wrong, wrong) = (wrong_in(own), wrong_in(others));
-        for trial in all.into_iter().filter(of_here) {
-            let newer = |known: &&mut Trial| known.provenance.unix_ms > trial.provenance.unix_ms;
-            if trials.get_mut(&trial.config.hash()).as_ref().is_none_or(|known| !newer(known)) {
-                trials.insert(trial.config.hash(), trial);
+        for trial in newest(all.iter().filter(|trial| of_here(trial))) {
+            let newer = |known: &Trial| known.provenance.unix_ms > trial.provenance.unix_ms;
+            if trials.get(&trial.config.hash()).is_none_or(|known| !newer(known)) {
+                trials.insert(trial.config.hash(), trial.clone());
             }
         }
+        let own = trials.values().filter(|trial| trial.provenance.host == provenance.host);
+        let anew = own.filter_map(|trial| trial.anew).max();
         trials.extend(own_wrong);
         let reused = trials.keys().chain(wrong.keys()).collect::<HashSet<_>>().len();
-        let next_ms = trials.values().map(|trial| trial.provenance.unix_ms + 1).max().unwrap_or(0);
-        let earlier = HashMap::new();
-        Ok(Store { database, key, shape, generation, provenance, trials, wrong, earlier, reused, next_ms })
+        let next_ms = all.iter().map(|trial| trial.provenance.unix_ms + 1).max().unwrap_or(0);
+        Ok(Store { database, key, shape, generation, provenance, trials, wrong, anew, reused, next_ms })
     }
 
     /// Takes what is stored for nothing, so that everything is measured again, but what other hosts found wrong. What
     /// is kept from now on is newer, and counts instead.
     pub fn measure_again(&mut self) {
-        let times = self.trials.drain().map(|(hash, trial)| (hash, trial.provenance.unix_ms));
-        self.earlier.extend(times);
+        self.trials.clear();
+        self.anew = Some(self.now().unix_ms);
         self.reused = self.wrong.len();
     }
 
     /// The key.
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// The configurations of which a time is known, in any order.
+    pub fn timed(&self) -> impl Iterator<Item = &Config> {
+        self.trials.values().filter(|trial| trial.time().is_some()).map(|trial| &trial.config)
     }
 
     /// How many trials were there when it was opened.
@@ -113,36 +120,41 @@ impl Store {
     }
 
     pub(super) fn dropped(&self, config: &Config, status: Status) -> Trial {
-        Trial::dropped(config.clone(), self.shape, status, self.generation.clone(), self.now(config))
+        Trial::dropped(config.clone(), self.shape, status, self.generation.clone(), self.now())
+            .with_anew(self.anew)
     }
 
     pub(super) fn measured(&self, config: &Config, samples: Vec<f64>) -> Result<Trial, Error> {
-        Ok(Trial::measured(config.clone(), self.shape, samples, self.generation.clone(), self.now(config))?)
+        let trial =
+            Trial::measured(config.clone(), self.shape, samples, self.generation.clone(), self.now())?;
+        Ok(trial.with_anew(self.anew))
     }
 
     /// This moment, and later than all that was kept before: a correction is one, and what was kept after a
     /// run-off is told from what was in it.
-    fn now(&self, config: &Config) -> Provenance {
+    fn now(&self) -> Provenance {
         let mut now = Provenance::now(self.provenance.host.clone());
         now.unix_ms = now.unix_ms.max(self.next_ms);
-        if let Some(earlier) = self.earlier.get(&config.hash()) {
-            now.unix_ms = now.unix_ms.max(earlier + 1);
-        }
         now.driver.clone_from(&self.provenance.driver);
         now.nvrtc.clone_from(&self.provenance.nvrtc);
         now
     }
 
     /// Appends trials to the log: when this returns, they are durable.
-    pub(super) fn keep(&mut self, trials: Vec<Trial>) -> Result<(), Error> {
+    pub(super) fn keep(&mut self, mut trials: Vec<Trial>) -> Result<(), Error> {
         if trials.is_empty() {
             return Ok(());
+        }
+        // Each later than the one before: their order says what was tried first.
+        let mut next_ms = self.next_ms;
+        for trial in &mut trials {
+            trial.provenance.unix_ms = trial.provenance.unix_ms.max(next_ms);
+            next_ms = trial.provenance.unix_ms + 1;
         }
         let records: Vec<Record> =
             trials.iter().map(|trial| Record::new(self.key.clone(), trial.clone())).collect();
         self.database.append(&records)?;
-        let latest = trials.iter().map(|trial| trial.provenance.unix_ms + 1).max();
-        self.next_ms = self.next_ms.max(latest.unwrap_or(0));
+        self.next_ms = next_ms;
         self.trials.extend(trials.into_iter().map(|trial| (trial.config.hash(), trial)));
         Ok(())
     }

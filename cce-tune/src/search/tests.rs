@@ -247,6 +247,32 @@ fn a_spent_budget_leaves_candidates_untried_but_never_a_winner_without_its_run_o
 }
 
 #[test]
+fn a_run_off_that_would_end_long_after_the_time_is_left_for_another_search() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
+    let candidates = candidates([10, 11]);
+    let mut kept = store(folder.path());
+    let screening = Effort { finalists: 0, ..effort() };
+    let over = Some(std::time::Instant::now());
+    // Two runs of the two, of 10 ms each, and three rounds: 80 ms.
+    let late = |ms| Effort { until: over, grace: Some(std::time::Duration::from_millis(ms)), ..effort() };
+    for (effort, ended, placed) in [
+        (screening, Ended::Complete, false),
+        (late(79), Ended::Spent, false),
+        (late(60_000), Ended::Spent, true),
+    ] {
+        let bench = || {
+            let time = |block, _| f64::from(block);
+            Ok(Invented { time, fails: none, events: &events, stop_after: None })
+        };
+        assert_eq!(search(&candidates, &mut kept, &effort, &Silent, &stop, bench).unwrap(), ended);
+        let winner = Ranking::new(&candidates, &kept).entries[0].trial.settled.unwrap();
+        assert_eq!(winner.place.is_some(), placed, "{:?}", effort.grace);
+    }
+    assert_eq!(undecided(&candidates, &kept, &effort()), 2);
+}
+
+#[test]
 fn a_run_off_that_the_time_cuts_short_says_so_and_a_later_search_compares_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
