@@ -55,13 +55,14 @@ pub(super) struct TuneArgs {
     /// The same as --budget 10s.
     #[arg(long, conflicts_with = "budget")]
     pub(super) quick: bool,
-    /// Measure again what is stored already: on other data (--data, --seed, --untrained, --scalar), say.
+    /// Measure again what is stored already, which does not count any more then: on other data (--data, --seed,
+    /// --untrained, --scalar), say.
     #[arg(long)]
     pub(super) again: bool,
     /// List the candidates and the constraints that they break, without running any.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Print every candidate, not only the best.
+    /// Print every candidate that was tried, not only the best; with --dry-run every one that there is to choose from.
     #[arg(long)]
     pub(super) all: bool,
     /// Write a page for people when it is done: see `cce-tune report`.
