@@ -47,6 +47,8 @@ pub(crate) struct Tuned {
     reused: usize,
     /// How many candidates there were to choose from.
     searched: usize,
+    /// What plans take instead of the winner, and why.
+    in_use: Option<String>,
     /// How well the schedule fits that a plan for this problem now finds.
     grade: String,
     /// What is worth knowing besides.
@@ -110,7 +112,8 @@ impl Watched {
     /// Steps done, steps in all, new lines; `None` if nothing changed and `anyway` is false.
     fn news(&self, anyway: bool) -> Option<(u64, u64, Vec<String>)> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_told = std::mem::take(&mut state.changed) || anyway;
+        // Nothing has begun where there are no steps.
+        let is_told = std::mem::take(&mut state.changed) || anyway && state.total > 0;
         is_told.then(|| (state.done, state.total, std::mem::take(&mut state.texts)))
     }
 }
@@ -174,6 +177,7 @@ impl Search {
             complete: matches!(report.ended, Ended::Complete | Ended::AtFloor),
             reused: report.reused,
             searched: report.searched,
+            in_use: report.in_use_text(),
             grade: report.grade.to_string(),
             notes: report.notes.clone(),
             scalars,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pickle
 import re
@@ -93,7 +94,7 @@ def candidate(schedule, ms, is_default=False, status="ok", reason=""):
     return cce.Candidate(schedule, is_default, status, ms, 0.1, 1e-3, 5, reason)
 
 
-def report_of(*candidates, complete=True, undecided=0):
+def report_of(*candidates, complete=True, undecided=0, in_use=None, again=False):
     return cce.TuneReport(
         problem="loss, 8 x 8 x 8 f32",
         device="a device",
@@ -102,6 +103,8 @@ def report_of(*candidates, complete=True, undecided=0):
         grade="exact",
         reused=0,
         searched=7,
+        in_use=in_use,
+        again=again,
         complete=complete,
         undecided=undecided,
         scalars={},
@@ -136,6 +139,9 @@ def test_a_report_that_the_time_cut_short_says_so():
     quick = candidate("quick", 2.0)
     text = str(report_of(quick, complete=False))
     assert "the time is spent, call it again to go on; until then the winner: quick" in text
+    anew = str(report_of(quick, complete=False, in_use="slow, which won the last whole run-off (4 ms)", again=True))
+    assert "call it without again=True to go on" in anew
+    assert "calls of this problem use slow, which won the last whole run-off (4 ms) (grade exact)" in anew
     text = str(report_of(quick, complete=False, undecided=3))
     assert "the time is spent in the run-off, 3 near the best not compared to the end, call it again to go on" in text
 
@@ -218,6 +224,7 @@ def test_progress_is_reported_to_a_function_and_its_exception_ends_the_search(fo
 
 
 def test_without_a_terminal_progress_is_lines_on_standard_error(capsys, monkeypatch):
+    monkeypatch.setattr("cce_torch.tuning._PAUSE", math.inf)
     cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, candidates=2)
     written = capsys.readouterr()
     assert "computing the reference\n" in written.err and written.out == ""

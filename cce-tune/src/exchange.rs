@@ -57,9 +57,12 @@ fn problem(current: Generation, key: Key, mut trials: Vec<Trial>) -> Option<Prob
 /// and generation. Of one that is [`disqualified`] it is the trial that does it: what no plan takes wins nowhere else.
 pub fn counting(trials: &[Trial]) -> Vec<Trial> {
     let disqualified = disqualified(trials);
-    let mut best: BTreeMap<_, &Trial> = BTreeMap::new();
+    let mut best: BTreeMap<_, &Trial> =
+        disqualified.values().map(|trial| (trial.config.hash(), *trial)).collect();
     for trial in cce_tuning_db::newest(trials) {
-        let trial = disqualified.get(&(trial.config.hash(), &trial.generation)).copied().unwrap_or(trial);
+        if disqualified.contains_key(&(trial.config.hash(), &trial.generation)) {
+            continue;
+        }
         let slot = best.entry(trial.config.hash()).or_insert(trial);
         if trial.standing(slot).is_lt() {
             *slot = trial;

@@ -9,7 +9,7 @@ use cce_codegen::schedule::Schedule;
 use cce_runtime::selection;
 use cce_tuning_db::{
     ConfigHash, Database, Generation, Key, KeyWinners, Profile, Provenance, Record, Settled, Shape, Status,
-    Trial, Winner, newest,
+    Trial, Winner, counting, newest,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -257,7 +257,7 @@ impl Recording {
         let recordings = groups.into_iter().filter_map(|((_, shape, generation, _), (key, trials))| {
             // In the order of the search, in which the default is tried first: the run-off measured it once more.
             let mut first: HashMap<ConfigHash, u64> = HashMap::new();
-            for trial in &trials {
+            for trial in counting(&trials) {
                 let when = first.entry(trial.config.hash()).or_insert(u64::MAX);
                 *when = trial.provenance.unix_ms.min(*when);
             }

@@ -11,7 +11,7 @@ use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::room;
 use crate::search::{
-    Bench, Candidate, Effort, Ended, Ranked, Ranking, Store, run_off_time, search_on, undecided,
+    Bench, Candidate, Effort, Ended, Ranked, Ranking, Store, describe, run_off_time, search_on, undecided,
 };
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
@@ -101,6 +101,9 @@ pub struct Report {
     pub run_off: Duration,
     /// Every candidate that was tried, or breaks a constraint.
     pub ranking: Ranking,
+    /// What plans take of this key instead of the winner: of a measurement before this one, which has no whole run-off, or
+    /// of a shape beside this one's.
+    pub in_use: Option<db::Winner>,
     /// What no schedule can be faster than, where the device's peak is known.
     pub floor: Option<Floor>,
     /// How a plan for this task, without a schedule of its own, now comes by its schedule.
@@ -118,6 +121,19 @@ impl Report {
     pub fn tried(&self) -> usize {
         let is_broken = |entry: &&Ranked| matches!(entry.trial.status, db::Status::Constraint(_));
         self.ranking.entries.len() - self.ranking.entries.iter().filter(is_broken).count()
+    }
+
+    /// What plans take instead of the winner, and why, in words.
+    pub fn in_use_text(&self) -> Option<String> {
+        let other = self.in_use.as_ref()?;
+        let schedule = selection::schedule(&other.config);
+        let schedule =
+            schedule.map_or_else(|_| other.config.text().to_owned(), |schedule| describe(&schedule));
+        let why = match other.shape.tokens as usize == self.problem.tokens {
+            true => "which won the last whole run-off".to_owned(),
+            false => format!("which was measured with {} tokens", other.shape.tokens),
+        };
+        Some(format!("{schedule}, {why} ({:.3} ms)", other.median))
     }
 
     /// How many times slower the device was in the winner's last runs than when the search began.
@@ -314,7 +330,7 @@ impl<'a> Tuner<'a> {
         // So many batches at a time that one compiles while another is measured, on every device.
         let at_once = effort.batch * (devices + 1);
         let (mut made, mut benches): (Vec<B>, _) = (Vec::new(), Some(benches));
-        let mut screened = Ended::Complete;
+        let (mut screened, mut has_screened) = (Ended::Complete, false);
         let choose = |store: &Store| {
             let outcomes = outcomes(store);
             let left = most.saturating_sub(outcomes.iter().flatten().count());
@@ -333,7 +349,10 @@ impl<'a> Tuner<'a> {
             watch.lap("choice of candidates");
             tried.extend(next.iter().map(|&at| space.candidates[at].clone()));
             // The run-off is for the best of all: once nothing is left to try.
+            has_screened |= !next.is_empty();
             let effort = match next.is_empty() {
+                // A search that has nothing else to do settles it, however long that takes.
+                true if !has_screened => Effort { grace: None, ..effort },
                 true => effort,
                 false => Effort { finalists: 0, ..effort },
             };
@@ -368,6 +387,11 @@ impl<'a> Tuner<'a> {
         drop(made);
         watch.lap("end of the workers");
         let mut notes = store.publish()?;
+        let ranking = Ranking::new(&tried, &store);
+        let in_use = store.in_use()?.filter(|in_use| {
+            let is_other = |winner: &Ranked| winner.trial.config != in_use.config;
+            ranking.winner().is_none_or(is_other)
+        });
         let grade = if selection::folder().as_deref() == Some(self.folder) {
             let plan = task.builder().build(device)?;
             notes.extend(plan.notes().iter().cloned());
@@ -392,7 +416,8 @@ impl<'a> Tuner<'a> {
             ended,
             undecided: undecided(&tried, &store, &effort),
             run_off: run_off_time(&tried, &store, &effort),
-            ranking: Ranking::new(&tried, &store),
+            ranking,
+            in_use,
             floor,
             grade,
             phases: watch.phases(),

@@ -16,8 +16,9 @@ fn start(tuner: &Tuner, args: &[&str]) -> Child {
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn signal(child: &Child, name: &str) {
-    let done = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+fn signal(child: &Child, name: &str, times: usize) {
+    let to = vec![child.id().to_string(); times];
+    let done = Command::new("kill").arg(format!("-{name}")).args(to).status().unwrap();
     assert!(done.success());
 }
 
@@ -46,8 +47,7 @@ fn ctrl_c_keeps_what_is_done_and_the_next_run_resumes() {
     let mut child = start(&tuner, &["--json"]);
     wait_for_a_batch(&tuner, &mut child);
     // Twice, as `timeout -s INT` does: to the process, and to its group.
-    signal(&child, "INT");
-    signal(&child, "INT");
+    signal(&child, "INT", 2);
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(130), "{}\n{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("what is done is kept"), "{}", ran.stderr);
@@ -68,7 +68,7 @@ fn a_killed_run_has_lost_nothing_that_was_stored() {
     let tuner = Tuner::new();
     let mut child = start(&tuner, &[]);
     wait_for_a_batch(&tuner, &mut child);
-    signal(&child, "KILL");
+    signal(&child, "KILL", 1);
     assert_eq!(child.wait().unwrap().code(), None);
     let kept = stored(&tuner);
     assert!(kept >= 8, "{kept}");

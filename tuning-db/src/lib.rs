@@ -86,6 +86,6 @@ pub use session::Repair;
 pub use shown::ShownTimes;
 pub use trial::{Clocks, RECORD_SCHEMA, Record, Resources, Settled, Status, Trial};
 pub use warning::{Source, Warning};
-pub use winner::{GENERATIONS_KEPT, KeyWinners, WINNERS_KEPT, Winner, newest};
+pub use winner::{GENERATIONS_KEPT, KeyWinners, WINNERS_KEPT, Winner, counting, newest};
 pub use winners::Winners;
 pub use wrong::{Wrong, disqualified};

@@ -1,8 +1,9 @@
 //! The times to show of a key's trials.
 //!
-//! What counts when trials are put in order ([`Trial::deciding_time`]) compares those of one series: of one generation, host
-//! and shape, since they were last measured [anew](Trial::anew). It is on the scale of the series' first batch, whatever the clocks became afterwards. Shown is every time on the
-//! scale of the last runs of the series' winner, so that the winner's is the median of these, and the order stays.
+//! What counts when trials are put in order ([`Trial::deciding_time`]) compares those of one series: of one
+//! generation, host and shape, since they were last measured [anew](Trial::anew). It is on the scale of the series'
+//! first batch, whatever the clocks became afterwards. Shown is every time on the scale of the last runs of the series'
+//! winner, so that the winner's is the median of these, and the order stays.
 
 use std::collections::BTreeMap;
 

@@ -65,7 +65,7 @@ pub struct Trial {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<Settled>,
     /// Where everything of its problem was asked to be measured anew, that moment, in ms since 1970. What its host
-    /// measured before does not count any more once something since then was in a run-off.
+    /// measured before of it, at this shape, counts until something since then has a whole run-off, and not any more then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anew: Option<u64>,
     /// Clocks right before the samples.
@@ -196,7 +196,8 @@ impl Trial {
 
     /// The order of trials of one problem: those that ended well first, and of these what was in a run-off first,
     /// as what was not had lost to it before. Then the faster by the time that counts, of what ties with a winner
-    /// by the winner's ([`Settled::order_ms`]), the better placed, the steadier, and the configuration's hash, so that every machine orders the same trials the same way.
+    /// by the winner's ([`Settled::order_ms`]), the better placed, the steadier, and the configuration's hash, so that
+    /// every machine orders the same trials the same way.
     #[must_use]
     pub fn standing(&self, other: &Self) -> Ordering {
         let standing = |trial: &Self| Some(Standing::of(trial.settled, trial.time()?, trial.spread));

@@ -115,8 +115,9 @@ impl KeyWinners {
 
     /// Chooses from all trials of a key.
     ///
-    /// On one host, the newest trial of a configuration replaces its earlier ones: it is a correction, and so are all
-    /// that were measured [anew](Trial::anew) of those that were not. Between hosts the better record wins. What is [`disqualified`] wins nowhere.
+    /// On one host, the newest trial of a configuration replaces its earlier ones: it is a correction. A [measurement
+    /// anew](Trial::anew) counts, in the place of all that is older, once it has a whole run-off. Between hosts the better
+    /// record wins. What is [`disqualified`] wins nowhere.
     #[must_use]
     pub fn choose<'a>(key: Key, trials: impl IntoIterator<Item = &'a Trial>) -> Self {
         let trials: Vec<&Trial> = trials.into_iter().collect();
@@ -139,20 +140,29 @@ pub fn newest<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> impl Iterator<
     newest_by_slot(trials).into_values()
 }
 
-fn newest_by_slot<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> BTreeMap<Slot<'a>, &'a Trial> {
+/// Those of a key's trials that count: of each generation, host and shape that has a whole run-off, what is not older than
+/// the latest [measurement anew](Trial::anew) that has one, and of no later one, which has none yet; of others all.
+pub fn counting<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> impl Iterator<Item = &'a Trial> {
     let trials: Vec<&Trial> = trials.into_iter().collect();
-    // Of each generation, host and shape the moment before which nothing counts.
     let series = |trial: &'a Trial| (&trial.generation, trial.provenance.host.as_str(), trial.shape);
-    let mut since: BTreeMap<_, Option<u64>> = BTreeMap::new();
-    for trial in trials.iter().filter(|trial| trial.settled.is_some_and(|settled| settled.place.is_some())) {
+    let mut since: BTreeMap<_, u64> = BTreeMap::new();
+    let is_whole =
+        |trial: &&&Trial| trial.settled.is_some_and(|settled| settled.place.is_some() && !settled.cut_short);
+    for trial in trials.iter().filter(is_whole) {
         let since = since.entry(series(trial)).or_default();
-        *since = trial.anew.max(*since);
+        *since = trial.anew.unwrap_or(0).max(*since);
     }
+    let counts = move |trial: &&'a Trial| {
+        since.get(&series(trial)).is_none_or(|since| {
+            trial.provenance.unix_ms >= *since && trial.anew.is_none_or(|anew| anew <= *since)
+        })
+    };
+    trials.into_iter().filter(counts)
+}
+
+fn newest_by_slot<'a>(trials: impl IntoIterator<Item = &'a Trial>) -> BTreeMap<Slot<'a>, &'a Trial> {
     let mut newest: BTreeMap<Slot<'a>, &Trial> = BTreeMap::new();
-    for trial in trials {
-        if since.get(&series(trial)).is_some_and(|since| trial.anew < *since) {
-            continue;
-        }
+    for trial in counting(trials) {
         let slot = (trial.config.hash(), &trial.generation, trial.provenance.host.as_str());
         newest
             .entry(slot)
@@ -232,23 +242,35 @@ mod tests {
     }
 
     #[test]
-    fn what_was_measured_anew_replaces_all_of_its_host_and_shape_once_it_has_been_in_a_run_off() {
-        let before = sample::trial(1, 1.0).with_settled(crate::trial::Settled::placed(1.0, 0));
-        let mut elsewhere = sample::trial(4, 0.5);
-        elsewhere.provenance.host = "other".into();
-        let at = |config, median| {
-            let mut trial = sample::trial(config, median).with_anew(Some(7));
-            trial.provenance.unix_ms += 1;
+    fn what_was_measured_anew_replaces_all_that_is_older_once_it_has_a_whole_run_off() {
+        use crate::trial::Settled;
+        let at = |config, median, ms: u64| {
+            let mut trial = sample::trial(config, median);
+            trial.provenance.unix_ms = ms;
             trial
         };
-        let (screened, second) = (at(2, 2.0), at(3, 3.0));
-        let chosen = KeyWinners::choose(sample::key(), [&before, &screened, &second, &elsewhere]);
-        assert_eq!(medians(&chosen.winners), [1.0, 0.5, 2.0, 3.0]);
-        let settled = second.clone().with_settled(crate::trial::Settled::placed(3.0, 0));
-        for order in [[&before, &screened, &settled, &elsewhere], [&settled, &elsewhere, &screened, &before]]
-        {
-            assert_eq!(medians(&KeyWinners::choose(sample::key(), order).winners), [3.0, 0.5, 2.0]);
-        }
+        let before = at(1, 1.0, 10).with_settled(Settled::placed(1.0, 0));
+        let mut elsewhere = at(4, 0.5, 10);
+        elsewhere.provenance.host = "other".into();
+        let mut of_another_shape = at(5, 0.7, 10);
+        of_another_shape.shape.tokens -= 1;
+        let others = [&before, &elsewhere, &of_another_shape];
+        let screened = at(2, 2.0, 21).with_anew(Some(20));
+        let second = at(3, 3.0, 22).with_anew(Some(20));
+        // From another folder of this host: newer, and of no measurement anew.
+        let newer = at(6, 6.0, 30);
+        let chosen = |more: &[&Trial]| {
+            let all = [&others[..], more].concat();
+            let reversed: Vec<&Trial> = all.iter().copied().rev().collect();
+            let chosen = KeyWinners::choose(sample::key(), all);
+            assert_eq!(chosen, KeyWinners::choose(sample::key(), reversed));
+            medians(&chosen.winners)
+        };
+        assert_eq!(chosen(&[&screened, &second, &newer]), [1.0, 0.5, 0.7, 6.0]);
+        let cut = second.clone().with_settled(Settled::placed(3.0, 0).in_a_cut(true));
+        assert_eq!(chosen(&[&screened, &cut, &newer]), [1.0, 0.5, 0.7, 6.0]);
+        let whole = second.with_settled(Settled::placed(3.0, 0));
+        assert_eq!(chosen(&[&screened, &whole, &newer]), [3.0, 0.5, 0.7, 2.0, 6.0]);
     }
 
     #[test]

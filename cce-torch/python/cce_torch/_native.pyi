@@ -91,6 +91,7 @@ class Tuned:
     complete: bool
     reused: int
     searched: int
+    in_use: str | None
     grade: str
     notes: list[str]
     scalars: list[tuple[str, float]]

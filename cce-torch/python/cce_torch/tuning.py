@@ -71,6 +71,10 @@ class TuneReport:
     reused: int
     #: How many candidates there were to choose from.
     searched: int
+    #: What calls take instead of the winner, and why: of a measurement before this one, for example.
+    in_use: str | None
+    #: Whether everything was measured anew.
+    again: bool
     #: Whether nothing is left that is worth a trial; otherwise the time was spent, and the same call goes on.
     complete: bool
     #: How many candidates near the best the time left uncompared.
@@ -122,15 +126,16 @@ class TuneReport:
         until = ""
         if not self.complete:
             left = f" in the run-off, {self.undecided} near the best not compared to the end" if self.undecided else ""
-            until = f"the time is spent{left}, call it again to go on; until then the "
+            again = "without again=True" if self.again else "again"
+            until = f"the time is spent{left}, call it {again} to go on; until then the "
         beside = ""
         if winner.is_default:
             beside = ", the default"
         elif default is not None:
             beside = f", {winner.ms / default.ms:.3f} of the default's time"  # type: ignore[operator]
         return (
-            f"{until}winner: {winner.schedule} ({winner.ms:.3f} ms{beside}); calls of this problem now use it (grade "
-            f"{self.grade})"
+            f"{until}winner: {winner.schedule} ({winner.ms:.3f} ms{beside}); calls of this problem "
+            f"{f'use {self.in_use}' if self.in_use else 'now use it'} (grade {self.grade})"
         )
 
     @staticmethod
@@ -199,10 +204,12 @@ def tune(
         candidates: tries no more than so many schedules; by default as many as the search thinks worth it.
         budget: seconds that it may take, inputs and reference included; the same call goes on from there. None: until
             nothing is left that is worth a trial.
-        again: measures anew what is stored.
+        again: measures anew. Once that has a whole run-off, what this machine measured before of the problem at this
+            shape does not count any more; a call without it goes on with that.
         untrained: generates inputs with a softmax close to uniform, like a model's before its training.
         progress: True shows a bar on a terminal, and elsewhere a line every five seconds on ``sys.stderr``; False is
-            silent; a function is called with (steps done, steps in all, new lines), some times a second.
+            silent; a function is called with (steps done, steps in all, new lines), when something
+            changed and at least every second.
         **inputs: the loss's own options or inputs, as in the call: ``softcap=30.0``, ``bias=bias``. In the place of a
             tensor True will do.
 
@@ -268,6 +275,8 @@ def tune(
         grade=tuned.grade,
         reused=tuned.reused,
         searched=tuned.searched,
+        in_use=tuned.in_use,
+        again=again,
         complete=tuned.complete,
         undecided=tuned.undecided,
         scalars={shown.get(name, name): value for name, value in tuned.scalars},

@@ -8,7 +8,7 @@ use super::devices::{devices, kinds};
 use super::output::{Output, counted};
 use super::programs::Programs;
 use super::transfer::read_profile;
-use super::tune::{database_folder, worker};
+use super::tune::{database_folder, go_on, worker};
 use super::{EXIT_NO_WINNER, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
 use crate::data::{HeadSource, MODELS};
@@ -192,7 +192,7 @@ pub(super) fn run(
         making.made.into_inner().unwrap_or_else(PoisonError::into_inner);
     values.sort_by_key(|(number, _)| *number);
     let values: Vec<Value> = values.into_iter().map(|(_, value)| value).collect();
-    let text = ended_text(code, &args.out, profile.profile.entries.len(), open);
+    let text = ended_text(code, &args.out, profile.profile.entries.len(), open, args.again);
     let value = json!({
         "schema": 1, "database": folder, "profile": args.out, "problems": values, "undecided": open,
     });
@@ -293,7 +293,7 @@ impl Making<'_> {
             }
         }
         let default = space.candidates.first().map(|first| first.schedule);
-        let (line, mut value) = described(&report, default, started.elapsed().as_secs_f64());
+        let (line, mut value) = described(&report, default, started.elapsed().as_secs_f64(), args.again);
         value["problem"] = json!(item.text());
         let mut made = self.made();
         made.values.push((number, value));
@@ -323,13 +323,13 @@ fn is_done(winner: &Winner, generation: &Generation) -> bool {
 }
 
 /// The last line: what the file at `out` holds now, if it was made at all, and whether there is more to do.
-fn ended_text(code: u8, out: &Path, held: usize, open: u64) -> String {
+fn ended_text(code: u8, out: &Path, held: usize, open: u64, again: bool) -> String {
     let holds = match held {
         0 if !out.exists() => "nothing was written yet".to_owned(),
         _ => format!("{} holds winners for {}", out.display(), counted(held as u64, "problem")),
     };
     let stopped = if code == EXIT_STOPPED { "stopped; " } else { "" };
-    let more = if code == EXIT_STOPPED || open > 0 { ", run again to go on" } else { "" };
+    let more = if code == EXIT_STOPPED || open > 0 { format!(", {}", go_on(again)) } else { String::new() };
     format!("{stopped}{holds}{}{more}\n", open_text(open))
 }
 
@@ -372,7 +372,7 @@ fn objective_text(gradients: Gradients) -> &'static str {
     }
 }
 
-fn described(report: &Report, default: Option<Schedule>, seconds: f64) -> (String, Value) {
+fn described(report: &Report, default: Option<Schedule>, seconds: f64, again: bool) -> (String, Value) {
     let time = |schedule: Option<Schedule>| {
         report.ranking.entries.iter().find(|entry| Some(entry.schedule) == schedule)?.ms
     };
@@ -392,8 +392,9 @@ fn described(report: &Report, default: Option<Schedule>, seconds: f64) -> (Strin
     let line = match (report.ended, best, report.undecided) {
         (Ended::Stopped, ..) | (_, None, _) | (_, _, 0) => line,
         (.., undecided) => format!(
-            "{line}; {} near the best not compared, run again to go on",
-            counted(undecided as u64, "candidate")
+            "{line}; {} near the best not compared, {}",
+            counted(undecided as u64, "candidate"),
+            go_on(again)
         ),
     };
     let state = match (report.ended, best) {
@@ -489,15 +490,15 @@ mod tests {
     fn the_end_speaks_of_a_file_only_where_there_is_one() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("ci.json");
-        let stopped = ended_text(EXIT_STOPPED, &out, 0, 0);
+        let stopped = ended_text(EXIT_STOPPED, &out, 0, 0, false);
         assert_eq!(stopped, "stopped; nothing was written yet, run again to go on\n");
-        assert_eq!(ended_text(EXIT_NO_WINNER, &out, 0, 0), "nothing was written yet\n");
+        assert_eq!(ended_text(EXIT_NO_WINNER, &out, 0, 0, false), "nothing was written yet\n");
         std::fs::write(&out, "{}").unwrap();
         let holds = format!("{} holds winners for ", out.display());
-        assert_eq!(ended_text(EXIT_OK, &out, 2, 0), format!("{holds}2 problems\n"));
-        let kept = ended_text(EXIT_STOPPED, &out, 1, 0);
+        assert_eq!(ended_text(EXIT_OK, &out, 2, 0, false), format!("{holds}2 problems\n"));
+        let kept = ended_text(EXIT_STOPPED, &out, 1, 0, false);
         assert_eq!(kept, format!("stopped; {holds}1 problem, run again to go on\n"));
-        let open = ended_text(EXIT_OK, &out, 2, 1);
+        let open = ended_text(EXIT_OK, &out, 2, 1, false);
         let words = "2 problems; of 1 problem the time cut the run-off short, run again to go on\n";
         assert_eq!(open, format!("{holds}{words}"));
     }

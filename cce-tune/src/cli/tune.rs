@@ -55,8 +55,8 @@ pub(super) struct TuneArgs {
     /// The same as --budget 10s.
     #[arg(long, conflicts_with = "budget")]
     pub(super) quick: bool,
-    /// Measure again what is stored already, which does not count any more then: on other data (--data, --seed,
-    /// --untrained, --scalar), say.
+    /// Measure anew: on other data (--data, --seed, --untrained, --scalar), say. Once that has a whole run-off, what this
+    /// machine measured before of the problem at this shape does not count any more.
     #[arg(long)]
     pub(super) again: bool,
     /// List the candidates and the constraints that they break, without running any.
@@ -75,8 +75,9 @@ pub(super) struct TuneArgs {
     pub(super) peak: PeakArgs,
 }
 
-/// What to do where the device's speed changed.
-const ELSE: &str = "the times are those of its last runs; where something else ran beside it, tune again (--again) when it does not";
+/// What to think of times where the device's speed changed.
+const OF_LAST_RUNS: &str = "the times are those of its last runs; where something else ran beside it, tune again \
+                            (--again) when it does not";
 /// The end of what breaks a constraint, and is no candidate.
 const BROKEN: &str = "constraint";
 /// Candidates that the table shows without `--all`.
@@ -319,12 +320,12 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
         }
     );
     text += &match (report.ended, report.ranking.winner()) {
-        (Ended::Stopped, _) => "stopped; what is done is kept, run again to go on\n".to_owned(),
+        (Ended::Stopped, _) => format!("stopped; what is done is kept, {}\n", go_on(args.again)),
         (ended, Some(winner)) => format!(
-            "{}winner: {} ({:.3} ms{}); plans for this problem now use it (grade {})\n",
+            "{}winner: {} ({:.3} ms{}); {} (grade {})\n",
             match ended {
-                Ended::Spent if report.undecided > 0 => undecided_text(report, args.time()),
-                Ended::Spent => "the time is spent, run again to go on; until then the ".to_owned(),
+                Ended::Spent if report.undecided > 0 => undecided_text(report, args),
+                Ended::Spent => format!("the time is spent, {}; until then the ", go_on(args.again)),
                 Ended::AtFloor => "so near the floor that the rest was not tried; ".to_owned(),
                 Ended::Complete => "nothing is left that is worth a trial; ".to_owned(),
                 Ended::Stopped => String::new(),
@@ -332,6 +333,7 @@ fn text(args: &TuneArgs, tuned: &Tuned) -> String {
             winner.description,
             winner.ms.unwrap_or(f64::NAN),
             against_default(report),
+            use_text(report),
             report.grade
         ),
         (_, None) => "no winner: no candidate could run and was right; the reasons are above\n".to_owned(),
@@ -360,17 +362,27 @@ fn phases_text(report: &Report) -> String {
     format!("\n{}", table(&["s", "where the time went"], &rows, &[0]))
 }
 
+/// How what is left is done: --again would begin anew.
+pub(super) fn go_on(again: bool) -> &'static str {
+    if again { "run again without --again to go on" } else { "run again to go on" }
+}
+
+/// Whether plans take the winner.
+fn use_text(report: &Report) -> String {
+    match report.in_use_text() {
+        None => "plans for this problem now use it".to_owned(),
+        Some(other) => format!("plans for this problem use {other}"),
+    }
+}
+
 /// What the time left open of the run-off.
-fn undecided_text(report: &Report, budget: Option<Duration>) -> String {
+fn undecided_text(report: &Report, args: &TuneArgs) -> String {
     let candidates = counted(report.undecided as u64, "candidate");
     let needed = report.run_off.as_secs_f64().ceil().max(1.0);
-    let how = match budget.is_some_and(|budget| needed > budget.as_secs_f64()) {
-        true => "with a longer --budget",
-        false => "to go on",
-    };
+    let longer = args.time().is_some_and(|budget| needed > budget.as_secs_f64());
+    let how = format!("{}{}", go_on(args.again), if longer { ", with a longer --budget" } else { "" });
     format!(
-        "the time is spent before the run-off of {candidates}, of {needed} s or more, came to its end, run again {how}; \
-         until then the "
+        "the time is spent before the run-off of {candidates}, of {needed} s or more, came to its end, {how}; until then the "
     )
 }
 
@@ -387,10 +399,13 @@ fn against_default(report: &Report) -> String {
 fn drift_text(drift: Option<f64>) -> String {
     match drift {
         Some(times) if times > 1.0 + DRIFT => {
-            format!("the device became {times:.2} times slower while it was searched: {ELSE}\n")
+            format!("the device became {times:.2} times slower while it was searched: {OF_LAST_RUNS}\n")
         }
         Some(times) if times < 1.0 / (1.0 + DRIFT) => {
-            format!("the device became {:.2} times faster while it was searched: {ELSE}\n", 1.0 / times)
+            format!(
+                "the device became {:.2} times faster while it was searched: {OF_LAST_RUNS}\n",
+                1.0 / times
+            )
         }
         _ => String::new(),
     }
@@ -480,6 +495,7 @@ fn value(tuned: &Tuned) -> Value {
         "searched": report.searched,
         "of_default": report.ranking.of_default(),
         "undecided": report.undecided,
+        "in_use": report.in_use.as_ref().map(|winner| &winner.config),
         "phases": report.phases,
         "preparation": report.preparation,
         "reused": report.reused,

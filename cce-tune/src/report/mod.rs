@@ -63,7 +63,10 @@ impl Page {
         trials: Vec<Trial>,
         describe: fn(&cce_tuning_db::Config) -> String,
     ) -> Page {
-        let trials = trials.into_iter().filter(|trial| trial.generation == of.generation).collect();
+        let trials: Vec<Trial> =
+            trials.into_iter().filter(|trial| trial.generation == of.generation).collect();
+        // What was measured before all was measured anew is history.
+        let trials = cce_tuning_db::counting(&trials).cloned().collect();
         Page {
             loss,
             problem,

@@ -14,9 +14,11 @@
 //! Invariants: what has been stored stays true when the search is stopped or killed at any point, and a later
 //! search goes on from there; a candidate whose results are wrong is never timed and never wins; every
 //! candidate ends with a status, and those that are not best with a reason; the time budget may leave
-//! candidates untried, but never a winner without its run-off; one that the time cuts short is stored as such, and
+//! candidates untried, and a run-off that would end long after it undone; one that the time cuts short is stored as such, and
 //! gone on with.
 
+#[cfg(test)]
+mod again_tests;
 mod ahead;
 mod effort;
 #[cfg(test)]

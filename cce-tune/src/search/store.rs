@@ -2,8 +2,8 @@
 
 use crate::Error;
 use cce_tuning_db::{
-    Config, ConfigHash, Database, Generation, Key, Provenance, Record, Shape, Status, Trial, disqualified,
-    newest,
+    Config, ConfigHash, Database, Generation, Key, KeyWinners, Provenance, Record, Shape, Status, Trial,
+    Winner, disqualified, newest,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -65,7 +65,7 @@ impl Store {
         is_ours: impl Fn(&str) -> bool,
     ) -> Result<Store, Error> {
         let mut trials: HashMap<ConfigHash, Trial> = HashMap::new();
-        let of_here = |trial: &Trial| {
+        let of_here = |trial: &&Trial| {
             trial.generation == generation && is_ours(&trial.provenance.host) && trial.shape == shape
         };
         let all = database.trials(&key)?;
@@ -74,19 +74,25 @@ impl Store {
             let of_now = disqualified(trials).into_iter().filter(|((_, made), _)| **made == generation);
             of_now.map(|((config, _), trial)| (config, trial.clone())).collect()
         };
-        let (own, others) = all.iter().partition(is_own);
+        let (own, others) = all.iter().partition(|trial| is_own(trial));
         let (own_wrong, wrong) = (wrong_in(own), wrong_in(others));
-        for trial in newest(all.iter().filter(|trial| of_here(trial))) {
+        // One that was begun is gone on with: what was measured before it is for readers alone.
+        let anew = all.iter().filter(of_here).filter(is_own).filter_map(|trial| trial.anew).max();
+        let is_old = |trial: &&Trial| is_own(trial) && Some(trial.provenance.unix_ms) < anew;
+        for trial in newest(all.iter().filter(of_here).filter(|trial| !is_old(trial))) {
             let newer = |known: &Trial| known.provenance.unix_ms > trial.provenance.unix_ms;
             if trials.get(&trial.config.hash()).is_none_or(|known| !newer(known)) {
                 trials.insert(trial.config.hash(), trial.clone());
             }
         }
-        let own = trials.values().filter(|trial| trial.provenance.host == provenance.host);
-        let anew = own.filter_map(|trial| trial.anew).max();
         trials.extend(own_wrong);
         let reused = trials.keys().chain(wrong.keys()).collect::<HashSet<_>>().len();
-        let next_ms = all.iter().map(|trial| trial.provenance.unix_ms + 1).max().unwrap_or(0);
+        let next_ms = all
+            .iter()
+            .filter(|trial| is_ours(&trial.provenance.host))
+            .map(|trial| trial.provenance.unix_ms + 1)
+            .max()
+            .unwrap_or(0);
         Ok(Store { database, key, shape, generation, provenance, trials, wrong, anew, reused, next_ms })
     }
 
@@ -157,6 +163,16 @@ impl Store {
         self.next_ms = next_ms;
         self.trials.extend(trials.into_iter().map(|trial| (trial.config.hash(), trial)));
         Ok(())
+    }
+
+    /// What plans take of this key's trials, of this code generator: a winner's configuration, and the shape and time in ms
+    /// that it was measured with.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn in_use(&mut self) -> Result<Option<Winner>, Error> {
+        let chosen = KeyWinners::choose(self.key.clone(), &self.database.trials(&self.key)?);
+        Ok(chosen.winners.into_iter().find(|winner| winner.generation == self.generation))
     }
 
     /// Makes what was added visible to readers. Returns what was put right in the database on the way, in

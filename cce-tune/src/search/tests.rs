@@ -8,13 +8,13 @@ use std::path::Path;
 use std::sync::Mutex;
 
 /// A bench on which a schedule's token block says how it behaves.
-struct Invented<'a> {
+pub(super) struct Invented<'a> {
     /// ms of a run of this token block in this round.
-    time: fn(u32, usize) -> f64,
+    pub(super) time: fn(u32, usize) -> f64,
     /// Why a token block fails, if it does.
-    fails: fn(u32) -> Option<Failure>,
-    events: &'a Mutex<Vec<String>>,
-    stop_after: Option<(&'a Stop, usize)>,
+    pub(super) fails: fn(u32) -> Option<Failure>,
+    pub(super) events: &'a Mutex<Vec<String>>,
+    pub(super) stop_after: Option<(&'a Stop, usize)>,
 }
 
 impl Invented<'_> {
@@ -105,7 +105,7 @@ fn run(
     Ok(Outcome { ended, events: events.into_inner().unwrap(), ranking })
 }
 
-fn none(_: u32) -> Option<Failure> {
+pub(super) fn none(_: u32) -> Option<Failure> {
     None
 }
 
@@ -224,7 +224,7 @@ fn what_is_not_the_candidates_fault_is_no_trial() {
 }
 
 #[test]
-fn a_spent_budget_leaves_candidates_untried_but_never_a_winner_without_its_run_off() {
+fn a_spent_budget_leaves_candidates_untried_and_gives_the_one_that_there_is_its_run_off() {
     let folder = tempfile::tempdir().unwrap();
     let (events, stop) = (Mutex::new(Vec::new()), Stop::new());
     let all: Vec<u32> = (10..40).collect();

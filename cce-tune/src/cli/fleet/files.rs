@@ -149,7 +149,7 @@ pub(super) fn make(out: &Path, shards: &[(String, Shard)]) -> Result<(), Error> 
     let mut aside = aside.map_err(failed)?;
     let made = fill(aside.path(), shards).and_then(|_lock| {
         // From the look at the place to the move, so that no other's whole plan is taken for the half one that was there.
-        let _alone = File::open(parent).and_then(|parent| parent.lock().map(|()| parent));
+        let _alone = alone(parent)?;
         holds_nothing(&place)?;
         if !is_empty(&place)? {
             fs::remove_dir_all(&place).map_err(failed)?;
@@ -205,6 +205,22 @@ fn lock(folder: &Path) -> Result<Option<File>, Error> {
             ),
         }),
         Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// Waits for others that look at a folder's plans, for the moment that each takes; `None`: the system or the file system has
+/// no such locks.
+fn alone(folder: &Path) -> Result<Option<File>, Error> {
+    let failed = |source| Error::Read { path: folder.into(), source };
+    let file = match File::open(folder) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(error)),
+        Err(_) => return Ok(None),
+    };
+    match file.lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(failed(error)),
     }
 }
 
