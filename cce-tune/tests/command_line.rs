@@ -201,6 +201,12 @@ fn what_is_stored_is_shown_exported_and_imported() {
     let stages: Vec<&str> =
         trials["trials"].as_array().unwrap().iter().map(|t| t["stage"].as_str().unwrap()).collect();
     assert!(stages.contains(&"screening") && stages.contains(&"run-off"), "{stages:?}");
+    // Of each configuration one trial counts: the run-off's where it was in one.
+    let counting = trials["trials"].as_array().unwrap().iter().filter(|trial| trial["counts"] == true);
+    let counting: Vec<String> = counting.map(|trial| trial["trial"]["config"].to_string()).collect();
+    let distinct: std::collections::HashSet<&String> = counting.iter().collect();
+    assert_eq!(distinct.len(), counting.len());
+    assert!(stages.len() > counting.len(), "{stages:?}");
     let only = ["show", "--trials", "--only", "48 x", "--only", "64 x"];
     let words = "the only stored problem is not the one asked for";
     for choice in [&["show", "--trials", "--loss", "focal"][..], &only] {

@@ -13,10 +13,11 @@ use cce_runtime::driver::{DeviceInfo, Devices};
 use cce_runtime::selection;
 use cce_tuning_db::{
     Config, Database, Device, Key, MemoryClass, ProgramHash, Record, ShownTimes, Source, Trial, Winner,
+    newest,
 };
 use clap::Args;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 #[derive(Debug, Args)]
@@ -155,17 +156,17 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
     let names = selector.names();
     let place = |record: &Record| record.key.encode().unwrap_or_default();
     records.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.trial.standing(&b.trial)));
-    let times = shown_times(&records);
+    let times = shown(&records);
     let rows: Vec<Vec<String>> = records
         .iter()
         .zip(&times)
-        .map(|(record, ms)| {
+        .map(|(record, (ms, counts))| {
             let trial = &record.trial;
             let mut row = names.described(&record.key).to_vec();
             row.extend([
                 ms.map_or("-".to_owned(), |ms| format!("{ms:.3}")),
                 trial.samples.len().to_string(),
-                stage(trial).to_owned(),
+                format!("{}{}", stage(trial), if *counts { "" } else { ", superseded" }),
                 trial.status.name().to_owned(),
                 schedule_text(&trial.config),
                 trial.status.reason().to_owned(),
@@ -176,13 +177,14 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
     let values: Vec<Value> = records
         .iter()
         .zip(&times)
-        .map(|(record, ms)| {
+        .map(|(record, (ms, counts))| {
             json!({
                 "loss": names.of(&record.key).name,
                 "input_gradients": names.input_gradients(&record.key),
                 "key": record.key,
                 "stage": stage(&record.trial),
                 "ms": ms,
+                "counts": counts,
                 "trial": record.trial,
             })
         })
@@ -195,16 +197,22 @@ fn trials(args: &ShowArgs, folder: &Path, mut selector: Selector<'_>, output: &O
     output.either(text, &json!({"schema": 1, "database": folder, "trials": values}))
 }
 
-/// The time to show of each, in ms.
-fn shown_times(records: &[Record]) -> Vec<Option<f64>> {
+/// The time to show of each, in ms, and whether it counts: of what was measured several times, one does.
+fn shown(records: &[Record]) -> Vec<(Option<f64>, bool)> {
     let key = |record: &Record| record.key.encode().unwrap_or_default();
     let mut problems: BTreeMap<_, Vec<&Trial>> = BTreeMap::new();
     for record in records {
         problems.entry(key(record)).or_default().push(&record.trial);
     }
+    let counting: HashSet<*const Trial> =
+        problems.values().flat_map(|trials| newest(trials.iter().copied())).map(std::ptr::from_ref).collect();
     let times: BTreeMap<_, ShownTimes> =
         problems.into_iter().map(|(key, trials)| (key, ShownTimes::of(trials))).collect();
-    records.iter().map(|record| times.get(&key(record))?.ms(&record.trial)).collect()
+    let shown = |record: &Record| {
+        let ms = times.get(&key(record)).and_then(|times| times.ms(&record.trial));
+        (ms, counting.contains(&std::ptr::from_ref(&record.trial)))
+    };
+    records.iter().map(shown).collect()
 }
 
 /// Which part of a search a trial comes from; nothing was timed of one that has none.
