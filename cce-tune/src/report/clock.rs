@@ -3,7 +3,7 @@
 //! A trial holds when it was kept and its timed runs; the rest of a batch's time (compiling, checking, warming up) is
 //! not recorded, and neither is when a command began or ended. What is kept together is therefore one batch, the time
 //! since the batch before it that its own runs do not explain is its *wait*, and a wait is a pause if it is far longer
-//! than those of this search are. Where the batch before was a run-off and this one is none, a command had ended: there
+//! than those of this search are. Where the batch before was a run-off and this one is none, a command had ended as a rule: there
 //! the waits of other batches explain nothing.
 
 use cce_tuning_db::Trial;
