@@ -12,6 +12,7 @@ import threading
 import time
 
 import cce_torch as cce
+import cce_torch.tuning
 import numpy as np
 import pytest
 import torch
@@ -231,7 +232,10 @@ def test_without_a_terminal_progress_is_lines_on_standard_error(capsys, monkeypa
     assert "steps" not in written.err
     monkeypatch.setattr("cce_torch.tuning._PAUSE", 0.0)
     cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, candidates=2, again=True)
-    assert re.search(r"^0 of \d+ steps$", capsys.readouterr().err, re.MULTILINE)
+    assert re.search(r"^\d+ of \d+ steps$", capsys.readouterr().err, re.MULTILINE)
+    # Whether or not a step is done.
+    cce_torch.tuning._callback(True)(0, 20, [])
+    assert capsys.readouterr().err == "0 of 20 steps\n"
     cce.tune((32, 24), (3000, 24), device=DEVICE, dtype=torch.float32, again=True, **FEW)
     assert capsys.readouterr().err == ""
 
