@@ -471,7 +471,13 @@ fn a_recorded_search_is_replayed_by_every_strategy_and_its_regret_needs_another_
     assert!(none.stderr.contains("--only zzz chooses none of the 2 recordings"), "{}", none.stderr);
 
     // What an export holds of one shape is told apart.
-    tuner.tiny(&["--objective", "loss", "--candidates", "2"]).ok();
+    let loss = tuner.path("loss.json");
+    tuner.tiny(&["--objective", "loss", "--candidates", "2", "--record", &loss]).ok();
+    let left_out = tuner.run(&["regret", &file, &other, &loss, "--json"]).ok().json()["left_out"].clone();
+    assert_eq!(left_out.as_array().unwrap().len(), 1, "{left_out}");
+    assert!(
+        left_out[0].as_str().unwrap().ends_with("f32, loss, exact: no other recording says anything of it")
+    );
     tuner.run(&[&flags[..], &["--objective", "loss", "--candidates", "2"]].concat()).ok();
     tuner.run(&[&flags[..], &["--filter", "exact", "--candidates", "2"]].concat()).ok();
     let trials = tuner.path("trials.json");

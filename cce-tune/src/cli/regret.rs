@@ -65,6 +65,15 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop:
     if regrets.is_empty() {
         return Err(nothing(asked.len()));
     }
+    let is_held_out = |recording: &&&Recording| regrets.iter().any(|regret| regret.name == recording.name);
+    let left_out: Vec<String> = asked
+        .iter()
+        .filter(|recording| !is_held_out(recording))
+        .map(|recording| match program(&recording.key) {
+            None => format!("{}: its loss is not known here", recording.name),
+            Some(_) => format!("{}: no other recording says anything of it", recording.name),
+        })
+        .collect();
     let of = |value: fn(&Regret) -> Found| -> Vec<f64> {
         regrets.iter().filter_map(|regret| value(regret).over_best).collect()
     };
@@ -82,8 +91,9 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop:
             )
         };
         format!(
-            "{}\n{}{}",
+            "{}{}\n{}{}",
             table(&header, &rows, &[1, 2]),
+            left_out.iter().map(|line| format!("left out: {line}\n")).collect::<String>(),
             summary("selected from the others", &selected),
             summary("the default schedules", &default)
         )
@@ -97,6 +107,7 @@ pub(super) fn run(args: &RegretArgs, programs: &Programs, output: &Output, stop:
             "default": value_of(&regret.default),
             "notes": regret.notes,
         })).collect::<Vec<_>>(),
+        "left_out": left_out,
     });
     output.either(text, &value)?;
     Ok(EXIT_OK)
