@@ -86,8 +86,16 @@ impl Drop for Whole<'_> {
 pub struct Console {
     bar: Option<ProgressBar>,
     state: Arc<Mutex<State>>,
-    /// What is there while work goes on: how much of it, and who writes the plain lines.
-    work: Mutex<(usize, Option<Lines>)>,
+    work: Mutex<Work>,
+}
+
+/// What is there while work goes on.
+#[derive(Debug, Default)]
+struct Work {
+    /// How many have begun and not ended.
+    open: usize,
+    /// Who writes the plain lines, where there is no bar.
+    lines: Option<Lines>,
 }
 
 /// A thread that writes plain lines until this is dropped, and none afterwards.
@@ -98,7 +106,7 @@ struct Lines {
 }
 
 impl Lines {
-    /// Writes what `line` returns, first after a pause, then less and less often. `None` where there can be no thread.
+    /// Calls `write` after a first pause, then less and less often. `None` where there can be no thread.
     fn start(first: Duration, write: impl Fn() + Send + 'static) -> Option<Lines> {
         let (ends, ended) = mpsc::channel();
         let thread = std::thread::Builder::new().name("cce-tune progress".to_owned()).spawn(move || {
@@ -185,10 +193,10 @@ impl Console {
             bar.set_style(style(&state).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Console { bar, state, work: Mutex::new((0, None)) }
+        Console { bar, state, work: Mutex::default() }
     }
 
-    fn work(&self) -> std::sync::MutexGuard<'_, (usize, Option<Lines>)> {
+    fn work(&self) -> std::sync::MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -233,8 +241,8 @@ impl Progress for Console {
 
     fn begin(&self, steps: u64) {
         let mut work = self.work();
-        work.0 += 1;
-        if work.0 > 1 {
+        work.open += 1;
+        if work.open > 1 {
             // Devices of several kinds are tuned at the same time.
             return self.more(steps);
         }
@@ -250,7 +258,7 @@ impl Progress for Console {
             bar.enable_steady_tick(Duration::from_millis(250));
         } else {
             let state = Arc::clone(&self.state);
-            work.1 = Lines::start(PAUSE, move || {
+            work.lines = Lines::start(PAUSE, move || {
                 let line = state.lock().unwrap_or_else(PoisonError::into_inner).line(Instant::now());
                 eprintln!("{line}");
             });
@@ -294,11 +302,11 @@ impl Progress for Console {
 
     fn end(&self) {
         let mut work = self.work();
-        work.0 = work.0.saturating_sub(1);
-        if work.0 > 0 {
+        work.open = work.open.saturating_sub(1);
+        if work.open > 0 {
             return;
         }
-        work.1 = None;
+        work.lines = None;
         self.state().best = None;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -378,10 +386,10 @@ mod tests {
         console.begin(5);
         console.step(3);
         console.end();
-        assert!(console.work().1.is_some());
+        assert!(console.work().lines.is_some());
         assert!(console.state().line(Instant::now()).starts_with("20 % (3 of 15 steps)"));
         console.end();
-        assert!(console.work().1.is_none());
+        assert!(console.work().lines.is_none());
     }
 
     #[test]

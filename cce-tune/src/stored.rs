@@ -3,13 +3,19 @@
 //! The reverse of `cce_runtime::selection::key`: what was measured can be measured again, and checked against the
 //! constraints of this version, from a key alone.
 
+use crate::search::describe;
 use crate::task::Task;
 use cce_codegen::ir::{InputKind, Program};
 use cce_codegen::plan::GpuPlan;
 use cce_codegen::problem::{DType, Filter, IndexType, Problem};
 use cce_codegen::schedule::{Gpu, Schedule};
 use cce_runtime::{Device, Gradients, selection};
-use cce_tuning_db::{self as db, Dtype, Key, Shape, Winner};
+use cce_tuning_db::{self as db, Config, Dtype, Key, Shape, Winner};
+
+/// A stored configuration in a few words; of another version's, which this one does not know, its text.
+pub fn schedule_text(config: &Config) -> String {
+    selection::schedule(config).map_or_else(|_| config.text().to_owned(), |schedule| describe(&schedule))
+}
 
 /// The task that a key describes, at the shape of a measurement.
 ///

@@ -11,7 +11,7 @@ use crate::progress::{Progress, Whole};
 use crate::recording::Recording;
 use crate::room;
 use crate::search::{
-    Bench, Candidate, Effort, Ended, Ranked, Ranking, Store, describe, run_off_time, search_on, undecided,
+    Bench, Candidate, Effort, Ended, Ranked, Ranking, Store, run_off_time, search_on, undecided,
 };
 use crate::space::{SEARCHED, Space};
 use crate::stop::Stop;
@@ -126,14 +126,11 @@ impl Report {
     /// What plans take instead of the winner, and why, in words.
     pub fn in_use_text(&self) -> Option<String> {
         let other = self.in_use.as_ref()?;
-        let schedule = selection::schedule(&other.config);
-        let schedule =
-            schedule.map_or_else(|_| other.config.text().to_owned(), |schedule| describe(&schedule));
         let why = match other.shape.tokens as usize == self.problem.tokens {
             true => "which won the last whole run-off".to_owned(),
             false => format!("which was measured with {} tokens", other.shape.tokens),
         };
-        Some(format!("{schedule}, {why} ({:.3} ms)", other.median))
+        Some(format!("{}, {why} ({:.3} ms)", stored::schedule_text(&other.config), other.median))
     }
 
     /// How many times slower the device was in the winner's last runs than when the search began.

@@ -3,12 +3,8 @@
 
 mod common;
 
-use common::Tuner;
+use common::{Tuner, candidates};
 use serde_json::Value;
-
-fn candidates(value: &Value) -> Vec<Value> {
-    value["devices"][0]["candidates"].as_array().unwrap().clone()
-}
 
 #[test]
 fn the_winner_of_a_table_is_what_plans_use_whatever_was_measured_before() {

@@ -3,14 +3,10 @@
 
 mod common;
 
-use common::{Ran, Tuner, tiny};
+use common::{Ran, Tuner, candidates, tiny};
 use serde_json::Value;
 
 /// The candidates' schedules and times of the only device.
-fn candidates(value: &Value) -> Vec<Value> {
-    value["devices"][0]["candidates"].as_array().unwrap().clone()
-}
-
 #[test]
 fn a_file_that_cannot_be_written_is_refused_before_the_work() {
     let tuner = Tuner::new();

@@ -6,7 +6,7 @@ use super::programs::Programs;
 use super::selected::{SelectedArgs, Selector, distinct, none_of};
 use super::transfer::holds_a_database;
 use crate::Error;
-use crate::search::describe;
+use crate::stored::schedule_text;
 use cce_runtime::selection;
 use cce_tuning_db::{Error as DatabaseError, Key, KeyWinners, Profile, Record, Winner, Winners, exported};
 use clap::Args;
@@ -188,7 +188,8 @@ pub(super) fn run(args: &DiffArgs, programs: &Programs, output: &Output) -> Resu
 fn row(name: &[String; 3], a: Option<&Winner>, b: Option<&Winner>) -> Vec<String> {
     let ms =
         |winner: Option<&Winner>| winner.map_or("-".to_owned(), |winner| format!("{:.3}", winner.median));
-    let schedule = |winner: Option<&Winner>| winner.map_or("-".to_owned(), schedule_text);
+    let schedule =
+        |winner: Option<&Winner>| winner.map_or("-".to_owned(), |winner| schedule_text(&winner.config));
     let theirs = match (a, b) {
         (Some(a), Some(b)) if a.config.hash() == b.config.hash() => "as A's".to_owned(),
         _ => schedule(b),
@@ -196,11 +197,6 @@ fn row(name: &[String; 3], a: Option<&Winner>, b: Option<&Winner>) -> Vec<String
     let mut row = name.to_vec();
     row.extend([ms(a), ms(b), change_text(a, b), schedule(a), theirs]);
     row
-}
-
-fn schedule_text(winner: &Winner) -> String {
-    let text = selection::schedule(&winner.config);
-    text.map_or_else(|_| winner.config.text().to_owned(), |schedule| describe(&schedule))
 }
 
 fn change_text(a: Option<&Winner>, b: Option<&Winner>) -> String {

@@ -20,7 +20,6 @@ use crate::task::Task;
 use crate::tuning::{Report, Scope, Tuner, host_name, tuning_device};
 use crate::worker::WorkerCommand;
 use cce_codegen::problem::DType;
-use cce_codegen::schedule::Schedule;
 use cce_runtime::{Device, DeviceKind, Gradients, selection};
 use cce_tuning_db::{Generation, Key, KeyWinners, Profile, Provenance, Winner};
 use clap::Args;
@@ -274,8 +273,8 @@ impl Making<'_> {
             ..Tuner::new(self.folder, progress, self.stop)
         };
         let place = format!("[{}/{}] {}", number + 1, self.items.len(), item.text());
-        let (problem, space) = tuner.space(&item.task, device)?;
-        let key = selection::key(&item.task.program, &problem, self.keyed.clone())?;
+        let plan = item.task.builder().build(device)?;
+        let key = selection::key(&item.task.program, plan.problem(), self.keyed.clone())?;
         let is_known = |winner: &&Winner| is_done(winner, &self.generation) && !args.again;
         let known = self.made().profile.winner(&key).filter(is_known).map(|winner| winner.median);
         if let Some(ms) = known {
@@ -292,8 +291,7 @@ impl Making<'_> {
                 self.console.note(note);
             }
         }
-        let default = space.candidates.first().map(|first| first.schedule);
-        let (line, mut value) = described(&report, default, started.elapsed().as_secs_f64(), args.again);
+        let (line, mut value) = described(&report, started.elapsed().as_secs_f64(), args.again);
         value["problem"] = json!(item.text());
         let mut made = self.made();
         made.values.push((number, value));
@@ -372,12 +370,9 @@ fn objective_text(gradients: Gradients) -> &'static str {
     }
 }
 
-fn described(report: &Report, default: Option<Schedule>, seconds: f64, again: bool) -> (String, Value) {
-    let time = |schedule: Option<Schedule>| {
-        report.ranking.entries.iter().find(|entry| Some(entry.schedule) == schedule)?.ms
-    };
-    let best = report.ranking.winner().and_then(|winner| time(Some(winner.schedule)));
-    let default = time(default);
+fn described(report: &Report, seconds: f64, again: bool) -> (String, Value) {
+    let best = report.ranking.winner().and_then(|winner| winner.ms);
+    let default = report.ranking.default().and_then(|default| default.ms);
     let line = match (report.ended, best, default) {
         (Ended::Stopped, ..) => "stopped; what is done is kept".to_owned(),
         (_, None, _) => "no winner: no candidate could run and was right".to_owned(),

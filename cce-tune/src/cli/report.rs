@@ -10,11 +10,10 @@ use crate::Error;
 use crate::files::{can_be_written, place_of, whole_text};
 use crate::floor::Peak;
 use crate::report::{Entry, Page, index};
-use crate::search::describe;
-use crate::stored;
+use crate::stored::{self, schedule_text};
 use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::selection;
-use cce_tuning_db::{Config, ConfigHash, Database, Key, Record};
+use cce_tuning_db::{ConfigHash, Database, Key, Record};
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -129,10 +128,6 @@ fn write(
     }
     whole_text(out, &index(&entries))?;
     Ok(files)
-}
-
-fn schedule_text(config: &Config) -> String {
-    selection::schedule(config).map_or_else(|_| config.text().to_owned(), |schedule| describe(&schedule))
 }
 
 /// The schedule that this version uses for a problem where nothing is tuned.

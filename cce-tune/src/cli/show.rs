@@ -6,14 +6,12 @@ use super::programs::Programs;
 use super::selected::{SelectedArgs, Selector, distinct, none_of};
 use super::tune::database_folder;
 use crate::Error;
-use crate::search::describe;
-use crate::stored;
+use crate::stored::{self, schedule_text};
 use cce_codegen::ir::InputKind;
 use cce_runtime::driver::{DeviceInfo, Devices};
 use cce_runtime::selection;
 use cce_tuning_db::{
-    Config, Database, Device, Key, MemoryClass, ProgramHash, Record, ShownTimes, Source, Trial, Winner,
-    newest,
+    Database, Device, Key, MemoryClass, ProgramHash, Record, ShownTimes, Source, Trial, Winner, newest,
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -297,11 +295,6 @@ impl<'a> Names<'a> {
         }
         [self.of(key).name, key.device.described(), text]
     }
-}
-
-/// The schedule in a few words; as stored, if this version does not know it.
-fn schedule_text(config: &Config) -> String {
-    selection::schedule(config).map_or_else(|_| config.text().to_owned(), |schedule| describe(&schedule))
 }
 
 #[cfg(test)]

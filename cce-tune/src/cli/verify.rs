@@ -12,10 +12,10 @@ use super::{EXIT_MOVED, EXIT_OK, EXIT_STOPPED};
 use crate::Error;
 use crate::progress::{Console, Progress};
 use crate::stop::Stop;
+use crate::stored;
 use crate::task::Task;
 use crate::tuning::{gpu_of, tuning_device};
 use crate::verify::{Line, Measuring, Verified, foremost, measure};
-use crate::{search, stored};
 use cce_codegen::ir::Program;
 use cce_codegen::schedule::{GpuSchedule, Schedule};
 use cce_runtime::{Device, DeviceKind, selection};
@@ -211,11 +211,7 @@ fn constraints(
         let winners = foremost(entry, &selection::generation(&entry.key.device), args.best);
         let broken = |winner: &&Winner| {
             let why = stored::check(&program, &entry.key, winner).err()?;
-            let schedule = selection::schedule(&winner.config);
-            Some(format!(
-                "{}: {why}",
-                schedule.map_or(winner.config.text().to_owned(), |s| search::describe(&s))
-            ))
+            Some(format!("{}: {why}", stored::schedule_text(&winner.config)))
         };
         let moved = winners.iter().filter_map(broken).collect();
         findings.add(&heading, source, entry, &Verified { lines: Vec::new(), moved });

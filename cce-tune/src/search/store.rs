@@ -96,8 +96,8 @@ impl Store {
         Ok(Store { database, key, shape, generation, provenance, trials, wrong, anew, reused, next_ms })
     }
 
-    /// Takes what is stored for nothing, so that everything is measured again, but what other hosts found wrong. What
-    /// is kept from now on is newer, and counts instead.
+    /// Takes what is stored for nothing, so that everything is measured [anew](Trial::anew), but what other hosts found
+    /// wrong.
     pub fn measure_again(&mut self) {
         self.trials.clear();
         self.anew = Some(self.now().unix_ms);

@@ -56,6 +56,11 @@ pub fn tiny(mut command: Command) -> Command {
     command
 }
 
+/// The candidates of the first device in the JSON of a tuning.
+pub fn candidates(value: &Value) -> Vec<Value> {
+    value["devices"][0]["candidates"].as_array().unwrap().clone()
+}
+
 impl Ran {
     pub fn of(command: &mut Command) -> Ran {
         Ran::from(command.output().unwrap())

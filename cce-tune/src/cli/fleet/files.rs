@@ -186,14 +186,19 @@ fn fill(folder: &Path, shards: &[(String, Shard)]) -> Result<Option<File>, Error
     Ok(lock)
 }
 
+/// A folder to be locked; `None`: the system opens none. It has to be there.
+fn opened(folder: &Path) -> std::io::Result<Option<File>> {
+    match File::open(folder) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Locks a new folder; `None`: the system or the file system has no such locks.
 fn lock(folder: &Path) -> Result<Option<File>, Error> {
     let failed = |source| Error::Write { path: folder.into(), source };
-    let file = match File::open(folder) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(error)),
-        Err(_) => return Ok(None),
-    };
+    let Some(file) = opened(folder).map_err(failed)? else { return Ok(None) };
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         // Whoever has it takes it for one that was left behind, and removes it.
@@ -212,11 +217,7 @@ fn lock(folder: &Path) -> Result<Option<File>, Error> {
 /// no such locks.
 fn alone(folder: &Path) -> Result<Option<File>, Error> {
     let failed = |source| Error::Read { path: folder.into(), source };
-    let file = match File::open(folder) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(failed(error)),
-        Err(_) => return Ok(None),
-    };
+    let Some(file) = opened(folder).map_err(failed)? else { return Ok(None) };
     match file.lock() {
         Ok(()) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
